@@ -1,0 +1,1 @@
+//! Ring records to ordered streams per connection. (room to be filled)

@@ -1,0 +1,167 @@
+//! Pure protocol state machines: bytes and times in, exchanges out. No I/O, no clocks.
+//!
+//! A session belongs to one end of one connection. It is told, per direction and in order, what
+//! happened to the bytes: [`Input::Bytes`], [`Input::Skipped`] (left out on purpose, counted) or
+//! [`Input::Lost`]; and how directions ended. It pushes finished [`Exchange`]s and counts.
+
+pub mod http1;
+
+use std::net::SocketAddr;
+
+/// Which end of the connection the traced process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It answers requests.
+    Server,
+    /// It sends requests.
+    Client,
+}
+
+/// Direction of bytes as the traced process sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Bytes the process reads.
+    Read,
+    /// Bytes the process writes.
+    Write,
+}
+
+/// One piece of a direction, in order and without overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// The bytes themselves.
+    Bytes(&'a [u8]),
+    /// So many bytes were left out on purpose (a body the kernel side counted).
+    Skipped(u64),
+    /// So many bytes were lost (ring full, capture loss): what they said is unknown.
+    Lost(u64),
+}
+
+/// Who moved the bytes, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct At {
+    /// When the call returned, `CLOCK_BOOTTIME` nanoseconds (replay: capture time).
+    pub time_ns: u64,
+    /// When the call was entered, as far as known; never later than `time_ns`.
+    pub start_ns: u64,
+    /// Process that made the call; 0 if unknown.
+    pub tgid: u32,
+    /// Thread that made the call; 0 if unknown.
+    pub tid: u32,
+}
+
+/// How a direction or a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A read returned 0: the peer finished sending.
+    ReadEof,
+    /// This end finished sending (shutdown or close).
+    WriteShutdown,
+    /// A call failed with this errno; nothing more can be read or written.
+    Error(i32),
+    /// The socket is gone; errno of the socket, 0 for an orderly end.
+    Closed(i32),
+}
+
+/// Protocol of an exchange and its version as on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// Headers that carry trace context, kept raw (values as received, later ones joined per RFC 9110).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContextHeaders(pub Vec<(Box<str>, Box<str>)>);
+
+/// What a request says about itself. Absent fields were not seen, not empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Method exactly as sent.
+    pub method: Box<str>,
+    /// Request target exactly as sent: origin form (`/p?q`), absolute form, authority form or `*`.
+    pub target: Box<str>,
+    /// Value of `Host` (or the authority of an absolute target, which wins).
+    pub authority: Option<Box<str>>,
+    /// `User-Agent`.
+    pub user_agent: Option<Box<str>>,
+    /// `traceparent`, `tracestate`, `b3`, ... lower-case names, in order of appearance.
+    pub context: ContextHeaders,
+    /// Body bytes on the wire seen so far, framing excluded; `None` when unknown.
+    pub body_bytes: Option<u64>,
+}
+
+/// What a response says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Final status code (1xx other than 101 are not final).
+    pub status: u16,
+    /// Body bytes on the wire, framing excluded; `None` when unknown.
+    pub body_bytes: Option<u64>,
+}
+
+/// How the exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Request and response were seen to their ends.
+    Complete,
+    /// The peer closed its side in an orderly way before the message was complete.
+    PeerClosed,
+    /// This end closed before the message was complete.
+    LocalClosed,
+    /// The connection broke; errno (`ECONNRESET`, `EPIPE`, `ETIMEDOUT`, ...).
+    Broken(i32),
+    /// Bytes were lost: what is missing is unknown.
+    Lost,
+}
+
+/// One request and what became of it: the unit that becomes exactly one span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// Which end the traced process was.
+    pub role: Role,
+    /// Protocol and version.
+    pub protocol: Protocol,
+    /// The request.
+    pub request: Request,
+    /// The final response, if its head was seen.
+    pub response: Option<Response>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// First byte of the request (client: the call that sent it was entered).
+    pub start_ns: u64,
+    /// First byte of the final response's head.
+    pub response_start_ns: Option<u64>,
+    /// Last byte of the response (or when the exchange ended without one).
+    pub end_ns: u64,
+    /// Process and thread that read (server) or wrote (client) the request's first byte.
+    pub tgid: u32,
+    /// See `tgid`.
+    pub tid: u32,
+}
+
+/// Endpoint of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// TCP over IPv4 or IPv6 (v4-mapped addresses already unmapped).
+    Ip(SocketAddr),
+    /// Unix socket, path if it has one (abstract names begin with `@`).
+    Unix(Option<Box<str>>),
+}
+
+/// What is known of a connection from the kernel's own socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Unique id for the life of the agent.
+    pub id: u64,
+    /// This end; for a unix client this is unnamed.
+    pub local: Endpoint,
+    /// The other end; for a unix client the server's path.
+    pub remote: Endpoint,
+    /// Who opened it, if that was seen.
+    pub role: Option<Role>,
+    /// Tracked from its first byte.
+    pub from_start: bool,
+}

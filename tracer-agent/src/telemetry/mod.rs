@@ -1,0 +1,3 @@
+//! The agent's own counters, declared in one place.
+
+pub mod ledger;

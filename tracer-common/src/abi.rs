@@ -1,0 +1,246 @@
+//! The wire ABI between kernel and agent: plain data, little endian, no padding, size-asserted.
+//!
+//! Every record starts with [`Header`]; `kind` says which struct it is. Times are nanoseconds of
+//! `CLOCK_BOOTTIME`. Positions count the bytes of one direction of one connection from where
+//! tracking began; they are what loss is detected by.
+
+#[cfg(feature = "user")]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// What a record is.
+pub mod kind {
+    /// [`super::ConnectionEvent`]: a connection that is worth telling about, before its first data.
+    pub const CONNECTION: u8 = 1;
+    /// [`super::DataEvent`] followed by `captured` bytes.
+    pub const DATA: u8 = 2;
+    /// [`super::EndEvent`]: a direction, or the whole connection, ended.
+    pub const END: u8 = 3;
+    /// [`super::ExecEvent`] followed by `args_len` + `env_len` bytes.
+    pub const EXEC: u8 = 4;
+    /// [`super::ExitEvent`]: a process (its last thread group leader) ended.
+    pub const EXIT: u8 = 5;
+}
+
+/// Direction of bytes as the traced process sees it.
+pub mod direction {
+    /// Bytes the process reads from the socket.
+    pub const READ: u8 = 0;
+    /// Bytes the process writes to the socket.
+    pub const WRITE: u8 = 1;
+}
+
+/// Who opened the connection.
+pub mod role {
+    /// Not seen; decided by who sends the first request.
+    pub const UNKNOWN: u8 = 0;
+    /// This end accepted it.
+    pub const SERVER: u8 = 1;
+    /// This end opened it.
+    pub const CLIENT: u8 = 2;
+}
+
+/// How a direction or a connection ended ([`EndEvent::cause`]).
+pub mod end {
+    /// A read returned 0: the peer sent everything it will send.
+    pub const READ_EOF: u8 = 1;
+    /// A read or write failed; `errno` says how. The connection is unusable in that direction.
+    pub const ERROR: u8 = 2;
+    /// This end will send no more (shutdown or close).
+    pub const WRITE_SHUTDOWN: u8 = 3;
+    /// The kernel's socket is gone. `errno` is the socket's error (0 for an orderly end).
+    pub const CLOSED: u8 = 4;
+}
+
+/// [`ConnectionEvent::flags`].
+pub mod connection_flags {
+    /// Tracked from its first byte; without it the connection was joined in the middle.
+    pub const FROM_START: u8 = 1;
+}
+
+/// [`ProcessPolicy::flags`], and the default for processes without an entry.
+pub mod policy {
+    /// Do not look at this process's calls.
+    pub const IGNORE: u32 = 1;
+    /// Look at this process's calls although the default says otherwise.
+    pub const TRACE: u32 = 2;
+    /// Children inherit this entry at fork, in the kernel.
+    pub const INHERIT: u32 = 4;
+}
+
+/// Why the kernel side gave something up; indexes the per-CPU `DROPS` array.
+pub mod drop_reason {
+    /// The ring buffer was full: a data event was lost (its bytes show up as a gap).
+    pub const RING_FULL_DATA: u32 = 0;
+    /// The ring buffer was full: a connection, end or process event was lost.
+    pub const RING_FULL_CONTROL: u32 = 1;
+    /// The connection table was full: calls on that connection are not seen.
+    pub const CONNECTIONS_FULL: u32 = 2;
+    /// The traced program's memory could not be read: counted as uncaptured bytes.
+    pub const USER_MEMORY: u32 = 3;
+    /// A call had more messages or vectors than are looked at in one go.
+    pub const CALL_TOO_COMPLEX: u32 = 4;
+    /// Number of reasons.
+    pub const COUNT: u32 = 5;
+    /// Names of the reasons, as they appear in the ledger and in metrics.
+    pub const NAMES: [&str; COUNT as usize] = [
+        "ring_full_data",
+        "ring_full_control",
+        "connections_full",
+        "user_memory",
+        "call_too_complex",
+    ];
+}
+
+macro_rules! abi {
+    ($(#[$meta:meta])* $name:ident[$size:literal] { $($(#[$fmeta:meta])* $field:ident: $ty:ty,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+        pub struct $name { $($(#[$fmeta])* pub $field: $ty,)* }
+        const _: () = assert!(core::mem::size_of::<$name>() == $size);
+    };
+}
+
+abi! {
+    /// First eight bytes of every record.
+    Header[8] {
+        /// One of [`kind`].
+        kind: u8,
+        /// Data and end events: one of [`direction`]. Connection events: one of [`role`].
+        selector: u8,
+        /// Connection events: [`connection_flags`]. End events: one of [`end`].
+        flags: u8,
+        /// Zero.
+        reserved: u8,
+        /// Data events: bytes that follow the struct. End events: errno. Others: 0.
+        value: u32,
+    }
+}
+
+abi! {
+    /// A connection, told before its first data event.
+    ConnectionEvent[192] {
+        /// `selector` is the role, `flags` are [`connection_flags`].
+        header: Header,
+        /// When tracking began.
+        time_ns: u64,
+        /// Unique for the life of the kernel side.
+        connection: u64,
+        /// Address of the kernel's socket; a second connection with the same one replaces the first.
+        socket: u64,
+        /// Inode number of the socket, as in `/proc/PID/fd`.
+        inode: u64,
+        /// Process whose call made the connection known.
+        tgid: u32,
+        /// `AF_INET` 2, `AF_INET6` 10, `AF_UNIX` 1.
+        family: u16,
+        /// Local port, host order; 0 for unix sockets.
+        local_port: u16,
+        /// Remote port, host order.
+        remote_port: u16,
+        /// Valid bytes of `path`.
+        path_len: u16,
+        /// Local address: 4 or 16 bytes used.
+        local: [u8; 16],
+        /// Remote address: 4 or 16 bytes used.
+        remote: [u8; 16],
+        /// Unix: path of the listening end (leading NUL: abstract), else empty.
+        path: [u8; 108],
+    }
+}
+
+abi! {
+    /// Bytes moved by one call (or a part of one), followed by `header.value` captured bytes.
+    ///
+    /// The bytes `[position - skipped, position)` were left out on purpose since the previous data
+    /// event of this direction; anything else missing before `position` was lost. Of
+    /// `[position, position + length)` the first `captured` follow, the rest was left out on purpose.
+    DataEvent[64] {
+        /// `selector` is the direction, `value` the number of captured bytes.
+        header: Header,
+        /// When the call returned.
+        time_ns: u64,
+        /// When the call was entered, for writes; equal to `time_ns` where unknown and for reads.
+        start_ns: u64,
+        /// Connection it belongs to.
+        connection: u64,
+        /// Position of the first byte in this direction.
+        position: u64,
+        /// Bytes left out on purpose before `position`.
+        skipped: u64,
+        /// Bytes of this direction that this event accounts for.
+        length: u32,
+        /// Process that made the call.
+        tgid: u32,
+        /// Thread that made the call.
+        tid: u32,
+        /// Zero; the cause of the call comes here.
+        reserved: u32,
+    }
+}
+
+abi! {
+    /// A direction or a connection ended; final positions of both directions.
+    EndEvent[64] {
+        /// `selector` is the direction, `flags` one of [`end`], `value` the errno.
+        header: Header,
+        /// When it ended.
+        time_ns: u64,
+        /// Connection it belongs to.
+        connection: u64,
+        /// Bytes read in all.
+        read_position: u64,
+        /// Bytes written in all.
+        write_position: u64,
+        /// Bytes left out on purpose before `read_position`, since the last data event.
+        read_skipped: u64,
+        /// Bytes left out on purpose before `write_position`, since the last data event.
+        write_skipped: u64,
+        /// Process whose call ended it; 0 when the kernel did.
+        tgid: u32,
+        /// Thread whose call ended it.
+        tid: u32,
+    }
+}
+
+abi! {
+    /// A process started another program; followed by `args_len` bytes of NUL-separated arguments
+    /// and `env_len` bytes of NUL-separated environment (both may be cut).
+    ExecEvent[64] {
+        /// No selector.
+        header: Header,
+        /// When it happened.
+        time_ns: u64,
+        /// Start of the process, `CLOCK_BOOTTIME`.
+        start_ns: u64,
+        /// The process.
+        tgid: u32,
+        /// Its parent.
+        parent_tgid: u32,
+        /// Its user.
+        uid: u32,
+        /// Bytes of arguments that follow.
+        args_len: u16,
+        /// Bytes of environment that follow the arguments.
+        env_len: u16,
+        /// Its cgroup (v2) id.
+        cgroup: u64,
+        /// Name of the main thread, NUL-padded.
+        comm: [u8; 16],
+    }
+}
+
+abi! {
+    /// A process ended.
+    ExitEvent[24] {
+        /// No selector.
+        header: Header,
+        /// When it happened.
+        time_ns: u64,
+        /// The process.
+        tgid: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}

@@ -1,0 +1,1 @@
+//! HTTP/1 framing for the kernel side. (being filled)

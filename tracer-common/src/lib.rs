@@ -1,0 +1,14 @@
+//! What the kernel side (`tracer-ebpf`) and user space (`tracer-agent`) agree on.
+//!
+//! - [`abi`]: the records that travel through the ring buffer and the values of the shared maps.
+//! - [`limits`]: every bound that both sides rely on.
+//! - [`infer`]: which protocol the first bytes of a connection speak.
+//! - [`frame`]: how far an HTTP/1 head or body reaches, so that body bytes need not leave the kernel.
+//!
+//! No `std`, no aya, no I/O: the same code runs in the kernel and in the tests of any machine.
+#![no_std]
+
+pub mod abi;
+pub mod frame;
+pub mod infer;
+pub mod limits;
