@@ -1,1 +1,343 @@
-//! HTTP/1 framing for the kernel side. (being filled)
+//! How far an HTTP/1 head or chunk header reaches, so that body bytes need not leave the kernel.
+//!
+//! This knows lengths, not meanings: where a head ends, how many body bytes follow by its own word.
+//! Whatever is unclear is [`Body::Unknown`], which makes the kernel side copy more, never less.
+//! The bytes come through [`Window`], so that the kernel side can bound every access in a way its
+//! verifier understands, and tests can use a slice.
+
+/// Random access to the bytes of a call. Reads past the end give anything.
+pub trait Window {
+    /// Eight bytes from `at`, little endian.
+    fn word(&self, at: u32) -> u64;
+    /// The byte at `at`.
+    fn byte(&self, at: u32) -> u8;
+}
+
+/// What follows a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// The head says nothing about a body.
+    Absent,
+    /// So many bytes.
+    Length(u64),
+    /// `Transfer-Encoding`: chunks, as far as we know.
+    Chunked,
+    /// Says something that we do not understand.
+    Unknown,
+}
+
+/// What a scan found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Offset behind the empty line, or 0 if it is not in the window.
+    pub end: u32,
+    /// Only meaningful when `end` was found.
+    pub body: Body,
+    /// What the next window must know to find an empty line that the cut went through.
+    pub carry: u8,
+}
+
+/// [`Head::carry`]: nothing of an empty line was seen.
+pub const CARRY_NONE: u8 = 0;
+/// [`Head::carry`]: the bytes ended with a line feed.
+pub const CARRY_LF: u8 = 1;
+/// [`Head::carry`]: the bytes ended with a line feed and a carriage return.
+pub const CARRY_LF_CR: u8 = 2;
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+const LF: u64 = ONES * b'\n' as u64;
+const SPACES: u64 = 0x2020_2020_2020_2020;
+const CONTENT: u64 = u64::from_le_bytes(*b"content-");
+const LENGTH: u64 = u64::from_le_bytes(*b"length:\0");
+const TRANSFER: u64 = u64::from_le_bytes(*b"transfer");
+const ENCODING: u64 = u64::from_le_bytes(*b"-encodin");
+
+/// Steps of the line scan: a step is eight bytes without a line feed, or one line feed.
+const STEPS: u32 = 640;
+
+/// Finds the end of a head in `[at, len)`, and what its header fields say about the body.
+///
+/// `len` is at most [`crate::limits::WINDOW`]. Gives up (as if the end were not there) on heads with
+/// more line feeds than any real one has.
+#[inline(always)]
+pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
+    let mut p = at;
+    let mut end = 0;
+    let mut carry = CARRY_NONE;
+    let mut length_at = 0;
+    let mut lengths = 0u32;
+    let mut encodings = 0u32;
+    let mut step = 0;
+    while step < STEPS {
+        step += 1;
+        p &= 0x1fff;
+        if p >= len {
+            break;
+        }
+        let word = window.word(p) ^ LF;
+        let hits = word.wrapping_sub(ONES) & !word & HIGHS;
+        if hits == 0 {
+            p += 8;
+            continue;
+        }
+        // Bytes up to and including the lowest match (the only one that this test is exact for).
+        let lowest = hits & hits.wrapping_neg();
+        let through = (lowest.wrapping_sub(1) & ONES).wrapping_mul(ONES) >> 56;
+        p += through as u32 & 0xf;
+        if p > len {
+            break;
+        }
+        // `p` is behind a line feed.
+        carry = CARRY_LF;
+        if p == len {
+            break;
+        }
+        let word = window.word(p);
+        if word as u8 == b'\n' {
+            end = p + 1;
+            break;
+        }
+        if word as u8 == b'\r' {
+            if p + 1 == len {
+                carry = CARRY_LF_CR;
+                break;
+            }
+            if (word >> 8) as u8 == b'\n' {
+                end = p + 2;
+                break;
+            }
+        }
+        carry = CARRY_NONE;
+        let lower = word | SPACES;
+        if lower == CONTENT && (window.word(p + 8) | SPACES) << 8 == LENGTH << 8 {
+            lengths += 1;
+            length_at = p + 15;
+        }
+        if lower == TRANSFER && (window.word(p + 8) | SPACES) == ENCODING {
+            encodings += 1;
+        }
+    }
+    if end == 0 {
+        return Head { end: 0, body: Body::Unknown, carry };
+    }
+    let body = if encodings > 0 {
+        Body::Chunked
+    } else if lengths == 0 {
+        Body::Absent
+    } else if lengths == 1 {
+        parse_length(window, length_at)
+    } else {
+        Body::Unknown
+    };
+    Head { end, body, carry: CARRY_NONE }
+}
+
+#[inline(always)]
+fn parse_length(window: &impl Window, at: u32) -> Body {
+    let mut value = 0u64;
+    let mut digits = 0u32;
+    let mut over = false;
+    let mut i = 0;
+    while i < 24 {
+        let b = window.byte(at + i);
+        if b.is_ascii_digit() && !over {
+            value = value.wrapping_mul(10).wrapping_add((b - b'0') as u64);
+            digits += 1;
+        } else if b == b' ' || b == b'\t' {
+            over = digits > 0;
+        } else if (b == b'\r' || b == b'\n') && digits > 0 && digits < 19 {
+            return Body::Length(value);
+        } else {
+            return Body::Unknown;
+        }
+        i += 1;
+    }
+    Body::Unknown
+}
+
+/// Looks for an empty line that began before this window. Returns its end, or 0.
+#[inline(always)]
+pub fn finish_carry(window: &impl Window, at: u32, len: u32, carry: u8) -> u32 {
+    let first = window.byte(at);
+    if at >= len {
+        0
+    } else if carry != CARRY_NONE && first == b'\n' {
+        at + 1
+    } else if carry == CARRY_LF && first == b'\r' && at + 1 < len && window.byte(at + 1) == b'\n' {
+        at + 2
+    } else {
+        0
+    }
+}
+
+/// Where a chunked body is between two runs of chunk data.
+pub mod chunk {
+    /// In the size digits.
+    pub const SIZE: u8 = 0;
+    /// Behind the digits: extension, up to the line feed.
+    pub const EXTENSION: u8 = 1;
+    /// At the start of a trailer line.
+    pub const TRAILER_START: u8 = 2;
+    /// Inside a trailer line.
+    pub const TRAILER: u8 = 3;
+    /// At the start of a trailer line, behind a carriage return.
+    pub const TRAILER_CR: u8 = 4;
+    /// The message is over.
+    pub const DONE: u8 = 5;
+    /// Not a chunked body after all.
+    pub const BROKEN: u8 = 6;
+    /// `size` bytes of data and a line end follow.
+    pub const DATA: u8 = 7;
+}
+
+/// Takes one byte of chunk framing: returns the next phase and the size so far.
+#[inline(always)]
+pub fn chunk_byte(phase: u8, size: u64, b: u8) -> (u8, u64) {
+    match phase {
+        chunk::SIZE | chunk::EXTENSION => {
+            if b == b'\n' {
+                return (if size == 0 { chunk::TRAILER_START } else { chunk::DATA }, size);
+            }
+            if phase == chunk::EXTENSION {
+                return (chunk::EXTENSION, size);
+            }
+            let digit = match b {
+                b'0'..=b'9' => b - b'0',
+                b'a'..=b'f' => b - b'a' + 10,
+                b'A'..=b'F' => b - b'A' + 10,
+                b';' | b' ' | b'\t' | b'\r' => return (chunk::EXTENSION, size),
+                _ => return (chunk::BROKEN, size),
+            };
+            if size >> 56 != 0 {
+                return (chunk::BROKEN, size);
+            }
+            (chunk::SIZE, size << 4 | digit as u64)
+        }
+        chunk::TRAILER_START => match b {
+            b'\n' => (chunk::DONE, 0),
+            b'\r' => (chunk::TRAILER_CR, 0),
+            _ => (chunk::TRAILER, 0),
+        },
+        chunk::TRAILER_CR => (if b == b'\n' { chunk::DONE } else { chunk::TRAILER }, 0),
+        chunk::TRAILER => (if b == b'\n' { chunk::TRAILER_START } else { chunk::TRAILER }, 0),
+        _ => (chunk::BROKEN, size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    struct Slice<'a>(&'a [u8]);
+
+    impl Window for Slice<'_> {
+        fn word(&self, at: u32) -> u64 {
+            u64::from_le_bytes(core::array::from_fn(|i| self.byte(at + i as u32)))
+        }
+        fn byte(&self, at: u32) -> u8 {
+            // Stale bytes behind the end must not matter: make them look like an empty line.
+            self.0.get(at as usize).copied().unwrap_or(b'\n')
+        }
+    }
+
+    fn scan(bytes: &[u8]) -> Head {
+        scan_head(&Slice(bytes), 0, bytes.len() as u32)
+    }
+
+    #[test]
+    fn table() {
+        for (fields, body) in [
+            ("", Body::Absent),
+            ("Content-Length: 12\r\n", Body::Length(12)),
+            ("content-length:0\r\n", Body::Length(0)),
+            ("CONTENT-LENGTH: 5 \r\n", Body::Length(5)),
+            ("Content-Length: 5\r\nContent-Length: 5\r\n", Body::Unknown),
+            ("Content-Length: 5, 5\r\n", Body::Unknown),
+            ("Content-Length: 5 5\r\n", Body::Unknown),
+            ("Content-Length: -5\r\n", Body::Unknown),
+            ("Content-Length:\r\n", Body::Unknown),
+            ("Content-Length: 99999999999999999999\r\n", Body::Unknown),
+            ("X-Content-Length: 5\r\n", Body::Absent),
+            ("Content-Lengthy: 5\r\n", Body::Absent),
+            ("Transfer-Encoding: chunked\r\n", Body::Chunked),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", Body::Chunked),
+        ] {
+            for tail in ["", "x", "xxxxxxxxxxxxxxxxxxxx"] {
+                let head = std::format!("GET / HTTP/1.1\r\n{fields}\r\n");
+                let expected = Head { end: head.len() as u32, body, carry: CARRY_NONE };
+                assert_eq!(scan(std::format!("{head}{tail}").as_bytes()), expected, "{fields:?}");
+            }
+        }
+    }
+
+    proptest! {
+        /// The end is where a plain search finds it; never inside the stale bytes.
+        #[test]
+        fn end_agrees_with_plain_search(
+            lines in prop::collection::vec("[ -~]{0,40}", 1..30), lf_only in any::<bool>(),
+        ) {
+            let newline: &[u8] = if lf_only { b"\n" } else { b"\r\n" };
+            let mut bytes = Vec::new();
+            for line in &lines {
+                bytes.extend_from_slice(line.as_bytes());
+                bytes.extend_from_slice(newline);
+            }
+            // An empty first line is a leading line end, not the end of a head: keep it out.
+            prop_assume!(!lines[0].is_empty());
+            let mut at = 0;
+            let mut expected = 0;
+            for (i, line) in lines.iter().enumerate() {
+                at += line.len() + newline.len();
+                if i > 0 && line.is_empty() {
+                    expected = at as u32;
+                    break;
+                }
+            }
+            prop_assert_eq!(scan(&bytes).end, expected);
+        }
+
+        /// A head cut in two is found through the carry, wherever the cut is.
+        #[test]
+        fn carry_bridges_every_cut(cut in 1usize..35) {
+            let head = b"GET / HTTP/1.1\r\nHost: a\r\nB: c\r\n\r\n";
+            prop_assume!(cut < head.len());
+            let first = scan(&head[..cut]);
+            prop_assert_eq!(first.end, 0);
+            let rest = &head[cut..];
+            let window = Slice(rest);
+            let carried = finish_carry(&window, 0, rest.len() as u32, first.carry);
+            let end = if carried > 0 { carried } else { scan(rest).end };
+            prop_assert_eq!(end as usize, rest.len());
+        }
+
+        /// Chunk framing walks exactly from data run to data run.
+        #[test]
+        fn chunks_walk(sizes in prop::collection::vec(1usize..5000, 0..20)) {
+            let mut wire = Vec::new();
+            for size in &sizes {
+                wire.extend_from_slice(std::format!("{size:x};x=1\r\n").as_bytes());
+                wire.extend(std::iter::repeat_n(b'0', *size));
+                wire.extend_from_slice(b"\r\n");
+            }
+            wire.extend_from_slice(b"0\r\nTrailer: 1\r\n\r\n");
+            let (mut at, mut phase, mut size) = (0usize, chunk::SIZE, 0u64);
+            let mut seen = Vec::new();
+            while phase != chunk::DONE {
+                prop_assert!(phase != chunk::BROKEN);
+                (phase, size) = chunk_byte(phase, size, wire[at]);
+                at += 1;
+                if phase == chunk::DATA {
+                    seen.push(size as usize);
+                    at += size as usize + 2;
+                    (phase, size) = (chunk::SIZE, 0);
+                }
+            }
+            prop_assert_eq!(at, wire.len());
+            prop_assert_eq!(seen, sizes);
+        }
+    }
+}

@@ -1,1 +1,172 @@
-//! Protocol inference. (being filled)
+//! Which protocol the first bytes of a message speak.
+//!
+//! Decided on at most 16 bytes, given as two little-endian words, so that the kernel side can ask
+//! without a loop over memory. A wrong `Other` loses a connection, a wrong `Request` only costs some
+//! copying: user space parses for real and has the last word.
+
+/// Bytes looked at.
+pub const PREFIX: usize = 16;
+
+/// What a message that starts with these bytes is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guess {
+    /// An HTTP/1 request line.
+    Request,
+    /// An HTTP/1 status line.
+    Response,
+    /// Could still become one of the above with more bytes.
+    Partial,
+    /// The HTTP/2 connection preface.
+    Http2,
+    /// A TLS record.
+    Tls,
+    /// Nothing we know.
+    Other,
+}
+
+const fn word(text: &[u8; 8]) -> u64 {
+    u64::from_le_bytes(*text)
+}
+
+/// Lower `n` bytes set.
+const fn low_bytes(n: u32) -> u64 {
+    if n >= 8 { u64::MAX } else { (1u64 << (n * 8)) - 1 }
+}
+
+#[inline(always)]
+fn byte(first: u64, second: u64, at: u32) -> u8 {
+    if at < 8 { (first >> (at * 8)) as u8 } else { (second >> ((at & 7) * 8)) as u8 }
+}
+
+/// True when `value` agrees with the first `n` bytes of `text` on the bytes that are there.
+#[inline(always)]
+fn begins(value: u64, text: u64, n: u32, len: u32) -> bool {
+    let seen = if len < n { len } else { n };
+    (value ^ text) & low_bytes(seen) == 0
+}
+
+/// Guesses from the first `len` (capped at 16) bytes of a message.
+#[inline(always)]
+pub fn guess(first: u64, second: u64, len: u32) -> Guess {
+    if len == 0 {
+        return Guess::Partial;
+    }
+    if begins(first, word(b"HTTP/1.\0"), 7, len) {
+        return if len >= 7 { Guess::Response } else { Guess::Partial };
+    }
+    if len >= 3 && first & 0xff == 0x16 && (first >> 8) & 0xff == 0x03 && (first >> 16) & 0xff <= 4 {
+        return Guess::Tls;
+    }
+    if len >= 8 && first == word(b"PRI * HT") {
+        return Guess::Http2;
+    }
+    // CR and LF may come before a request line (RFC 9112 section 2.2).
+    let mut start = 0;
+    let mut skip = 0;
+    while skip < 4 {
+        let b = byte(first, second, start);
+        if start < len && (b == b'\r' || b == b'\n') {
+            start += 1;
+        }
+        skip += 1;
+    }
+    let mut at = 0;
+    while at < PREFIX as u32 {
+        if at >= start {
+            if at >= len {
+                return Guess::Partial;
+            }
+            let b = byte(first, second, at);
+            if b == b' ' {
+                return after_method(first, second, at, start, len);
+            }
+            if !(b.is_ascii_uppercase() || b == b'-' || b == b'_') {
+                return Guess::Other;
+            }
+        }
+        at += 1;
+    }
+    // A method of 16 letters or more: nobody's.
+    Guess::Other
+}
+
+#[inline(always)]
+fn after_method(first: u64, second: u64, space: u32, start: u32, len: u32) -> Guess {
+    if space < start + 3 {
+        return Guess::Other;
+    }
+    if start == 0 && first == word(b"CONNECT ") {
+        return Guess::Request;
+    }
+    if space + 1 >= len || space + 1 >= PREFIX as u32 {
+        return Guess::Partial;
+    }
+    match byte(first, second, space + 1) {
+        b'/' | b'*' | b'h' | b'H' => Guess::Request,
+        _ => Guess::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(bytes: &[u8]) -> Guess {
+        let mut prefix = [0u8; 16];
+        let n = bytes.len().min(16);
+        prefix[..n].copy_from_slice(&bytes[..n]);
+        let half = |at: usize| u64::from_le_bytes(core::array::from_fn(|i| prefix[at + i]));
+        guess(half(0), half(8), n as u32)
+    }
+
+    #[test]
+    fn table() {
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Guess::Request),
+            (b"POST /x HTTP/1.1", Guess::Request),
+            (b"OPTIONS * HTTP/1.1", Guess::Request),
+            (b"PROPFIND /dav/ HTTP/1.1", Guess::Request),
+            (b"GET http://example.org/ HTTP/1.1", Guess::Request),
+            (b"CONNECT example.org:443 HTTP/1.1", Guess::Request),
+            (b"\r\nGET / HTTP/1.1", Guess::Request),
+            (b"HTTP/1.1 200 OK", Guess::Response),
+            (b"HTTP/1.0 404 Not Found", Guess::Response),
+            (b"HTTP/2 200", Guess::Other),
+            (b"HT", Guess::Partial),
+            (b"G", Guess::Partial),
+            (b"GET ", Guess::Partial),
+            (b"\r\n", Guess::Partial),
+            (b"", Guess::Partial),
+            (b"PRI * HTTP/2.0\r\n\r\n", Guess::Http2),
+            (b"\x16\x03\x01\x02\x00\x01", Guess::Tls),
+            (b"SSH-2.0-OpenSSH", Guess::Other),
+            (b"220 mail ESMTP", Guess::Other),
+            (b"*1\r\n$4\r\nPING\r\n", Guess::Other),
+            (b"GET foo\r\n", Guess::Other),
+            (b"get key\r\n", Guess::Other),
+            (b"SELECT 1", Guess::Other),
+            (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Guess::Other),
+        ] {
+            assert_eq!(of(bytes), expected, "{:?}", core::str::from_utf8(bytes));
+        }
+    }
+
+    /// A split start is never refused: every prefix of an accepted start is accepted or `Partial`.
+    #[test]
+    fn prefixes_are_never_refused() {
+        for start in [
+            &b"DELETE /a/b HTTP/1.1\r\n"[..],
+            b"HTTP/1.1 200 OK\r\n",
+            b"CONNECT h:1 HTTP/1.1\r\n",
+            b"\r\nGET /index.html HTTP/1.1",
+        ] {
+            for cut in 0..start.len() {
+                assert!(
+                    matches!(of(&start[..cut]), Guess::Partial | Guess::Request | Guess::Response),
+                    "{:?}",
+                    core::str::from_utf8(&start[..cut])
+                );
+            }
+        }
+    }
+}
