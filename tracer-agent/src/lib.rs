@@ -14,5 +14,6 @@ pub mod meta;
 pub mod probes;
 pub mod protocol;
 pub mod replay;
+pub mod sys;
 pub mod telemetry;
 pub mod trace;

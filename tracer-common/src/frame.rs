@@ -11,6 +11,23 @@ pub trait Window {
     fn word(&self, at: u32) -> u64;
     /// The byte at `at`.
     fn byte(&self, at: u32) -> u8;
+    /// Where the scan keeps what it found, so that it need not be in registers: the kernel's
+    /// verifier follows every combination of values that it knows.
+    fn fields(&self) -> *mut Fields;
+}
+
+/// Header fields that say something about the body, as found so far.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fields {
+    /// Number of `Content-Length` fields.
+    pub lengths: u32,
+    /// Where the value of the last one is.
+    pub length_at: u32,
+    /// Number of `Transfer-Encoding` fields.
+    pub encodings: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// What follows a head.
@@ -62,35 +79,34 @@ const STEPS: u32 = 640;
 /// more line feeds than any real one has.
 #[inline(always)]
 pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
+    let fields = window.fields();
+    // SAFETY: the window's owner gives a live place that nobody else uses during the scan.
+    unsafe { fields.write_volatile(Fields::default()) };
     let mut p = at;
     let mut end = 0;
     let mut carry = CARRY_NONE;
-    let mut length_at = 0;
-    let mut lengths = 0u32;
-    let mut encodings = 0u32;
     let mut step = 0;
     while step < STEPS {
         step += 1;
-        p &= 0x1fff;
         if p >= len {
             break;
         }
         let word = window.word(p) ^ LF;
         let hits = word.wrapping_sub(ONES) & !word & HIGHS;
-        if hits == 0 {
-            p += 8;
-            continue;
-        }
-        // Bytes up to and including the lowest match (the only one that this test is exact for).
+        // Bytes up to and including the lowest match (the only one that this test is exact for);
+        // 8 when there is none.
         let lowest = hits & hits.wrapping_neg();
         let through = (lowest.wrapping_sub(1) & ONES).wrapping_mul(ONES) >> 56;
-        p += through as u32 & 0xf;
+        p = (p + (through as u32 & 0xf)) & 0x1fff;
+        if hits == 0 {
+            continue;
+        }
         if p > len {
             break;
         }
         // `p` is behind a line feed.
-        carry = CARRY_LF;
         if p == len {
+            carry = CARRY_LF;
             break;
         }
         let word = window.word(p);
@@ -98,29 +114,36 @@ pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
             end = p + 1;
             break;
         }
-        if word as u8 == b'\r' {
-            if p + 1 == len {
+        if word as u16 == CRLF {
+            end = p + 2;
+            if end > len {
+                end = 0;
                 carry = CARRY_LF_CR;
-                break;
             }
-            if (word >> 8) as u8 == b'\n' {
-                end = p + 2;
-                break;
-            }
+            break;
         }
-        carry = CARRY_NONE;
+        if word as u8 == b'\r' && p + 1 == len {
+            carry = CARRY_LF_CR;
+            break;
+        }
         let lower = word | SPACES;
         if lower == CONTENT && (window.word(p + 8) | SPACES) << 8 == LENGTH << 8 {
-            lengths += 1;
-            length_at = p + 15;
-        }
-        if lower == TRANSFER && (window.word(p + 8) | SPACES) == ENCODING {
-            encodings += 1;
+            // SAFETY: as above; volatile keeps LLVM from promoting the fields to registers.
+            unsafe {
+                let n = core::ptr::addr_of_mut!((*fields).lengths);
+                n.write_volatile(n.read_volatile() + 1);
+                core::ptr::addr_of_mut!((*fields).length_at).write_volatile(p + 15);
+            }
+        } else if lower == TRANSFER && (window.word(p + 8) | SPACES) == ENCODING {
+            // SAFETY: as above.
+            unsafe { core::ptr::addr_of_mut!((*fields).encodings).write_volatile(1) };
         }
     }
     if end == 0 {
         return Head { end: 0, body: Body::Unknown, carry };
     }
+    // SAFETY: as above.
+    let Fields { lengths, length_at, encodings, reserved: _ } = unsafe { fields.read_volatile() };
     let body = if encodings > 0 {
         Body::Chunked
     } else if lengths == 0 {
@@ -133,27 +156,28 @@ pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
     Head { end, body, carry: CARRY_NONE }
 }
 
+const CRLF: u16 = u16::from_le_bytes(*b"\r\n");
+
 #[inline(always)]
 fn parse_length(window: &impl Window, at: u32) -> Body {
-    let mut value = 0u64;
-    let mut digits = 0u32;
-    let mut over = false;
-    let mut i = 0;
-    while i < 24 {
-        let b = window.byte(at + i);
-        if b.is_ascii_digit() && !over {
-            value = value.wrapping_mul(10).wrapping_add((b - b'0') as u64);
-            digits += 1;
-        } else if b == b' ' || b == b'\t' {
-            over = digits > 0;
-        } else if (b == b'\r' || b == b'\n') && digits > 0 && digits < 19 {
-            return Body::Length(value);
-        } else {
-            return Body::Unknown;
-        }
-        i += 1;
+    let mut at = at & 0x1fff;
+    let mut spaces = 0;
+    while spaces < 4 && matches!(window.byte(at), b' ' | b'\t') {
+        at += 1;
+        spaces += 1;
     }
-    Body::Unknown
+    let mut value = 0u64;
+    let mut digits = 0;
+    while digits < 19 {
+        let b = window.byte(at + digits);
+        if !b.is_ascii_digit() {
+            break;
+        }
+        value = value.wrapping_mul(10).wrapping_add((b - b'0') as u64);
+        digits += 1;
+    }
+    let ended = matches!(window.byte(at + digits), b'\r' | b'\n');
+    if ended && digits > 0 && digits < 19 { Body::Length(value) } else { Body::Unknown }
 }
 
 /// Looks for an empty line that began before this window. Returns its end, or 0.
@@ -232,7 +256,7 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    struct Slice<'a>(&'a [u8]);
+    struct Slice<'a>(&'a [u8], core::cell::UnsafeCell<Fields>);
 
     impl Window for Slice<'_> {
         fn word(&self, at: u32) -> u64 {
@@ -242,10 +266,13 @@ mod tests {
             // Stale bytes behind the end must not matter: make them look like an empty line.
             self.0.get(at as usize).copied().unwrap_or(b'\n')
         }
+        fn fields(&self) -> *mut Fields {
+            self.1.get()
+        }
     }
 
     fn scan(bytes: &[u8]) -> Head {
-        scan_head(&Slice(bytes), 0, bytes.len() as u32)
+        scan_head(&Slice(bytes, Default::default()), 0, bytes.len() as u32)
     }
 
     #[test]
@@ -254,7 +281,9 @@ mod tests {
             ("", Body::Absent),
             ("Content-Length: 12\r\n", Body::Length(12)),
             ("content-length:0\r\n", Body::Length(0)),
-            ("CONTENT-LENGTH: 5 \r\n", Body::Length(5)),
+            ("CONTENT-LENGTH:\t 5\r\n", Body::Length(5)),
+            // Only costs some copying.
+            ("Content-Length: 5 \r\n", Body::Unknown),
             ("Content-Length: 5\r\nContent-Length: 5\r\n", Body::Unknown),
             ("Content-Length: 5, 5\r\n", Body::Unknown),
             ("Content-Length: 5 5\r\n", Body::Unknown),
@@ -308,7 +337,7 @@ mod tests {
             let first = scan(&head[..cut]);
             prop_assert_eq!(first.end, 0);
             let rest = &head[cut..];
-            let window = Slice(rest);
+            let window = Slice(rest, Default::default());
             let carried = finish_carry(&window, 0, rest.len() as u32, first.carry);
             let end = if carried > 0 { carried } else { scan(rest).end };
             prop_assert_eq!(end as usize, rest.len());

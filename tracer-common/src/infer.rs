@@ -60,42 +60,29 @@ pub fn guess(first: u64, second: u64, len: u32) -> Guess {
     if len >= 8 && first == word(b"PRI * HT") {
         return Guess::Http2;
     }
-    // CR and LF may come before a request line (RFC 9112 section 2.2).
-    let mut start = 0;
-    let mut skip = 0;
-    while skip < 4 {
-        let b = byte(first, second, start);
-        if start < len && (b == b'\r' || b == b'\n') {
-            start += 1;
-        }
-        skip += 1;
+    // One line end may come before a request line (RFC 9112 section 2.2).
+    let b = first as u8;
+    if b == b'\n' {
+        return request(first >> 8 | second << 56, second >> 8, len - 1);
     }
-    let mut at = 0;
-    while at < PREFIX as u32 {
-        if at >= start {
-            if at >= len {
-                return Guess::Partial;
-            }
-            let b = byte(first, second, at);
-            if b == b' ' {
-                return after_method(first, second, at, start, len);
-            }
-            if !(b.is_ascii_uppercase() || b == b'-' || b == b'_') {
-                return Guess::Other;
-            }
-        }
-        at += 1;
+    if b == b'\r' && (len < 2 || (first >> 8) as u8 == b'\n') {
+        return request(first >> 16 | second << 48, second >> 16, if len < 2 { 0 } else { len - 2 });
     }
-    // A method of 16 letters or more: nobody's.
-    Guess::Other
+    request(first, second, len)
 }
 
+/// A request line, without a loop: the kernel's verifier would follow each step separately.
 #[inline(always)]
-fn after_method(first: u64, second: u64, space: u32, start: u32, len: u32) -> Guess {
-    if space < start + 3 {
+fn request(first: u64, second: u64, len: u32) -> Guess {
+    let low = method_end(first);
+    let space = if low < 8 { low } else { 8 + method_end(second) };
+    if space >= len {
+        return Guess::Partial;
+    }
+    if space < 3 || space >= PREFIX as u32 || byte(first, second, space) != b' ' {
         return Guess::Other;
     }
-    if start == 0 && first == word(b"CONNECT ") {
+    if first == word(b"CONNECT ") {
         return Guess::Request;
     }
     if space + 1 >= len || space + 1 >= PREFIX as u32 {
@@ -105,6 +92,24 @@ fn after_method(first: u64, second: u64, space: u32, start: u32, len: u32) -> Gu
         b'/' | b'*' | b'h' | b'H' => Guess::Request,
         _ => Guess::Other,
     }
+}
+
+/// Index of the first byte of a word that cannot be part of a method (upper case letters, `-`,
+/// `_`); 8 if all can.
+#[inline(always)]
+fn method_end(word: u64) -> u32 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x80 * ONES;
+    // With the high bit set a subtraction cannot borrow from the next byte.
+    let full = word | HIGHS;
+    let at_least = |b: u8| full.wrapping_sub(ONES * b as u64) & HIGHS;
+    let letter = at_least(b'A') & !at_least(b'Z' + 1);
+    let dash = at_least(b'-') & !at_least(b'-' + 1);
+    let underscore = at_least(b'_') & !at_least(b'_' + 1);
+    let ends = HIGHS & !((letter | dash | underscore) & !word);
+    let lowest = ends & ends.wrapping_neg();
+    let through = (lowest.wrapping_sub(1) & ONES).wrapping_mul(ONES) >> 56;
+    if ends == 0 { 8 } else { through as u32 - 1 }
 }
 
 #[cfg(test)]

@@ -1,1 +1,5 @@
-//! (room to be filled)
+//! Facts about the running kernel.
+
+pub mod btf;
+pub mod clock;
+pub mod offsets;

@@ -1,1 +1,7 @@
-//! (room to be filled)
+//! Puts the eBPF programs into the kernel: load, attach, tier. The only room that names aya.
+
+pub mod load;
+pub mod reader;
+
+pub use load::{Kernel, LoadError, Options};
+pub use reader::Reader;

@@ -1,0 +1,143 @@
+//! The kernel struct offsets that the kernel side needs, resolved once from BTF.
+//!
+//! One line per global of `tracer-ebpf/src/kernel.rs`. A member that this kernel does not have is
+//! left out (the global keeps its "absent" value) unless nothing works without it.
+
+use super::btf::{Btf, BtfError};
+
+/// A global's name and the value it gets.
+pub type Offset = (&'static str, u32);
+
+/// Why the offsets could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OffsetError {
+    /// No usable BTF.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// A member that nothing works without.
+    #[error("this kernel's type information has no {structure}.{member}")]
+    Missing {
+        /// The struct.
+        structure: &'static str,
+        /// The member.
+        member: &'static str,
+    },
+    /// Architecture without a register table.
+    #[error("system call arguments cannot be read on this architecture ({0})")]
+    Architecture(&'static str),
+}
+
+/// `(global, struct, member, required)`.
+const MEMBERS: &[(&str, &str, &str, bool)] = &[
+    ("TASK_FILES", "task_struct", "files", true),
+    ("TASK_STACK", "task_struct", "stack", true),
+    ("TASK_MM", "task_struct", "mm", true),
+    ("TASK_TGID", "task_struct", "tgid", true),
+    ("TASK_REAL_PARENT", "task_struct", "real_parent", true),
+    // Called real_start_time before 5.5 (kernel commit cf25e24db61c).
+    ("TASK_START_BOOTTIME", "task_struct", "start_boottime", false),
+    ("MM_ARG_START", "mm_struct", "arg_start", true),
+    ("MM_ARG_END", "mm_struct", "arg_end", true),
+    ("MM_ENV_START", "mm_struct", "env_start", true),
+    ("MM_ENV_END", "mm_struct", "env_end", true),
+    ("FILES_FDT", "files_struct", "fdt", true),
+    ("FDT_MAX_FDS", "fdtable", "max_fds", true),
+    ("FDT_FD", "fdtable", "fd", true),
+    ("FILE_INODE", "file", "f_inode", true),
+    ("FILE_PRIVATE_DATA", "file", "private_data", true),
+    ("FILE_COUNT", "file", "f_count", false),
+    ("FILE_REF", "file", "f_ref", false),
+    ("INODE_MODE", "inode", "i_mode", true),
+    ("INODE_INO", "inode", "i_ino", true),
+    ("SOCKET_SK", "socket", "sk", true),
+    ("SOCKET_TYPE", "socket", "type", true),
+    ("SOCK_FAMILY", "sock", "__sk_common.skc_family", true),
+    ("SOCK_NUM", "sock", "__sk_common.skc_num", true),
+    ("SOCK_DPORT", "sock", "__sk_common.skc_dport", true),
+    ("SOCK_DADDR", "sock", "__sk_common.skc_daddr", true),
+    ("SOCK_RCV_SADDR", "sock", "__sk_common.skc_rcv_saddr", true),
+    ("SOCK_V6_DADDR", "sock", "__sk_common.skc_v6_daddr", false),
+    ("SOCK_V6_RCV_SADDR", "sock", "__sk_common.skc_v6_rcv_saddr", false),
+    ("SOCK_PROTOCOL", "sock", "sk_protocol", true),
+    ("SOCK_ERR", "sock", "sk_err", true),
+    ("UNIX_ADDR", "unix_sock", "addr", false),
+    ("UNIX_PEER", "unix_sock", "peer", false),
+    ("UNIX_ADDRESS_LEN", "unix_address", "len", false),
+    ("UNIX_ADDRESS_NAME", "unix_address", "name", false),
+];
+
+/// Registers of the first four arguments, in `struct pt_regs`.
+#[cfg(target_arch = "x86_64")]
+const REGISTERS: Option<[&str; 4]> = Some(["di", "si", "dx", "r10"]);
+/// `regs` is an array: the others follow from its start.
+#[cfg(not(target_arch = "x86_64"))]
+const REGISTERS: Option<[&str; 4]> = None;
+
+const ARGUMENTS: [&str; 4] = ["REGS_ARG0", "REGS_ARG1", "REGS_ARG2", "REGS_ARG3"];
+
+/// Resolves them all.
+pub fn resolve(btf: &Btf) -> Result<Vec<Offset>, OffsetError> {
+    let mut offsets = Vec::with_capacity(MEMBERS.len() + 8);
+    for &(global, structure, member, required) in MEMBERS {
+        match btf.offset(structure, member) {
+            Some(offset) => offsets.push((global, offset)),
+            None if required => return Err(OffsetError::Missing { structure, member }),
+            None => {}
+        }
+    }
+    registers(btf, &mut offsets)?;
+    offsets.push(("STACK_REGS", stack_registers(btf)?));
+    Ok(offsets)
+}
+
+fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
+    let member = |structure, member| {
+        btf.offset(structure, member).ok_or(OffsetError::Missing { structure, member })
+    };
+    if let Some(names) = REGISTERS {
+        for (global, name) in ARGUMENTS.into_iter().zip(names) {
+            offsets.push((global, member("pt_regs", name)?));
+        }
+        return Ok(());
+    }
+    if !cfg!(target_arch = "aarch64") {
+        return Err(OffsetError::Architecture(std::env::consts::ARCH));
+    }
+    // arm64: the first argument is kept in orig_x0, because x0 becomes the return value.
+    let regs = member("pt_regs", "regs")?;
+    offsets.push((ARGUMENTS[0], member("pt_regs", "orig_x0")?));
+    for (i, global) in ARGUMENTS.into_iter().enumerate().skip(1) {
+        offsets.push((global, regs + 8 * i as u32));
+    }
+    Ok(())
+}
+
+/// Where a task's `struct pt_regs` is, from the bottom of its stack. Only asked for on kernels
+/// before 5.15, which have no helper for it: there it ends at the stack's end (16 KiB), without the
+/// padding that FRED brought to x86-64 in 6.9.
+fn stack_registers(btf: &Btf) -> Result<u32, OffsetError> {
+    const STACK: u32 = 16 * 1024;
+    let missing = OffsetError::Missing { structure: "pt_regs", member: "(size)" };
+    let size = btf.size("pt_regs").ok_or(missing)?;
+    Ok(STACK - size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: this machine's kernel. Guarantees: everything required is there, nothing twice.
+    #[test]
+    fn running_kernel_has_what_is_required() {
+        let Ok(btf) = Btf::of_running_kernel() else {
+            println!("skipped: no readable /sys/kernel/btf/vmlinux");
+            return;
+        };
+        let offsets = resolve(&btf).expect("offsets");
+        let mut names: Vec<_> = offsets.iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), offsets.len());
+        assert!(offsets.iter().any(|(name, _)| *name == "FILE_REF" || *name == "FILE_COUNT"));
+    }
+}

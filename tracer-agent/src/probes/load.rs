@@ -1,0 +1,367 @@
+//! Loads the eBPF object, hands it this kernel's offsets and attaches its programs.
+
+use std::time::{Duration, Instant};
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::programs::{Program, TracePoint};
+use aya::{Ebpf, EbpfLoader};
+use tracer_common::abi::drop_reason;
+
+use super::reader::Reader;
+use crate::kernel::btf::Btf;
+use crate::kernel::offsets::{self, OffsetError};
+
+/// The kernel side, as `cargo xtask build` made it; empty when it was not built.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
+
+/// Why nothing can be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Plain `cargo build`.
+    #[error("this binary was built without its kernel side; build it with `cargo xtask build`")]
+    NotBuilt,
+    /// Missing rights.
+    #[error("loading eBPF programs is not permitted; run as root (see `tracer-agent doctor`)")]
+    NotPermitted,
+    /// No usable type information.
+    #[error(transparent)]
+    Offsets(#[from] OffsetError),
+    /// The object or a map was refused.
+    #[error("cannot load the eBPF object; see `tracer-agent doctor`")]
+    Object(#[from] aya::EbpfError),
+    /// A program was refused.
+    #[error("cannot {action} eBPF program {program}")]
+    Program {
+        /// `load` or `attach`.
+        action: &'static str,
+        /// Its name.
+        program: String,
+        /// Why, with the verifier's log.
+        #[source]
+        source: aya::programs::ProgramError,
+    },
+    /// Nothing could be attached.
+    #[error("no data syscall could be attached: {0}; is tracefs mounted at /sys/kernel/tracing?")]
+    NothingAttached(String),
+    /// The object and the agent do not fit.
+    #[error("the eBPF object has no {0}; rebuild with `cargo xtask build`")]
+    Mismatch(&'static str),
+    /// A map operation failed.
+    #[error("cannot set up an eBPF map")]
+    Map(#[from] aya::maps::MapError),
+}
+
+/// What the caller decides before load.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the ring, bytes; rounded up to a power of two.
+    pub ring_bytes: u32,
+    /// Connections tracked at a time.
+    pub max_connections: u32,
+    /// This process, never traced.
+    pub agent_tgid: u32,
+    /// Ask the process table for every call.
+    pub policy_active: bool,
+    /// `abi::policy` flags for processes without an entry.
+    pub policy_default: u32,
+    /// Some ports are ignored.
+    pub ports_active: bool,
+}
+
+/// Programs that are attached to several tracepoints; all others are named after theirs.
+const ENTRIES_OF_WRITES: &[&str] = &[
+    "sys_enter_write",
+    "sys_enter_writev",
+    "sys_enter_pwritev2",
+    "sys_enter_sendto",
+    "sys_enter_sendmsg",
+    "sys_enter_sendmmsg",
+    "sys_enter_sendfile64",
+];
+
+/// Programs reached by tail call, in the order of their indexes in the `PROGRAMS` map.
+const TAIL_CALLED: [&str; 3] = ["window", "head", "chunks"];
+
+/// The loaded and attached kernel side; everything is detached when it is dropped.
+pub struct Kernel {
+    ebpf: Ebpf,
+    /// Programs attached, and what could not be with the reason.
+    pub attached: Vec<String>,
+    /// What this kernel does not have: hook and reason.
+    pub missing: Vec<(String, String)>,
+}
+
+/// Verifier's work on one program, for `verify`.
+pub struct Verified {
+    /// Program name.
+    pub name: String,
+    /// Instructions the verifier looked at.
+    pub instructions: Option<u32>,
+    /// Time the load took.
+    pub elapsed: Duration,
+}
+
+impl Kernel {
+    /// Loads all programs without attaching any: what the verifier says of them.
+    pub fn verify(options: &Options) -> Result<Vec<Verified>, LoadError> {
+        let mut ebpf = open(options)?;
+        load_programs(&mut ebpf)
+    }
+
+    /// Loads and attaches.
+    pub fn start(options: &Options) -> Result<Self, LoadError> {
+        let mut ebpf = open(options)?;
+        load_programs(&mut ebpf)?;
+        for (index, name) in TAIL_CALLED.into_iter().enumerate() {
+            let point: &TracePoint = program(&ebpf, name)?;
+            let fd = point.fd().map_err(|source| failed("load", name, source))?;
+            let fd = fd.try_clone().map_err(|_| LoadError::Mismatch(name))?;
+            let mut programs: ProgramArray<_> =
+                ebpf.map_mut("PROGRAMS").ok_or(LoadError::Mismatch("PROGRAMS"))?.try_into()?;
+            programs.set(index as u32, &fd, 0)?;
+        }
+        let mut kernel = Kernel { ebpf, attached: Vec::new(), missing: Vec::new() };
+        kernel.attach()?;
+        Ok(kernel)
+    }
+
+    fn attach(&mut self) -> Result<(), LoadError> {
+        for (name, program) in self.ebpf.programs_mut() {
+            match program {
+                Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
+                Program::TracePoint(point) => {
+                    let targets =
+                        if name == "sys_enter_write" { ENTRIES_OF_WRITES } else { &[name][..] };
+                    for target in targets {
+                        let category =
+                            if target.starts_with("sched_") { "sched" } else { "syscalls" };
+                        match point.attach(category, target) {
+                            Ok(_) => self.attached.push((*target).to_owned()),
+                            Err(error) => self.missing.push(((*target).to_owned(), chain(&error))),
+                        }
+                    }
+                }
+                Program::BtfTracePoint(point) => match point.attach() {
+                    Ok(_) => self.attached.push(name.to_owned()),
+                    Err(error) => self.missing.push((name.to_owned(), chain(&error))),
+                },
+                _ => return Err(LoadError::Mismatch("known program type")),
+            }
+        }
+        if !self.attached.iter().any(|name| name.starts_with("sys_exit_read")) {
+            let why = self.missing.first().map_or(String::new(), |(hook, why)| format!("{hook}: {why}"));
+            return Err(LoadError::NothingAttached(why));
+        }
+        Ok(())
+    }
+
+    /// The event ring; to be taken once.
+    pub fn reader(&mut self) -> Result<Reader, LoadError> {
+        let map = self.ebpf.take_map("EVENTS").ok_or(LoadError::Mismatch("EVENTS map"))?;
+        Ok(Reader::new(RingBuf::try_from(map)?))
+    }
+
+    /// The maps that user space reads and writes while tracing; to be taken once.
+    pub fn maps(&mut self) -> Result<Maps, LoadError> {
+        let mut take = |name| self.ebpf.take_map(name).ok_or(LoadError::Mismatch(name));
+        Ok(Maps {
+            drops: PerCpuArray::try_from(take("DROPS")?)?,
+            counts: PerCpuArray::try_from(take("COUNTS")?)?,
+            processes: HashMap::try_from(take("PROCESSES")?)?,
+            ports: HashMap::try_from(take("IGNORED_PORTS")?)?,
+            connections: HashMap::try_from(take("CONNECTIONS")?)?,
+            unix_seen: Array::try_from(take("UNIX_SEEN")?)?,
+        })
+    }
+}
+
+/// Maps shared with the kernel side: the two doors from user space (policy) and its counters.
+pub struct Maps {
+    drops: PerCpuArray<MapData, u64>,
+    counts: PerCpuArray<MapData, u64>,
+    processes: HashMap<MapData, u32, u32>,
+    ports: HashMap<MapData, u32, u8>,
+    connections: HashMap<MapData, u64, ConnectionValue>,
+    unix_seen: Array<MapData, u32>,
+}
+
+/// Value of the kernel's connection table; only its id (the first field) is of interest here.
+type ConnectionValue = [u64; 18];
+
+/// Counters of the kernel side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelCounts {
+    /// Records submitted.
+    pub submitted: u64,
+    /// Connections not parsed: TLS, HTTP/2, anything else.
+    pub unparsed_connections: [(&'static str, u64); 3],
+    /// By `abi::drop_reason`.
+    pub drops: [u64; drop_reason::COUNT as usize],
+}
+
+impl Maps {
+    /// Sums the per-CPU counters.
+    pub fn counts(&self) -> Result<KernelCounts, aya::maps::MapError> {
+        let sum = |map: &PerCpuArray<MapData, u64>, index| {
+            Ok::<u64, aya::maps::MapError>(map.get(&index, 0)?.iter().sum())
+        };
+        let mut drops = [0; drop_reason::COUNT as usize];
+        for (index, slot) in drops.iter_mut().enumerate() {
+            *slot = sum(&self.drops, index as u32)?;
+        }
+        Ok(KernelCounts {
+            submitted: sum(&self.counts, 0)?,
+            unparsed_connections: [
+                ("tls", sum(&self.counts, 1)?),
+                ("http2", sum(&self.counts, 2)?),
+                ("other", sum(&self.counts, 3)?),
+            ],
+            drops,
+        })
+    }
+
+    /// Sets one process's policy (`abi::policy` flags).
+    pub fn set_process(&mut self, tgid: u32, flags: u32) -> Result<(), aya::maps::MapError> {
+        self.processes.insert(tgid, flags, 0)
+    }
+
+    /// Forgets a process that ended.
+    pub fn remove_process(&mut self, tgid: u32) {
+        // Not having had an entry is the usual case.
+        let _ = self.processes.remove(&tgid);
+    }
+
+    /// Stops looking at a port; applies to connections made from now on.
+    pub fn ignore_port(&mut self, port: u16, remote: bool) -> Result<(), aya::maps::MapError> {
+        self.ports.insert(u32::from(port) << 1 | u32::from(remote), 1, 0)
+    }
+
+    /// Takes a connection out of the kernel's table, if it still is the one meant.
+    pub fn forget_connection(&mut self, socket: u64, id: u64) {
+        if self.connections.get(&socket, 0).is_ok_and(|value| value[0] == id) {
+            let _ = self.connections.remove(&socket);
+        }
+    }
+
+    /// No unix connection is left: close() need not be looked at.
+    pub fn no_unix_connections(&mut self) {
+        // Failing only costs time in the kernel.
+        let _ = self.unix_seen.set(0, 0, 0);
+    }
+}
+
+fn open(options: &Options) -> Result<Ebpf, LoadError> {
+    if OBJECT.is_empty() {
+        return Err(LoadError::NotBuilt);
+    }
+    let offsets = offsets::resolve(&Btf::of_running_kernel().map_err(OffsetError::from)?)?;
+    let helper = u32::from(kernel_version() >= (5, 15));
+    let policy_active = u32::from(options.policy_active);
+    let ports_active = u32::from(options.ports_active);
+    let ring = options.ring_bytes.next_power_of_two().max(64 * 1024);
+    let wake = u64::from(ring / 8);
+    let mut loader = EbpfLoader::new();
+    for (name, value) in &offsets {
+        loader.override_global(name, value, true);
+    }
+    loader
+        .override_global("TASK_REGS_HELPER", &helper, true)
+        .override_global("AGENT_TGID", &options.agent_tgid, true)
+        .override_global("POLICY_ACTIVE", &policy_active, true)
+        .override_global("POLICY_DEFAULT", &options.policy_default, true)
+        .override_global("PORTS_ACTIVE", &ports_active, true)
+        .override_global("WAKE_BYTES", &wake, true)
+        .map_max_entries("EVENTS", ring)
+        .map_max_entries("CONNECTIONS", options.max_connections);
+    loader.load(OBJECT).map_err(|error| {
+        if is_permission(&error) { LoadError::NotPermitted } else { LoadError::Object(error) }
+    })
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<Verified>, LoadError> {
+    let btf = aya::Btf::from_sys_fs()
+        .map_err(|error| LoadError::Object(aya::EbpfError::BtfError(error)))?;
+    let mut verified = Vec::new();
+    for (name, program) in ebpf.programs_mut() {
+        let start = Instant::now();
+        match program {
+            Program::TracePoint(point) => point.load(),
+            Program::BtfTracePoint(point) => point.load(name, &btf),
+            _ => return Err(LoadError::Mismatch("known program type")),
+        }
+        .map_err(|source| {
+            if is_permission(&source) {
+                LoadError::NotPermitted
+            } else {
+                failed("load", name, source)
+            }
+        })?;
+        let instructions = match program {
+            Program::TracePoint(point) => point.info(),
+            Program::BtfTracePoint(point) => point.info(),
+            _ => continue,
+        }
+        .ok()
+        .and_then(|info| info.verified_instruction_count());
+        verified.push(Verified { name: name.to_owned(), instructions, elapsed: start.elapsed() });
+    }
+    Ok(verified)
+}
+
+fn program<'a, P>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a P, LoadError>
+where
+    &'a P: TryFrom<&'a Program>,
+{
+    let program = ebpf.program(name).ok_or(LoadError::Mismatch(name))?;
+    program.try_into().map_err(|_| LoadError::Mismatch(name))
+}
+
+fn failed(action: &'static str, program: &str, source: aya::programs::ProgramError) -> LoadError {
+    LoadError::Program { action, program: program.to_owned(), source }
+}
+
+fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io.raw_os_error().is_some_and(|code| code == libc::EPERM || code == libc::EACCES)
+            && !rights()
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// True when this process may load eBPF: then EACCES is the verifier's word, not a missing right.
+fn rights() -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    const CAP_PERFMON: u64 = 1 << 38;
+    const CAP_BPF: u64 = 1 << 39;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    effective & CAP_SYS_ADMIN != 0 || effective & (CAP_BPF | CAP_PERFMON) == CAP_BPF | CAP_PERFMON
+}
+
+/// Major and minor version of the running kernel.
+fn kernel_version() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut parts = text.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}

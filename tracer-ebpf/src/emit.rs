@@ -1,0 +1,185 @@
+//! The only place that puts records into the ring, so that every drop is counted once.
+
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use tracer_common::abi::{
+    ConnectionEvent, EndEvent, Header, connection_flags, drop_reason, kind,
+};
+use tracer_common::limits::{UNIX_PATH_MAX, WINDOW};
+
+use crate::connection::Connection;
+use crate::kernel::{self, AF_UNIX, Socket};
+use crate::maps::{COUNTS, DROPS, EVENTS, Scratch, UNIX_SEEN, WAKE_BYTES, count};
+
+/// Counts one thing given up.
+#[inline(always)]
+pub fn drop_one(reason: u32) {
+    if let Some(n) = DROPS.get_ptr_mut(reason) {
+        // SAFETY: a per-CPU slot; a lost update under nesting would only undercount.
+        unsafe { *n += 1 }
+    }
+}
+
+/// Counts one thing seen; an index of [`count`].
+#[inline(always)]
+pub fn count_one(index: u32) {
+    if let Some(n) = COUNTS.get_ptr_mut(index) {
+        // SAFETY: as in `drop_one`.
+        unsafe { *n += 1 }
+    }
+}
+
+/// The reader polls; it is woken early only when much is pending. A wake-up per event would cost
+/// more than everything else here together.
+#[inline(always)]
+fn flags() -> u64 {
+    if EVENTS.query(BPF_RB_AVAIL_DATA as u64) >= WAKE_BYTES.load() {
+        BPF_RB_FORCE_WAKEUP as u64
+    } else {
+        BPF_RB_NO_WAKEUP as u64
+    }
+}
+
+/// Ships the data event in the scratch buffer with its first `captured` window bytes.
+#[inline(always)]
+pub fn data(scratch: &Scratch, captured: u32) {
+    const HEADER: u64 = core::mem::size_of::<tracer_common::abi::DataEvent>() as u64;
+    let captured = if captured > WINDOW as u32 { WINDOW as u32 } else { captured };
+    // SAFETY: the window lies right behind the event, and is at least `captured` long.
+    let result = unsafe {
+        aya_ebpf::helpers::bpf_ringbuf_output(
+            core::ptr::addr_of!(EVENTS) as *mut _,
+            core::ptr::from_ref(&scratch.event) as *mut _,
+            HEADER + captured as u64,
+            flags(),
+        )
+    };
+    if result == 0 {
+        count_one(count::SUBMITTED);
+    } else {
+        drop_one(drop_reason::RING_FULL_DATA);
+    }
+}
+
+/// Tells user space of a connection, once.
+#[inline(always)]
+pub fn connection(connection: &mut Connection, sock: Socket, tgid: u32) {
+    if connection.announced != 0 {
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve::<ConnectionEvent>(0) else {
+        drop_one(drop_reason::RING_FULL_CONTROL);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    let (local, remote) = kernel::addresses(sock, connection.family);
+    let is_unix = connection.family == AF_UNIX;
+    // SAFETY: the entry is as large as the event; every field is written before it is submitted.
+    unsafe {
+        (*event).header = Header {
+            kind: kind::CONNECTION,
+            selector: connection.role,
+            flags: if connection.from_start != 0 { connection_flags::FROM_START } else { 0 },
+            reserved: 0,
+            value: 0,
+        };
+        (*event).time_ns = connection.since_ns;
+        (*event).connection = connection.id;
+        (*event).socket = sock;
+        (*event).inode = connection.inode;
+        (*event).tgid = tgid;
+        (*event).family = connection.family;
+        (*event).local_port = if is_unix { 0 } else { kernel::local_port(sock) };
+        (*event).remote_port = if is_unix { 0 } else { kernel::remote_port(sock) };
+        (*event).local = local;
+        (*event).remote = remote;
+        (*event).path = [0; UNIX_PATH_MAX];
+        (*event).path_len = 0;
+        if is_unix {
+            let (address, len) = kernel::unix_path(sock);
+            let len = kernel::opaque(len);
+            if address != 0 && len <= UNIX_PATH_MAX as u32 {
+                let read = aya_ebpf::helpers::generated::bpf_probe_read_kernel(
+                    core::ptr::addr_of_mut!((*event).path).cast(),
+                    len,
+                    address as *const _,
+                );
+                (*event).path_len = if read == 0 { len as u16 } else { 0 };
+            }
+        }
+    }
+    entry.submit(flags());
+    count_one(count::SUBMITTED);
+    connection.announced = 1;
+    if is_unix && let Some(seen) = UNIX_SEEN.get_ptr_mut(0) {
+        // SAFETY: the pointer is into the map; everybody writes the same.
+        unsafe { *seen = 1 };
+    }
+}
+
+/// How a direction or a connection ended, for [`end`].
+pub struct Ended {
+    /// One of `abi::end`.
+    pub cause: u8,
+    /// One of `abi::direction`.
+    pub direction: u8,
+    /// errno.
+    pub errno: u32,
+    pub time_ns: u64,
+    pub tgid: u32,
+    pub tid: u32,
+}
+
+/// Tells user space of an end, if it knows the connection.
+#[inline(always)]
+pub fn end(connection: &mut Connection, ended: &Ended) {
+    if connection.announced == 0 {
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve::<EndEvent>(0) else {
+        drop_one(drop_reason::RING_FULL_CONTROL);
+        return;
+    };
+    let event = EndEvent {
+        header: Header {
+            kind: kind::END,
+            selector: ended.direction,
+            flags: ended.cause,
+            reserved: 0,
+            value: ended.errno,
+        },
+        time_ns: ended.time_ns,
+        connection: connection.id,
+        read_position: connection.read.position,
+        write_position: connection.write.position,
+        read_skipped: connection.read.skipped,
+        write_skipped: connection.write.skipped,
+        tgid: ended.tgid,
+        tid: ended.tid,
+    };
+    // SAFETY: the entry is as large as the event.
+    unsafe { entry.as_mut_ptr().write(event) };
+    connection.read.skipped = 0;
+    connection.write.skipped = 0;
+    entry.submit(flags());
+    count_one(count::SUBMITTED);
+}
+
+/// Ships `len` bytes that begin with an event, and wakes the reader: for rare events that user
+/// space should see at once.
+#[inline(always)]
+pub fn urgent(event: *const u8, len: u64) {
+    // SAFETY: the caller's buffer is at least `len` long; the verifier checks it.
+    let result = unsafe {
+        aya_ebpf::helpers::bpf_ringbuf_output(
+            core::ptr::addr_of!(EVENTS) as *mut _,
+            event as *mut _,
+            len,
+            BPF_RB_FORCE_WAKEUP as u64,
+        )
+    };
+    if result == 0 {
+        count_one(count::SUBMITTED);
+    } else {
+        drop_one(drop_reason::RING_FULL_CONTROL);
+    }
+}

@@ -1,0 +1,301 @@
+//! The only file that knows kernel struct offsets.
+//!
+//! Offsets come from the running kernel's BTF, resolved by the agent before load and handed over as
+//! read-only globals (rustc emits no CO-RE relocations). The verifier knows their values, so an
+//! offset is as good as a constant. [`ABSENT`] switches off what needs it.
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+
+/// An offset that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! offsets {
+    ($($(#[$meta:meta])* $name:ident,)*) => {
+        $($(#[$meta])* #[unsafe(no_mangle)] pub static $name: Global<u32> = Global::new(ABSENT);)*
+    };
+}
+
+offsets! {
+    TASK_FILES,
+    TASK_STACK,
+    TASK_MM,
+    TASK_TGID,
+    TASK_REAL_PARENT,
+    TASK_START_BOOTTIME,
+    MM_ARG_START,
+    MM_ARG_END,
+    MM_ENV_START,
+    MM_ENV_END,
+    FILES_FDT,
+    FDT_MAX_FDS,
+    FDT_FD,
+    FILE_INODE,
+    FILE_PRIVATE_DATA,
+    /// `f_count` (reference count, 1 means last) before 6.13.
+    FILE_COUNT,
+    /// `f_ref` (0 means last) since 6.13, kernel commit 08ef26ea9ab3.
+    FILE_REF,
+    INODE_MODE,
+    INODE_INO,
+    SOCKET_SK,
+    SOCKET_TYPE,
+    SOCK_FAMILY,
+    SOCK_NUM,
+    SOCK_DPORT,
+    SOCK_DADDR,
+    SOCK_RCV_SADDR,
+    SOCK_V6_DADDR,
+    SOCK_V6_RCV_SADDR,
+    SOCK_PROTOCOL,
+    SOCK_ERR,
+    UNIX_ADDR,
+    UNIX_PEER,
+    UNIX_ADDRESS_LEN,
+    UNIX_ADDRESS_NAME,
+    /// Arguments of a system call in `struct pt_regs`, as they are still there at its exit.
+    REGS_ARG0,
+    REGS_ARG1,
+    REGS_ARG2,
+    REGS_ARG3,
+    /// `struct pt_regs` from the bottom of a task's stack; only for kernels without the helper.
+    STACK_REGS,
+}
+
+/// 1 when the kernel has `bpf_task_pt_regs`.
+#[unsafe(no_mangle)]
+pub static TASK_REGS_HELPER: Global<u32> = Global::new(0);
+
+/// A kernel `struct sock *`, as a number.
+pub type Socket = u64;
+
+/// The same value, of which LLVM knows nothing: a bound checked on it stays a bound for the verifier
+/// (LLVM likes to check a copy and use the original).
+#[inline(always)]
+pub fn opaque(value: u32) -> u32 {
+    // SAFETY: a live local.
+    unsafe { core::ptr::read_volatile(&value) }
+}
+
+/// Reads one value of the kernel's memory; `None` on a bad address.
+#[inline(always)]
+pub fn read<T>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address itself and fails on a bad one.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// Reads a field: `base` plus an offset.
+#[inline(always)]
+pub fn field<T>(base: u64, offset: &Global<u32>) -> Option<T> {
+    read(base.wrapping_add(offset.load() as u64))
+}
+
+/// True when the kernel has this field.
+#[inline(always)]
+pub fn has(offset: &Global<u32>) -> bool {
+    offset.load() != ABSENT
+}
+
+/// The current task.
+#[inline(always)]
+pub fn task() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Arguments of the system call that the current task is leaving.
+///
+/// On x86-64 and arm64 the entry registers stay in `pt_regs` until the return to user space
+/// (arm64 keeps the first one in `orig_x0`), so an exit probe needs no probe at entry.
+pub struct Arguments(u64);
+
+impl Arguments {
+    /// Finds the registers of the current task.
+    #[inline(always)]
+    pub fn of_current() -> Option<Self> {
+        if TASK_REGS_HELPER.load() != 0 {
+            // SAFETY: the helpers have no preconditions; they exist since 5.15 (kernel commit
+            // dd6e10fbd9fb), which the agent checked before it set the global.
+            return Some(Arguments(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64));
+        }
+        let stack: u64 = field(task(), &TASK_STACK)?;
+        Some(Arguments(stack + STACK_REGS.load() as u64))
+    }
+
+    #[inline(always)]
+    fn register(&self, offset: &Global<u32>) -> Option<u64> {
+        field(self.0, offset)
+    }
+
+    /// First argument, for most calls the file descriptor.
+    #[inline(always)]
+    pub fn first(&self) -> Option<u64> {
+        self.register(&REGS_ARG0)
+    }
+    /// Second argument.
+    #[inline(always)]
+    pub fn second(&self) -> Option<u64> {
+        self.register(&REGS_ARG1)
+    }
+    /// Third argument.
+    #[inline(always)]
+    pub fn third(&self) -> Option<u64> {
+        self.register(&REGS_ARG2)
+    }
+    /// Fourth argument.
+    #[inline(always)]
+    pub fn fourth(&self) -> Option<u64> {
+        self.register(&REGS_ARG3)
+    }
+}
+
+/// A socket's file as the process sees it.
+#[derive(Clone, Copy)]
+pub struct SocketFile {
+    /// `struct file *`.
+    pub file: u64,
+    /// `struct socket *`.
+    pub socket: u64,
+    /// `struct sock *`.
+    pub sock: Socket,
+    /// `struct inode *`.
+    pub inode: u64,
+}
+
+const S_IFMT: u16 = 0o170000;
+const S_IFSOCK: u16 = 0o140000;
+
+/// The socket behind a file descriptor of the current task; `None` if it is none.
+#[inline(always)]
+pub fn socket_of(fd: i32) -> Option<SocketFile> {
+    let files: u64 = field(task(), &TASK_FILES)?;
+    let table: u64 = field(files, &FILES_FDT)?;
+    let max: u32 = field(table, &FDT_MAX_FDS)?;
+    if fd < 0 || fd as u32 >= max {
+        return None;
+    }
+    let array: u64 = field(table, &FDT_FD)?;
+    let file: u64 = read(array + fd as u64 * 8)?;
+    if file == 0 {
+        return None;
+    }
+    let inode: u64 = field(file, &FILE_INODE)?;
+    let mode: u16 = field(inode, &INODE_MODE)?;
+    if mode & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    let socket: u64 = field(file, &FILE_PRIVATE_DATA)?;
+    let sock: u64 = field(socket, &SOCKET_SK)?;
+    if sock == 0 {
+        return None;
+    }
+    Some(SocketFile { file, socket, sock, inode })
+}
+
+impl SocketFile {
+    /// Inode number, as `/proc/PID/fd` shows it.
+    #[inline(always)]
+    pub fn number(&self) -> u64 {
+        field(self.inode, &INODE_INO).unwrap_or(0)
+    }
+
+    /// True when this descriptor is the last one of the file.
+    #[inline(always)]
+    pub fn is_last_reference(&self) -> bool {
+        if has(&FILE_REF) {
+            field::<u64>(self.file, &FILE_REF) == Some(0)
+        } else {
+            field::<u64>(self.file, &FILE_COUNT) == Some(1)
+        }
+    }
+
+    /// True for a TCP or unix socket of type `SOCK_STREAM`.
+    #[inline(always)]
+    pub fn is_stream(&self, family: u16) -> bool {
+        const SOCK_STREAM: u16 = 1;
+        if field::<u16>(self.socket, &SOCKET_TYPE) != Some(SOCK_STREAM) {
+            return false;
+        }
+        match family {
+            AF_UNIX => true,
+            AF_INET | AF_INET6 => is_tcp(self.sock),
+            _ => false,
+        }
+    }
+}
+
+pub const AF_UNIX: u16 = 1;
+pub const AF_INET: u16 = 2;
+pub const AF_INET6: u16 = 10;
+
+/// Address family of a socket.
+#[inline(always)]
+pub fn family(sock: Socket) -> u16 {
+    field(sock, &SOCK_FAMILY).unwrap_or(0)
+}
+
+/// TCP or multipath TCP.
+#[inline(always)]
+pub fn is_tcp(sock: Socket) -> bool {
+    const IPPROTO_TCP: u16 = 6;
+    const IPPROTO_MPTCP: u16 = 262;
+    matches!(field::<u16>(sock, &SOCK_PROTOCOL), Some(IPPROTO_TCP | IPPROTO_MPTCP))
+}
+
+/// Pending error of a socket, positive errno or 0.
+#[inline(always)]
+pub fn error(sock: Socket) -> u32 {
+    field::<u32>(sock, &SOCK_ERR).unwrap_or(0)
+}
+
+/// Local port, host order.
+#[inline(always)]
+pub fn local_port(sock: Socket) -> u16 {
+    field(sock, &SOCK_NUM).unwrap_or(0)
+}
+
+/// Remote port, host order.
+#[inline(always)]
+pub fn remote_port(sock: Socket) -> u16 {
+    u16::from_be(field(sock, &SOCK_DPORT).unwrap_or(0))
+}
+
+/// Local and remote IP address; IPv4 uses the first four bytes.
+#[inline(always)]
+pub fn addresses(sock: Socket, family: u16) -> ([u8; 16], [u8; 16]) {
+    let mut local = [0u8; 16];
+    let mut remote = [0u8; 16];
+    if family == AF_INET {
+        let near: [u8; 4] = field(sock, &SOCK_RCV_SADDR).unwrap_or_default();
+        let far: [u8; 4] = field(sock, &SOCK_DADDR).unwrap_or_default();
+        local[..4].copy_from_slice(&near);
+        remote[..4].copy_from_slice(&far);
+    } else if family == AF_INET6 && has(&SOCK_V6_DADDR) {
+        local = field(sock, &SOCK_V6_RCV_SADDR).unwrap_or_default();
+        remote = field(sock, &SOCK_V6_DADDR).unwrap_or_default();
+    }
+    (local, remote)
+}
+
+/// Address and length of the `sun_path` of the named end of a unix connection: an accepted socket
+/// shares its listener's address, the connecting end finds it at its peer. `(0, 0)` if unnamed.
+#[inline(always)]
+pub fn unix_path(sock: Socket) -> (u64, u32) {
+    let mut address: u64 = field(sock, &UNIX_ADDR).unwrap_or(0);
+    if address == 0 {
+        let peer: u64 = field(sock, &UNIX_PEER).unwrap_or(0);
+        if peer != 0 {
+            address = field(peer, &UNIX_ADDR).unwrap_or(0);
+        }
+    }
+    if address == 0 {
+        return (0, 0);
+    }
+    // The length counts the two bytes of `sun_family`.
+    let len: u32 = field(address, &UNIX_ADDRESS_LEN).unwrap_or(0);
+    if len <= 2 || len > 110 {
+        return (0, 0);
+    }
+    (address + UNIX_ADDRESS_NAME.load() as u64 + 2, len - 2)
+}

@@ -1,0 +1,201 @@
+//! Every map and its bound. User space may shrink or grow the ring and the table at load.
+
+use aya_ebpf::Global;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use tracer_common::abi::{DataEvent, drop_reason};
+use tracer_common::limits::WINDOW;
+
+use crate::connection::Connection;
+
+/// All events, in the order they were reserved.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(16 * 1024 * 1024, 0);
+
+/// `struct sock` address to what we know of the connection. Least recently used ones go first:
+/// unix sockets that never spoke HTTP have no end event that would take them out.
+#[map]
+pub static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(32768, 0);
+
+/// Policy of single processes (tgid to `abi::policy` flags).
+#[map]
+pub static PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(16384, 0);
+
+/// Ports that are not looked at: `port << 1 | 1` for remote ports, `port << 1` for local ones.
+#[map]
+pub static IGNORED_PORTS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
+
+/// When a thread entered its write call, direct-mapped by thread id; checked by the full id.
+#[map]
+pub static ENTERED: Array<Entered> = Array::with_max_entries(ENTERED_SLOTS, 0);
+/// Power of two, so that the slot is a mask.
+pub const ENTERED_SLOTS: u32 = 65536;
+
+/// What was given up, by reason.
+#[map]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(drop_reason::COUNT, 0);
+
+/// Records submitted (index 0), connections not parsed by what they speak (see [`count`]).
+#[map]
+pub static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(count::COUNT, 0);
+
+/// The call being looked at. Programs of one kind never nest on a CPU (`bpf_prog_active`).
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Not 0 once user space was told of a unix connection: before that close() is not looked at.
+#[map]
+pub static UNIX_SEEN: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Buffer for an exec event.
+#[map]
+pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Tail calls, by the indexes below.
+#[map]
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(3, 0);
+/// Index of the window program.
+pub const WINDOW_PROGRAM: u32 = 0;
+/// Index of the head program.
+pub const HEAD_PROGRAM: u32 = 1;
+/// Index of the chunks program.
+pub const CHUNKS_PROGRAM: u32 = 2;
+
+/// The agent itself, never looked at.
+#[unsafe(no_mangle)]
+pub static AGENT_TGID: Global<u32> = Global::new(0);
+/// 1 when [`PROCESSES`] has to be asked for every call.
+#[unsafe(no_mangle)]
+pub static POLICY_ACTIVE: Global<u32> = Global::new(0);
+/// `abi::policy` flags for processes without an entry.
+#[unsafe(no_mangle)]
+pub static POLICY_DEFAULT: Global<u32> = Global::new(0);
+/// 1 when [`IGNORED_PORTS`] has entries.
+#[unsafe(no_mangle)]
+pub static PORTS_ACTIVE: Global<u32> = Global::new(0);
+/// Bytes pending in the ring from which on the reader is woken.
+#[unsafe(no_mangle)]
+pub static WAKE_BYTES: Global<u64> = Global::new(2 * 1024 * 1024);
+
+/// Indexes of [`COUNTS`].
+pub mod count {
+    /// Records submitted to the ring.
+    pub const SUBMITTED: u32 = 0;
+    /// Connections that speak TLS.
+    pub const TLS: u32 = 1;
+    /// Connections that speak HTTP/2.
+    pub const HTTP2: u32 = 2;
+    /// Connections that speak nothing we know.
+    pub const OTHER: u32 = 3;
+    /// Bytes of connections that are not looked at.
+    pub const COUNT: u32 = 4;
+}
+
+/// See [`ENTERED`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Entered {
+    pub time_ns: u64,
+    pub tid: u32,
+    pub reserved: u32,
+}
+
+/// A data event under construction and the call it comes from.
+#[repr(C)]
+pub struct Scratch {
+    pub event: DataEvent,
+    /// The window; its second half takes what a masked offset may overshoot.
+    pub window: [u8; 2 * WINDOW],
+    pub slack: [u8; 32],
+    pub call: Call,
+    pub fields: tracer_common::frame::Fields,
+    pub found: Found,
+    pub walk: Walk,
+    pub gather: Gather,
+}
+
+/// One data call, normalised over the syscalls.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// `struct sock` of the connection.
+    pub socket: u64,
+    /// Address of the buffer or of the iovec array.
+    pub base: u64,
+    /// Number of I/O vectors; [`BUFFER`] for one plain buffer; [`NO_BYTES`] when there is nothing to read.
+    pub vectors: u32,
+    /// One of `abi::direction`.
+    pub direction: u32,
+    /// Bytes the call moved.
+    pub total: u32,
+    /// Bytes of them already accounted for.
+    pub offset: u32,
+    pub time_ns: u64,
+    pub start_ns: u64,
+    pub tgid: u32,
+    pub tid: u32,
+    /// Messages of a `*mmsg` call still to come behind this one, and where the next one is.
+    pub messages: u32,
+    /// Window programs run for this call.
+    pub runs: u32,
+    pub next_message: u64,
+}
+
+/// What the window program found out for the deliver program.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// Valid bytes of the window.
+    pub len: u32,
+    /// Bytes of the call from the window's start on.
+    pub left: u32,
+    /// One of `window::action`.
+    pub action: u32,
+    /// The message is a request.
+    pub is_request: u32,
+    /// Bytes to scan for the end of a head; 0 when no head is looked at.
+    pub scan: u32,
+    /// Bytes from the window's start that user space has to see, as found so far.
+    pub seen: u32,
+}
+
+/// How far the window has been filled from I/O vectors.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Gather {
+    /// Bytes of the call still to go over before the window begins.
+    pub skip: u64,
+    /// Bytes of the window filled.
+    pub filled: u32,
+    /// Bytes wanted.
+    pub want: u32,
+}
+
+/// Where the walk over a chunked body is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Walk {
+    /// Bytes of chunk data to go over.
+    pub skip: u64,
+    /// Size being read.
+    pub size: u64,
+    /// Offset in the window.
+    pub at: u32,
+    /// Offset behind the last framing byte.
+    pub seen: u32,
+    /// `frame::chunk` phase.
+    pub phase: u32,
+    pub reserved: u32,
+}
+
+/// [`Call::vectors`]: `base` is the data itself.
+pub const BUFFER: u32 = u32::MAX;
+/// [`Call::vectors`]: the bytes never were in the process's memory.
+pub const NO_BYTES: u32 = u32::MAX - 1;
+
+/// An exec event under construction.
+#[repr(C)]
+pub struct ExecScratch {
+    pub event: tracer_common::abi::ExecEvent,
+    pub bytes: [u8; 2 * (tracer_common::limits::ARGS_MAX + tracer_common::limits::ENV_MAX)],
+}

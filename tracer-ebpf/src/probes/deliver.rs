@@ -1,0 +1,385 @@
+//! Looks at one head or a stretch of chunks in the window, and ships what user space has to see.
+
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+use tracer_common::abi::{DataEvent, Header, drop_reason, kind};
+use tracer_common::frame::{self, Body, Fields, Head, Window, chunk};
+use tracer_common::limits::{HEAD_BUDGET, WINDOW};
+
+use super::io::{Message, side};
+use super::window::{action, at_most};
+use crate::connection::{self, Connection, Direction, mode, verdict};
+use crate::emit;
+use crate::maps::{CHUNKS_PROGRAM, Call, Found, PROGRAMS, SCRATCH, Scratch, WINDOW_PROGRAM, Walk};
+
+/// Runs per call after which a window is shipped whole instead of head by head; the kernel allows
+/// 33 tail calls, two or three for each run.
+const FRAMED_RUNS: u32 = 8;
+/// Steps over a chunked body in one run: a byte of framing, or the data of one chunk.
+const CHUNK_STEPS: u32 = 96;
+
+/// Reached by tail call only: looks at a head (or ships the window as it is).
+#[tracepoint]
+pub fn head(ctx: TracePointContext) -> u32 {
+    let _ = try_head(&ctx);
+    0
+}
+
+/// Reached by tail call only: goes over a stretch of a chunked body.
+#[tracepoint]
+pub fn chunks(ctx: TracePointContext) -> u32 {
+    let _ = try_chunks(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_head(ctx: &TracePointContext) -> Option<()> {
+    // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
+    let scratch = unsafe { SCRATCH.get_ptr_mut(0)?.as_mut()? };
+    let bytes = Bytes::of(scratch);
+    // Before anything else, so that there is one way into the loop.
+    let scanned = frame::scan_head(&bytes, 0, scratch.found.scan);
+    let connection = connection::find(scratch.call.socket)?;
+    let found = scratch.found;
+    let direction = scratch.call.direction as u8;
+    if found.action == action::AGAIN {
+        side(connection, direction).mode = mode::START;
+    } else if found.action == action::COUNT {
+        finish(scratch, connection, 0, found.left);
+    } else if found.action == action::ALL {
+        side(connection, direction).unframed += found.len;
+        finish(scratch, connection, found.len, found.len);
+    } else if found.action != action::NOTHING {
+        let seen = after_scan(&bytes, scanned, found, connection, direction);
+        if side(connection, direction).mode == mode::CHUNKED {
+            scratch.found.seen = seen;
+            go_on(ctx, scratch, connection, CHUNKS_PROGRAM);
+            return None;
+        }
+        finish(scratch, connection, seen, seen);
+    }
+    next_part(ctx, scratch, connection)
+}
+
+#[inline(always)]
+fn try_chunks(ctx: &TracePointContext) -> Option<()> {
+    // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
+    let scratch = unsafe { SCRATCH.get_ptr_mut(0)?.as_mut()? };
+    let connection = connection::find(scratch.call.socket)?;
+    let bytes = Bytes::of(scratch);
+    let side = side(connection, scratch.call.direction as u8);
+    let seen = walk_chunks(&bytes, side, scratch.found.seen, scratch.found.len);
+    finish(scratch, connection, seen, seen);
+    next_part(ctx, scratch, connection)
+}
+
+/// Goes to the next window, or to the next message of a `*mmsg` call.
+#[inline(always)]
+fn next_part(
+    ctx: &TracePointContext,
+    scratch: &mut Scratch,
+    connection: &mut Connection,
+) -> Option<()> {
+    if connection.verdict == verdict::IGNORED {
+        pass_over_rest(&mut scratch.call, connection);
+    }
+    if scratch.call.offset >= scratch.call.total {
+        next_message(&mut scratch.call)?;
+    }
+    go_on(ctx, scratch, connection, WINDOW_PROGRAM);
+    None
+}
+
+/// Tail-calls; returns only when the call had too many parts.
+#[inline(always)]
+pub fn go_on(
+    ctx: &TracePointContext,
+    scratch: &mut Scratch,
+    connection: &mut Connection,
+    program: u32,
+) {
+    // SAFETY: all indexes hold programs of this type.
+    unsafe { PROGRAMS.tail_call(ctx, program) };
+    too_complex(scratch, connection);
+}
+
+/// A call had too many parts: the rest of it is lost, which the position will tell.
+#[inline(always)]
+fn too_complex(scratch: &mut Scratch, connection: &mut Connection) {
+    emit::drop_one(drop_reason::CALL_TOO_COMPLEX);
+    let rest = scratch.call.total.wrapping_sub(scratch.call.offset) as u64;
+    let side = side(connection, scratch.call.direction as u8);
+    side.position += rest;
+    side.mode = mode::UNFRAMED;
+}
+
+/// Goes to the next message of a `*mmsg` call; `None` when there is none.
+#[inline(always)]
+fn next_message(call: &mut Call) -> Option<()> {
+    if call.messages == 0 {
+        return None;
+    }
+    let message = Message::read(call.next_message)?;
+    call.messages -= 1;
+    call.next_message += Message::STRIDE;
+    call.base = message.base;
+    call.vectors = message.vectors;
+    call.total = message.length;
+    call.offset = 0;
+    Some(())
+}
+
+/// Counts what is left of a call on a connection that is not looked at any more.
+#[inline(always)]
+fn pass_over_rest(call: &mut Call, connection: &mut Connection) {
+    let rest = call.total.wrapping_sub(call.offset) as u64;
+    let side = side(connection, call.direction as u8);
+    side.position += rest;
+    side.skipped += rest;
+    call.offset = call.total;
+}
+
+/// The window in the scratch buffer.
+struct Bytes {
+    window: *const u8,
+    fields: *mut Fields,
+    walk: *mut Walk,
+}
+
+impl Bytes {
+    #[inline(always)]
+    fn of(scratch: &mut Scratch) -> Self {
+        Bytes {
+            window: scratch.window.as_ptr(),
+            fields: &mut scratch.fields,
+            walk: &mut scratch.walk,
+        }
+    }
+}
+
+impl Window for Bytes {
+    #[inline(always)]
+    fn word(&self, at: u32) -> u64 {
+        // SAFETY: the mask keeps the offset below 2 * WINDOW, and 32 bytes of slack follow.
+        unsafe { self.window.add(at as usize & (2 * WINDOW - 1)).cast::<u64>().read_unaligned() }
+    }
+    #[inline(always)]
+    fn byte(&self, at: u32) -> u8 {
+        // SAFETY: as in `word`.
+        unsafe { *self.window.add(at as usize & (2 * WINDOW - 1)) }
+    }
+    #[inline(always)]
+    fn fields(&self) -> *mut Fields {
+        self.fields
+    }
+}
+
+/// Ships `length` bytes from the window's start, of which user space has to see the first `seen`,
+/// and the body bytes that follow in this call.
+#[inline(always)]
+fn finish(scratch: &mut Scratch, connection: &mut Connection, mut seen: u32, mut length: u32) {
+    let Found { len, left, .. } = scratch.found;
+    let side = side(connection, scratch.call.direction as u8);
+    if side.skip > 0 && (side.mode == mode::BODY || side.mode == mode::CHUNKED) {
+        let take = at_most(side.skip, left.wrapping_sub(length));
+        side.skip -= take as u64;
+        length += take;
+        if side.skip == 0 && side.mode == mode::BODY {
+            side.mode = mode::START;
+        }
+    }
+    if scratch.call.runs > FRAMED_RUNS && length < len {
+        // Many small messages in one call: ship the window whole, let user space find them.
+        seen = len;
+        length = len;
+        side.mode = mode::UNFRAMED;
+    }
+    ship(scratch, connection, seen, length);
+    scratch.call.offset += length;
+}
+
+/// Draws the conclusions from a scan. Returns the bytes that user space has to see, from the
+/// window's start.
+#[inline(always)]
+fn after_scan(
+    bytes: &Bytes,
+    mut head: Head,
+    found: Found,
+    connection: &mut Connection,
+    direction: u8,
+) -> u32 {
+    let goes_on = found.action == action::HEAD_GOES_ON;
+    let len = found.len;
+    if goes_on {
+        let end = frame::finish_carry(bytes, 0, len, side(connection, direction).carry);
+        if end > 0 {
+            head.end = end;
+        }
+    }
+    if head.end == 0 {
+        let side = side(connection, direction);
+        side.unframed += len;
+        side.carry = head.carry;
+        side.mode = if side.unframed >= HEAD_BUDGET { mode::UNFRAMED } else { mode::HEAD };
+        return len;
+    }
+    if goes_on {
+        // What its cut fields said is not known.
+        side(connection, direction).mode = mode::UNFRAMED;
+        connection.bodiless = 1;
+        return head.end;
+    }
+    let body = if found.is_request != 0 {
+        after_request(bytes, connection, head.body)
+    } else {
+        after_response(bytes, connection, head.body)
+    };
+    let side = side(connection, direction);
+    side.chunk_size = 0;
+    side.chunk_phase = chunk::SIZE;
+    match body {
+        Body::Absent | Body::Length(0) => side.mode = mode::START,
+        Body::Length(n) => {
+            side.mode = mode::BODY;
+            side.skip = n;
+        }
+        Body::Chunked => side.mode = mode::CHUNKED,
+        Body::Unknown => side.mode = mode::UNFRAMED,
+    }
+    head.end
+}
+
+/// A complete request head: what its responses may look like, and its own body.
+#[inline(always)]
+fn after_request(bytes: &Bytes, connection: &mut Connection, body: Body) -> Body {
+    let first = bytes.word(0);
+    let is_connect = first == u64::from_le_bytes(*b"CONNECT ");
+    let is_head = first & 0xff_ffff_ffff == u64::from_le_bytes(*b"HEAD \0\0\0");
+    // Behind a leading line end the method is elsewhere: be careful.
+    let unclear = (first as u8) < b'A';
+    let bodiless = (is_connect || is_head || unclear) as u8;
+    if connection.turned != 0 {
+        connection.turned = 0;
+        connection.bodiless = bodiless;
+        connection.connect = is_connect as u8;
+    } else {
+        connection.bodiless |= bodiless;
+        connection.connect |= is_connect as u8;
+    }
+    body
+}
+
+/// A complete response head: does a body follow, by its status and the requests before it?
+#[inline(always)]
+fn after_response(bytes: &Bytes, connection: &mut Connection, body: Body) -> Body {
+    // "HTTP/1.1 200": digits at 9, 10, 11.
+    let status = (bytes.byte(9), bytes.byte(10), bytes.byte(11));
+    let is = |text: &[u8; 3]| status == (text[0], text[1], text[2]);
+    if is(b"101") || (connection.connect != 0 && status.0 == b'2') {
+        // The rest is another protocol; this head is still shipped.
+        connection.verdict = verdict::IGNORED;
+        return Body::Absent;
+    }
+    if status.0 == b'1' || is(b"204") || is(b"304") {
+        return Body::Absent;
+    }
+    if connection.bodiless != 0 || body == Body::Absent {
+        return Body::Unknown;
+    }
+    body
+}
+
+/// Walks over chunks in the window from `at`. Returns how far user space has to see.
+///
+/// The walk's state goes through memory in every step: the verifier then sees one state per step
+/// instead of all the ways to get there.
+#[inline(always)]
+fn walk_chunks(bytes: &Bytes, side: &mut Direction, at: u32, len: u32) -> u32 {
+    let start = Walk {
+        skip: side.skip,
+        size: side.chunk_size,
+        at,
+        seen: at,
+        phase: side.chunk_phase as u32,
+        reserved: 0,
+    };
+    // SAFETY: a live place of the scratch buffer, here and below.
+    unsafe { bytes.walk.write_volatile(start) };
+    let mut step = 0;
+    while step < CHUNK_STEPS {
+        step += 1;
+        let mut walk = unsafe { bytes.walk.read_volatile() };
+        if walk.at >= len {
+            break;
+        }
+        if walk.skip > 0 {
+            if walk.skip >= (len - walk.at) as u64 {
+                // The data reaches to the window's end or beyond: the caller goes over it.
+                break;
+            }
+            walk.at += walk.skip as u32;
+            walk.skip = 0;
+        } else {
+            let (phase, size) =
+                frame::chunk_byte(walk.phase as u8, walk.size, bytes.byte(walk.at));
+            walk.phase = phase as u32;
+            walk.size = size;
+            walk.at += 1;
+            walk.seen = walk.at;
+            if phase == chunk::DATA {
+                walk.skip = size.wrapping_add(2);
+                walk.phase = chunk::SIZE as u32;
+                walk.size = 0;
+            }
+        }
+        unsafe { bytes.walk.write_volatile(walk) };
+        let phase = unsafe { core::ptr::addr_of!((*bytes.walk).phase).read_volatile() };
+        if phase == chunk::DONE as u32 || phase == chunk::BROKEN as u32 {
+            break;
+        }
+    }
+    let walk = unsafe { bytes.walk.read_volatile() };
+    side.skip = walk.skip;
+    side.chunk_size = walk.size;
+    side.chunk_phase = walk.phase as u8;
+    if walk.phase == chunk::DONE as u32 {
+        side.mode = mode::START;
+    } else if walk.phase == chunk::BROKEN as u32 {
+        side.mode = mode::UNFRAMED;
+    }
+    walk.seen
+}
+
+/// Ships `[position, position + length)` with its first `captured` bytes.
+#[inline(always)]
+pub fn ship(scratch: &mut Scratch, connection: &mut Connection, captured: u32, length: u32) {
+    if connection.verdict == verdict::UNKNOWN {
+        connection.verdict = verdict::HTTP1;
+    }
+    emit::connection(connection, scratch.call.socket, scratch.call.tgid);
+    let id = connection.id;
+    let direction = scratch.call.direction as u8;
+    let side = side(connection, direction);
+    scratch.event = DataEvent {
+        header: Header {
+            kind: kind::DATA,
+            selector: direction,
+            flags: 0,
+            reserved: 0,
+            value: captured,
+        },
+        time_ns: scratch.call.time_ns,
+        start_ns: scratch.call.start_ns,
+        connection: id,
+        position: side.position,
+        skipped: side.skipped,
+        length,
+        tgid: scratch.call.tgid,
+        tid: scratch.call.tid,
+        reserved: 0,
+    };
+    side.position += length as u64;
+    side.skipped = 0;
+    emit::data(scratch, captured);
+}
+

@@ -1,0 +1,378 @@
+//! Data syscalls: every way bytes move on a stream socket.
+//!
+//! Hooks: `syscalls:sys_exit_*` (context: `__syscall_nr` at 8, `ret` at 16; stable since 2.6.32) of
+//! read, readv, preadv2, recvfrom, recvmsg, recvmmsg, write, writev, pwritev2, sendto, sendmsg,
+//! sendmmsg, sendfile64, splice; and `sys_enter_*` of the writes, for their start time only.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_user};
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+use tracer_common::abi::{direction, end, policy};
+
+use crate::connection::{self, Connection, Direction, mode, verdict};
+use crate::emit::{self, Ended};
+use crate::kernel::{self, Arguments};
+use crate::maps::{
+    AGENT_TGID, BUFFER, Call, ENTERED, ENTERED_SLOTS, Entered, NO_BYTES, POLICY_ACTIVE,
+    POLICY_DEFAULT, PROCESSES, PROGRAMS, SCRATCH, WINDOW_PROGRAM,
+};
+
+/// How a syscall names its bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// `(fd, buffer, length)`.
+    Buffer,
+    /// `(fd, buffer, length, flags)`.
+    BufferFlags,
+    /// `(fd, iovec[], count)`.
+    Vectors,
+    /// `(fd, msghdr, flags)`.
+    Message,
+    /// `(fd, mmsghdr[], count, flags)`; returns the number of messages.
+    Messages,
+    /// `(out_fd, in_fd, ...)`.
+    SendFile,
+}
+
+const MSG_OOB: u64 = 0x1;
+const MSG_PEEK: u64 = 0x2;
+const MSG_TRUNC: u64 = 0x20;
+const MSG_ERRQUEUE: u64 = 0x2000;
+
+macro_rules! exits {
+    ($($name:ident: $direction:ident, $shape:ident;)*) => {
+        $(
+            #[tracepoint]
+            pub fn $name(ctx: TracePointContext) -> u32 {
+                let _ = data(&ctx, direction::$direction, Shape::$shape);
+                0
+            }
+        )*
+    };
+}
+
+exits! {
+    sys_exit_read: READ, Buffer;
+    sys_exit_readv: READ, Vectors;
+    sys_exit_preadv2: READ, Vectors;
+    sys_exit_recvfrom: READ, BufferFlags;
+    sys_exit_recvmsg: READ, Message;
+    sys_exit_recvmmsg: READ, Messages;
+    sys_exit_write: WRITE, Buffer;
+    sys_exit_writev: WRITE, Vectors;
+    sys_exit_pwritev2: WRITE, Vectors;
+    sys_exit_sendto: WRITE, BufferFlags;
+    sys_exit_sendmsg: WRITE, Message;
+    sys_exit_sendmmsg: WRITE, Messages;
+    sys_exit_sendfile64: WRITE, SendFile;
+}
+
+/// One program for the entries of all writes: only the time is wanted.
+#[tracepoint]
+pub fn sys_enter_write(_ctx: TracePointContext) -> u32 {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    if let Some(slot) = ENTERED.get_ptr_mut(tid & (ENTERED_SLOTS - 1)) {
+        // SAFETY: the pointer is into the map; the slot is this thread's while it is in the call,
+        // or another's, which the thread id tells.
+        unsafe { *slot = Entered { time_ns: bpf_ktime_get_boot_ns(), tid, reserved: 0 } };
+    }
+    0
+}
+
+/// `splice(fd_in, off_in, fd_out, off_out, length, flags)`: one of the two is a pipe.
+#[tracepoint]
+pub fn sys_exit_splice(ctx: TracePointContext) -> u32 {
+    let _ = splice(&ctx);
+    0
+}
+
+#[inline(always)]
+fn splice(ctx: &TracePointContext) -> Option<()> {
+    let ret = exit_value(ctx);
+    if ret <= 0 {
+        return None;
+    }
+    let caller = Caller::traced()?;
+    let arguments = Arguments::of_current()?;
+    if let Some(file) = kernel::socket_of(arguments.first()? as i32) {
+        account(ctx, &caller, &file, direction::READ, 0, NO_BYTES, ret as u32, None);
+        return None;
+    }
+    let file = kernel::socket_of(arguments.third()? as i32)?;
+    account(ctx, &caller, &file, direction::WRITE, 0, NO_BYTES, ret as u32, None);
+    None
+}
+
+/// Return value of the syscall, from the context of an exit tracepoint.
+#[inline(always)]
+fn exit_value(ctx: &TracePointContext) -> i64 {
+    // SAFETY: the context of a sys_exit tracepoint is 24 bytes; volatile keeps LLVM from merging it
+    // with a neighbour, which the verifier refuses.
+    unsafe { core::ptr::read_volatile(ctx.as_ptr().add(16).cast::<i64>()) }
+}
+
+/// Who makes the call.
+#[derive(Clone, Copy)]
+pub struct Caller {
+    pub tgid: u32,
+    pub tid: u32,
+}
+
+impl Caller {
+    /// The current process, unless policy says not to look.
+    #[inline(always)]
+    pub fn traced() -> Option<Self> {
+        let id = bpf_get_current_pid_tgid();
+        let caller = Caller { tgid: (id >> 32) as u32, tid: id as u32 };
+        if caller.tgid == AGENT_TGID.load() {
+            return None;
+        }
+        if POLICY_ACTIVE.load() != 0 {
+            // SAFETY: the value is only read.
+            let flags = match unsafe { PROCESSES.get(&caller.tgid) } {
+                Some(flags) => *flags,
+                None => POLICY_DEFAULT.load(),
+            };
+            if flags & policy::IGNORE != 0 {
+                return None;
+            }
+        }
+        Some(caller)
+    }
+}
+
+#[inline(always)]
+fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
+    let ret = exit_value(ctx);
+    if ret <= 0 {
+        return no_data(ret, direction, shape);
+    }
+    let caller = Caller::traced()?;
+    let arguments = Arguments::of_current()?;
+    let flags = match shape {
+        Shape::BufferFlags | Shape::Messages => arguments.fourth()?,
+        Shape::Message => arguments.third()?,
+        Shape::Buffer | Shape::Vectors | Shape::SendFile => 0,
+    };
+    if flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 && direction == direction::READ {
+        return None;
+    }
+    if flags & MSG_OOB != 0 {
+        return None;
+    }
+    let file = kernel::socket_of(arguments.first()? as i32)?;
+    let address = arguments.second()?;
+    let discarded = direction == direction::READ && flags & MSG_TRUNC != 0;
+    match shape {
+        Shape::Buffer | Shape::BufferFlags => {
+            let vectors = if discarded { NO_BYTES } else { BUFFER };
+            account(ctx, &caller, &file, direction, address, vectors, ret as u32, None)
+        }
+        Shape::Vectors => {
+            let count = arguments.third()? as u32;
+            account(ctx, &caller, &file, direction, address, count, ret as u32, None)
+        }
+        Shape::Message => {
+            let message = Message::read(address)?;
+            let vectors = if discarded { NO_BYTES } else { message.vectors };
+            account(ctx, &caller, &file, direction, message.base, vectors, ret as u32, None)
+        }
+        Shape::Messages => {
+            let message = Message::read(address)?;
+            let rest = Rest { messages: ret as u32 - 1, next: address + Message::STRIDE };
+            let total = message.length;
+            account(ctx, &caller, &file, direction, message.base, message.vectors, total, Some(rest))
+        }
+        Shape::SendFile => {
+            account(ctx, &caller, &file, direction, 0, NO_BYTES, ret as u32, None)
+        }
+    }
+    None
+}
+
+/// Parts of `struct user_msghdr`, and of `struct mmsghdr` around it.
+pub struct Message {
+    pub base: u64,
+    pub vectors: u32,
+    /// `msg_len`; only meaningful in a `struct mmsghdr`.
+    pub length: u32,
+}
+
+impl Message {
+    /// Size of `struct mmsghdr`.
+    pub const STRIDE: u64 = 64;
+
+    /// Reads it from the process.
+    #[inline(always)]
+    pub fn read(address: u64) -> Option<Self> {
+        // struct user_msghdr: name 0, namelen 8, iov 16, iovlen 24, control 32, controllen 40,
+        // flags 48; struct mmsghdr: msg_len 56.
+        // SAFETY: the helper checks the addresses.
+        let [base, vectors]: [u64; 2] =
+            unsafe { bpf_probe_read_user((address + 16) as *const _) }.ok()?;
+        let length: u32 = unsafe { bpf_probe_read_user((address + 56) as *const _) }.unwrap_or(0);
+        let vectors = if vectors > 1024 { 1024 } else { vectors as u32 };
+        Some(Message { base, vectors, length })
+    }
+}
+
+/// What follows of a `*mmsg` call.
+#[derive(Clone, Copy)]
+struct Rest {
+    messages: u32,
+    next: u64,
+}
+
+/// A call that moved nothing: the end of a direction, an error, or nothing at all.
+#[inline(always)]
+fn no_data(ret: i64, direction: u8, shape: Shape) -> Option<()> {
+    const FATAL: [i64; 7] = [-104, -32, -110, -113, -101, -103, -100];
+    let is_end = ret == 0 && direction == direction::READ && shape != Shape::Messages;
+    let mut fatal = false;
+    let mut i = 0;
+    while i < FATAL.len() {
+        fatal |= ret == FATAL[i];
+        i += 1;
+    }
+    if !is_end && !fatal {
+        return None;
+    }
+    let caller = Caller::traced()?;
+    let arguments = Arguments::of_current()?;
+    if is_end && !wanted_bytes(&arguments, shape)? {
+        return None;
+    }
+    let file = kernel::socket_of(arguments.first()? as i32)?;
+    let connection = connection::find(file.sock)?;
+    // SAFETY: the helper has no preconditions.
+    let time_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let cause = if is_end { end::READ_EOF } else { end::ERROR };
+    let Caller { tgid, tid } = caller;
+    let ended = Ended { cause, direction, errno: (-ret) as u32, time_ns, tgid, tid };
+    emit::end(connection, &ended);
+    None
+}
+
+/// True when a call that returned 0 asked for at least one byte (and did not ask for the error
+/// queue or for out-of-band data), so that 0 means the end.
+#[inline(always)]
+fn wanted_bytes(arguments: &Arguments, shape: Shape) -> Option<bool> {
+    let (mut base, mut count) = (arguments.second()?, 0);
+    match shape {
+        Shape::Buffer => return Some(arguments.third()? > 0),
+        Shape::BufferFlags => {
+            let odd = arguments.fourth()? & (MSG_OOB | MSG_ERRQUEUE) != 0;
+            return Some(arguments.third()? > 0 && !odd);
+        }
+        Shape::SendFile | Shape::Messages => return Some(false),
+        Shape::Vectors => count = arguments.third()?,
+        Shape::Message => {
+            if arguments.third()? & (MSG_OOB | MSG_ERRQUEUE) != 0 {
+                return Some(false);
+            }
+            let message = Message::read(base)?;
+            base = message.base;
+            count += message.vectors as u64;
+        }
+    }
+    let mut i = 0;
+    while i < 8 {
+        if i >= count {
+            return Some(false);
+        }
+        // SAFETY: the helper checks the address.
+        let length: u64 = unsafe { bpf_probe_read_user((base + i * 16 + 8) as *const _) }.ok()?;
+        if length > 0 {
+            return Some(true);
+        }
+        i += 1;
+    }
+    Some(true)
+}
+
+/// Accounts for a call's bytes; has the window program look at them unless they are all body.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inlined; a struct would live on the small stack")]
+fn account(
+    ctx: &TracePointContext,
+    caller: &Caller,
+    file: &kernel::SocketFile,
+    direction: u8,
+    base: u64,
+    vectors: u32,
+    total: u32,
+    rest: Option<Rest>,
+) {
+    // SAFETY: the helper has no preconditions.
+    let time_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let Some(connection) = connection::find_or_join(file, time_ns) else { return };
+    let verdict = connection.verdict;
+    let turned = connection.last != direction;
+    connection.last = direction;
+    let side = side(connection, direction);
+    if rest.is_none() && whole_call_is_skipped(verdict, side, total) {
+        side.position += total as u64;
+        side.skipped += total as u64;
+        return;
+    }
+    if turned {
+        if side.mode == mode::UNFRAMED {
+            side.mode = mode::START;
+            side.unframed = 0;
+        }
+        connection.turned = 1;
+    }
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    let start_ns = if direction == direction::WRITE { entered(caller.tid, time_ns) } else { time_ns };
+    let rest = rest.unwrap_or(Rest { messages: 0, next: 0 });
+    // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
+    unsafe {
+        (*scratch).call = Call {
+            socket: file.sock,
+            base,
+            vectors,
+            direction: direction as u32,
+            total,
+            offset: 0,
+            time_ns,
+            start_ns,
+            tgid: caller.tgid,
+            tid: caller.tid,
+            messages: rest.messages,
+            runs: 0,
+            next_message: rest.next,
+        };
+        PROGRAMS.tail_call(ctx, WINDOW_PROGRAM);
+    }
+}
+
+/// One direction of a connection.
+#[inline(always)]
+pub fn side(connection: &mut Connection, direction: u8) -> &mut Direction {
+    if direction == direction::READ { &mut connection.read } else { &mut connection.write }
+}
+
+/// True when no byte of the call needs a look: nothing we parse, or inside a body that goes on.
+#[inline(always)]
+fn whole_call_is_skipped(verdict: u8, side: &mut Direction, total: u32) -> bool {
+    if verdict == verdict::IGNORED {
+        return true;
+    }
+    let total = total as u64;
+    let in_body = side.mode == mode::BODY && side.skip > total;
+    let in_chunk = side.mode == mode::CHUNKED && side.skip >= total;
+    if in_body || in_chunk {
+        side.skip -= total;
+    }
+    in_body || in_chunk
+}
+
+/// When this thread entered the call it is leaving.
+#[inline(always)]
+fn entered(tid: u32, time_ns: u64) -> u64 {
+    match ENTERED.get(tid & (ENTERED_SLOTS - 1)) {
+        Some(slot) if slot.tid == tid && slot.time_ns <= time_ns => slot.time_ns,
+        _ => time_ns,
+    }
+}

@@ -1,0 +1,8 @@
+//! One file per hook family.
+
+pub mod close;
+pub mod deliver;
+pub mod io;
+pub mod process;
+pub mod tcp;
+pub mod window;

@@ -1,0 +1,275 @@
+//! Walks over the bytes of one call, a window at a time: skips what is body, reads the next window
+//! and says what is to be done with it; [`super::deliver`] does it and comes back for the rest.
+//!
+//! Framing is followed only to leave body bytes out; whatever is not understood is shipped (up to
+//! a budget), so that user space, which parses for real, never misses a head because of a guess
+//! made here. Three programs, because the verifier looks at every way into a loop separately: behind
+//! a tail call there is one.
+
+use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::bpf_probe_read_user as read_user_into;
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+use tracer_common::abi::drop_reason;
+use tracer_common::frame;
+use tracer_common::infer::{self, Guess};
+use tracer_common::limits::{JOIN_PATIENCE, MAX_IOVECS, UNFRAMED_BUDGET, WINDOW};
+
+use super::deliver::{self, ship};
+use super::io::side;
+use crate::connection::{self, Connection, mode, verdict};
+use crate::emit;
+use crate::kernel::opaque;
+use crate::maps::{
+    BUFFER, CHUNKS_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES, SCRATCH, Scratch, count,
+};
+
+/// What is to be done with the window.
+pub mod action {
+    /// Nothing is left to do with the call.
+    pub const NOTHING: u32 = 0;
+    /// A head begins here.
+    pub const HEAD: u32 = 1;
+    /// A head goes on here.
+    pub const HEAD_GOES_ON: u32 = 2;
+    /// In a chunked body.
+    pub const CHUNKS: u32 = 3;
+    /// Ship it all.
+    pub const ALL: u32 = 4;
+    /// Only the prefix was read, and it is no message start: count the call.
+    pub const COUNT: u32 = 5;
+    /// Only the prefix was read, and a message starts: come back for a full window.
+    pub const AGAIN: u32 = 6;
+}
+
+/// Reached by tail call only.
+#[tracepoint]
+pub fn window(ctx: TracePointContext) -> u32 {
+    let _ = try_window(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_window(ctx: &TracePointContext) -> Option<()> {
+    // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
+    let scratch = unsafe { SCRATCH.get_ptr_mut(0)?.as_mut()? };
+    let connection = connection::find(scratch.call.socket)?;
+    scratch.call.runs += 1;
+    scratch.found.action = action::NOTHING;
+    prepare(scratch, connection);
+    if scratch.found.action == action::NOTHING && scratch.call.messages == 0 {
+        return None;
+    }
+    let next =
+        if scratch.found.action == action::CHUNKS { CHUNKS_PROGRAM } else { HEAD_PROGRAM };
+    deliver::go_on(ctx, scratch, connection, next);
+    None
+}
+
+/// Skips what is body, fills the window, decides.
+#[inline(always)]
+fn prepare(scratch: &mut Scratch, connection: &mut Connection) {
+    let direction = scratch.call.direction as u8;
+    let total = scratch.call.total;
+    let mut offset = scratch.call.offset;
+    if offset > total {
+        return;
+    }
+    let mut ended = false;
+    {
+        let side = side(connection, direction);
+        if side.skip > 0 && (side.mode == mode::BODY || side.mode == mode::CHUNKED) {
+            let take = at_most(side.skip, total - offset);
+            side.skip -= take as u64;
+            side.skipped += take as u64;
+            side.position += take as u64;
+            offset += take;
+            if side.skip == 0 && side.mode == mode::BODY {
+                side.mode = mode::START;
+                ended = true;
+            }
+        }
+    }
+    scratch.call.offset = offset;
+    if offset >= total {
+        if ended {
+            ship(scratch, connection, 0, 0);
+        }
+        return;
+    }
+    let left = total - offset;
+    let exhausted = {
+        let side = side(connection, direction);
+        side.mode == mode::UNFRAMED && side.unframed >= UNFRAMED_BUDGET
+    };
+    let want = if exhausted { infer::PREFIX as u32 } else { WINDOW as u32 };
+    let want = if left < want { left } else { want };
+    let len = fill(scratch, offset, want);
+    if len == 0 {
+        unseen(scratch, connection, left);
+        scratch.call.offset = total;
+        return;
+    }
+    decide(scratch, connection, len, left, exhausted);
+}
+
+/// Says what is to be done with the window.
+#[inline(always)]
+fn decide(
+    scratch: &mut Scratch,
+    connection: &mut Connection,
+    len: u32,
+    left: u32,
+    exhausted: bool,
+) {
+    let direction = scratch.call.direction as u8;
+    let call_start = scratch.call.offset == 0;
+    let (first, second) = {
+        let window = scratch.window.as_ptr().cast::<u64>();
+        // SAFETY: the window is longer than 16 bytes.
+        unsafe { (window.read_unaligned(), window.add(1).read_unaligned()) }
+    };
+    let before = side(connection, direction).mode;
+    let mut guess = Guess::Other;
+    if before == mode::START || (before == mode::UNFRAMED && call_start) {
+        guess = infer::guess(first, second, if left < 16 { left } else { 16 });
+    }
+    let starts = matches!(guess, Guess::Request | Guess::Response)
+        || (before == mode::START && guess == Guess::Partial);
+    let what = if before == mode::CHUNKED {
+        action::CHUNKS
+    } else if before == mode::HEAD {
+        action::HEAD_GOES_ON
+    } else if starts {
+        let side = side(connection, direction);
+        side.unframed = 0;
+        side.carry = frame::CARRY_NONE;
+        side.skip = 0;
+        side.mode = mode::START;
+        if exhausted { action::AGAIN } else { action::HEAD }
+    } else if before == mode::START && connection.verdict == verdict::UNKNOWN {
+        unknown(connection, guess);
+        let side = side(connection, direction);
+        side.position += left as u64;
+        side.skipped += left as u64;
+        scratch.call.offset = scratch.call.total;
+        return;
+    } else {
+        side(connection, direction).mode = mode::UNFRAMED;
+        if exhausted { action::COUNT } else { action::ALL }
+    };
+    let in_head = what == action::HEAD || what == action::HEAD_GOES_ON;
+    scratch.found = Found {
+        len,
+        left,
+        action: what,
+        is_request: (guess == Guess::Request) as u32,
+        scan: if in_head { len } else { 0 },
+        seen: 0,
+    };
+}
+
+/// The smaller of the two.
+#[inline(always)]
+pub fn at_most(wanted: u64, limit: u32) -> u32 {
+    if wanted < limit as u64 { wanted as u32 } else { limit }
+}
+
+/// A connection that does not begin like anything we parse.
+#[inline(always)]
+fn unknown(connection: &mut Connection, guess: Guess) {
+    let known_other = matches!(guess, Guess::Tls | Guess::Http2);
+    if connection.turned != 0 {
+        connection.turned = 0;
+        connection.misses += 1;
+    }
+    if connection.from_start == 0 && !known_other && connection.misses < JOIN_PATIENCE {
+        return;
+    }
+    connection.verdict = verdict::IGNORED;
+    emit::count_one(match guess {
+        Guess::Tls => count::TLS,
+        Guess::Http2 => count::HTTP2,
+        _ => count::OTHER,
+    });
+}
+
+/// Bytes moved that cannot be read (sendfile, splice, MSG_TRUNC, unmapped memory).
+#[inline(always)]
+fn unseen(scratch: &mut Scratch, connection: &mut Connection, left: u32) {
+    if scratch.call.vectors != NO_BYTES {
+        emit::drop_one(drop_reason::USER_MEMORY);
+    }
+    let known = connection.verdict == verdict::HTTP1;
+    let side = side(connection, scratch.call.direction as u8);
+    if known {
+        side.mode = mode::UNFRAMED;
+        side.unframed = UNFRAMED_BUDGET;
+        ship(scratch, connection, 0, left);
+    } else {
+        side.position += left as u64;
+        side.skipped += left as u64;
+    }
+}
+
+/// Fills the window with up to `want` bytes of the call from `offset`. Returns how many it got.
+#[inline(always)]
+fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
+    let want = if want > WINDOW as u32 { WINDOW as u32 } else { want };
+    let call = &scratch.call;
+    let window = scratch.window.as_mut_ptr();
+    if call.vectors == NO_BYTES {
+        return 0;
+    }
+    if call.vectors == BUFFER {
+        // SAFETY: the window is WINDOW long at least; the helper checks the source.
+        let result = unsafe {
+            read_user_into(window.cast(), want, (call.base + offset as u64) as *const _)
+        };
+        return if result == 0 { want } else { 0 };
+    }
+    // The state goes through memory in every step: the verifier then sees one state per step.
+    let gather = core::ptr::addr_of_mut!(scratch.gather);
+    // SAFETY: a live place of the scratch buffer, here and below.
+    unsafe { gather.write_volatile(Gather { skip: offset as u64, filled: 0, want }) };
+    let mut i = 0u32;
+    while i < MAX_IOVECS as u32 {
+        let Gather { mut skip, mut filled, want } = unsafe { gather.read_volatile() };
+        if i >= call.vectors || filled >= want || filled >= WINDOW as u32 {
+            break;
+        }
+        // struct iovec: base 0, length 8.
+        // SAFETY: the helper checks the address.
+        let Ok([base, length]) =
+            (unsafe { bpf_probe_read_user::<[u64; 2]>((call.base + i as u64 * 16) as *const _) })
+        else {
+            break;
+        };
+        i += 1;
+        if skip >= length {
+            skip -= length;
+        } else {
+            let take = opaque(at_most(length - skip, want - filled));
+            if take > WINDOW as u32 {
+                break;
+            }
+            // SAFETY: the masked offset is below WINDOW and `take` at most WINDOW: within
+            // 2 * WINDOW.
+            let result = unsafe {
+                read_user_into(
+                    window.add((opaque(filled) & (WINDOW as u32 - 1)) as usize).cast(),
+                    take,
+                    (base + skip) as *const _,
+                )
+            };
+            if result != 0 {
+                break;
+            }
+            filled += take;
+            skip = 0;
+        }
+        unsafe { gather.write_volatile(Gather { skip, filled, want }) };
+    }
+    let filled = unsafe { gather.read_volatile() }.filled;
+    if filled < want { filled } else { want }
+}
