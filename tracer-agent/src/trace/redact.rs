@@ -45,35 +45,35 @@ impl Redaction {
 
     /// The request target without secrets; `None` if it holds none.
     pub fn target(&self, target: &str) -> Option<String> {
+        let query_start = target.find('?').map_or(target.len(), |at| at + 1);
+        let (head, query) = target.split_at(query_start);
         // Only an origin-form target is sure to have no authority (RFC 9112, section 3.2).
-        let userinfo = if target.starts_with('/') {
+        let redacted_head = if head.starts_with('/') {
             None
         } else {
-            userinfo(target, target.find("://").map_or(0, |at| at + 3))
+            let (scheme, authority) = split_scheme(head);
+            self.authority(authority)
+                .map(|authority| [scheme, &authority].concat())
         };
-        let query_start = target.find('?').map_or(target.len(), |at| at + 1);
-        let query = self.query(&target[query_start..]);
-        if userinfo.is_none() && query.is_none() {
+        let redacted_query = self.query(query);
+        if redacted_head.is_none() && redacted_query.is_none() {
             return None;
         }
-        let mut redacted = String::with_capacity(target.len() + REDACTED_USERINFO.len());
-        match userinfo {
-            // The user information lies before the query: see `userinfo`.
-            Some((start, end)) => {
-                redacted.push_str(&target[..start]);
-                redacted.push_str(REDACTED_USERINFO);
-                redacted.push_str(&target[end..query_start]);
-            }
-            None => redacted.push_str(&target[..query_start]),
-        }
-        redacted.push_str(query.as_deref().unwrap_or(&target[query_start..]));
-        Some(redacted)
+        Some(
+            [
+                redacted_head.as_deref().unwrap_or(head),
+                redacted_query.as_deref().unwrap_or(query),
+            ]
+            .concat(),
+        )
     }
 
-    /// The authority (`Host`) without user information; `None` if it holds none.
+    /// The authority (`Host`; what follows it is kept) without user information; `None` if it
+    /// holds none.
     pub fn authority(&self, authority: &str) -> Option<String> {
-        let (start, end) = userinfo(authority, 0)?;
-        Some([&authority[..start], REDACTED_USERINFO, &authority[end..]].concat())
+        let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
+        let at = authority[..end].rfind('@')?;
+        Some([REDACTED_USERINFO, &authority[at + 1..]].concat())
     }
 
     /// The query with the values of sensitive keys replaced; `None` if it has no such key.
@@ -117,12 +117,13 @@ impl Redaction {
     }
 }
 
-/// Start and end (after the `@`) of the user information of the authority that begins at `start`.
-fn userinfo(text: &str, start: usize) -> Option<(usize, usize)> {
-    let authority = &text[start..];
-    let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
-    let at = authority[..end].rfind('@')?;
-    Some((start, start + at + 1))
+/// Scheme with its `://`, which may be missing, and what follows it.
+fn split_scheme(text: &str) -> (&str, &str) {
+    match text.find("://") {
+        // Anything else before it is no scheme and may itself be user information.
+        Some(at) if !text[..at].contains(['@', '/', '#', ':']) => text.split_at(at + 3),
+        _ => ("", text),
+    }
 }
 
 /// Percent-decoded bytes of a query key (`+` is a space in forms); broken escapes stay as they are.
@@ -208,6 +209,8 @@ mod tests {
         check("http://h/u:p@x", "http://h/u:p@x");
         check("u:p@h:443", "REDACTED:REDACTED@h:443");
         check("?u@h&sig=1", "?u@h&sig=REDACTED");
+        check("?://@", "?://@");
+        check("u:p@h://a@b", "REDACTED:REDACTED@h://a@b");
     }
 
     #[test]
