@@ -154,7 +154,7 @@ impl ConsoleTree {
         let is_due = |id: &&TraceId| {
             self.waiting
                 .get(*id)
-                .is_some_and(|waiting| due(waiting, &self.options) <= now)
+                .is_some_and(|waiting| due(waiting, &self.options).is_some_and(|due| due <= now))
         };
         let ids = self.order.iter().filter(is_due).copied().collect();
         self.print(ids);
@@ -167,11 +167,11 @@ impl ConsoleTree {
         self.take_ready()
     }
 
-    /// When [`ConsoleTree::poll`] will have lines; `None` if nothing waits.
+    /// When [`ConsoleTree::poll`] will have lines; `None` if nothing waits for it.
     pub fn deadline(&self) -> Option<Instant> {
         self.waiting
             .values()
-            .map(|waiting| due(waiting, &self.options))
+            .filter_map(|waiting| due(waiting, &self.options))
             .min()
     }
 
@@ -247,8 +247,11 @@ impl ConsoleTree {
     }
 }
 
-fn due(waiting: &Waiting, options: &ConsoleOptions) -> Instant {
-    (waiting.last + options.quiet).min(waiting.first + options.longest_wait)
+/// When it is to be printed; `None` if the options make that later than time goes.
+fn due(waiting: &Waiting, options: &ConsoleOptions) -> Option<Instant> {
+    let quiet = waiting.last.checked_add(options.quiet);
+    let longest = waiting.first.checked_add(options.longest_wait);
+    quiet.into_iter().chain(longest).min()
 }
 
 /// Prints the lines of a [`ConsoleTree`].

@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::meta::Process;
 use crate::protocol::{
@@ -309,6 +311,41 @@ fn nothing_from_outside_reaches_the_terminal_raw() {
         );
         assert!(!own.contains(['\u{202e}', '\u{2028}']), "{own:?}");
     }
+}
+
+proptest! {
+    #[test]
+    fn any_text_stays_on_its_line(
+        service in "\\PC*|[\\x00-\u{ff}\u{2000}-\u{2070}]*",
+        method in "\\PC*|[\\x00-\u{ff}]*",
+        target in "\\PC*|[\\x00-\u{ff}\u{2000}-\u{2070}/]*",
+        width in 0usize..200,
+    ) {
+        let mut span = CLIENT.span();
+        span.exchange.request.method = method.into();
+        span.exchange.request.target = target.into();
+        span.process = Arc::new(Process { pid: 1, service_name: service.into(), attributes: Vec::new() });
+        let mut tree = ConsoleTree::new(ConsoleOptions { width, ..ConsoleOptions::default() });
+        tree.add(&span, Instant::now());
+        let lines = tree.finish();
+        prop_assert_eq!(lines.len(), 1);
+        prop_assert!(!lines[0].chars().any(char::is_control), "{:?}", lines[0]);
+        prop_assert!(text::cells(&lines[0]) <= width.max(80), "{:?}", lines[0]);
+    }
+}
+
+#[test]
+fn waits_beyond_all_time_are_waits_for_the_end() {
+    let options = ConsoleOptions {
+        quiet: Duration::MAX,
+        longest_wait: Duration::MAX,
+        ..ConsoleOptions::default()
+    };
+    let mut tree = ConsoleTree::new(options);
+    tree.add(&SERVER.span(), Instant::now());
+    assert_eq!(tree.deadline(), None);
+    assert_eq!(tree.poll(Instant::now()).len(), 0);
+    assert_eq!(tree.finish().len(), 1);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use crate::meta::Process;
 use crate::protocol::{
     Connection, ContextHeaders, Endpoint, Exchange, Outcome, Protocol, Request, Response, Role,
@@ -427,5 +429,36 @@ fn status_and_error_type() {
 fn every_status_has_its_text() {
     for status in 0..=1100 {
         assert_eq!(super::status_text(status), status.to_string());
+    }
+}
+
+proptest! {
+    /// Whatever a request says, its span has a name and the attributes that its kind requires.
+    #[test]
+    fn any_request_has_the_required_attributes(
+        method in "GET|CONNECT|OPTIONS|\\PC{0,8}",
+        target in "[a-z:/?#@&;%*=é\\[\\]]{0,24}|\\PC*",
+        authority in proptest::option::of("[a-z:@,\\[\\]0-9 ]{0,16}|\\PC*"),
+        server in any::<bool>(),
+    ) {
+        let mut exchange = exchange(if server { Role::Server } else { Role::Client });
+        exchange.request.method = method.into();
+        exchange.request.target = target.into();
+        exchange.request.authority = authority.map(Into::into);
+        let span = ip_span(exchange);
+        let mut keys = Vec::new();
+        span.for_each_attribute(&mut |key, _| keys.push(key));
+        let required: &[&str] = if server {
+            &["http.request.method", "url.path", "url.scheme", "server.address", "server.port"]
+        } else {
+            &["http.request.method", "url.full", "server.address", "server.port"]
+        };
+        for key in required {
+            prop_assert!(keys.contains(key), "{} of {:?}", key, keys);
+        }
+        let total = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        prop_assert_eq!(keys.len(), total, "an attribute twice");
     }
 }
