@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::meta::Process;
 use crate::protocol::{Connection, Exchange};
 
+use super::semconv;
+
 /// 16 bytes, never all zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TraceId(pub [u8; 16]);
@@ -39,6 +41,8 @@ pub enum Value<'a> {
     Str(Cow<'a, str>),
     /// Integer.
     Int(i64),
+    /// List of texts (the conventions make every header attribute one).
+    StrList(&'a [Box<str>]),
 }
 
 /// One finished span. Names and attributes are computed from the exchange when asked for,
@@ -74,14 +78,24 @@ pub struct Span {
 impl Span {
     /// Low-cardinality name by the semantic conventions.
     pub fn name(&self) -> Cow<'_, str> {
-        Cow::Borrowed(&self.exchange.request.method)
+        Cow::Borrowed(semconv::name(&self.exchange))
     }
 
     /// Status by the semantic conventions.
     pub fn status(&self) -> SpanStatus {
-        SpanStatus::Unset
+        match self.error_type() {
+            Some(_) => SpanStatus::Error,
+            None => SpanStatus::Unset,
+        }
+    }
+
+    /// `error.type`: there exactly when the status is [`SpanStatus::Error`].
+    pub fn error_type(&self) -> Option<Cow<'static, str>> {
+        semconv::error_type(self.kind, &self.exchange)
     }
 
     /// Calls `each` once per attribute, in a stable order.
-    pub fn for_each_attribute<'a>(&'a self, _each: &mut dyn FnMut(&'static str, Value<'a>)) {}
+    pub fn for_each_attribute<'a>(&'a self, each: &mut dyn FnMut(&'static str, Value<'a>)) {
+        semconv::for_each_attribute(self, each);
+    }
 }
