@@ -279,19 +279,30 @@ fn refused(error: &serde_saphyr::Error, text: &str, path: &Path) -> ConfigError 
     let message = message
         .split_once(", set DuplicateKeyPolicy")
         .map_or(message, |(message, _)| message);
-    let path_of_key = key_path(text, line);
-    let problem = match (path_of_key, message.strip_prefix("unknown field ")) {
-        (Some(key), Some(expected)) => {
-            let allowed = expected
-                .split_once(", expected ")
-                .map_or("", |(_, allowed)| allowed);
+    let key = key_path(text, line);
+    let problem = match (
+        message
+            .strip_prefix("unknown field `")
+            .and_then(|rest| rest.split_once('`')),
+        key,
+    ) {
+        (Some((field, rest)), key) => {
+            // In flow style the line begins with the section and not with the field.
+            let section = key.filter(|key| key.rsplit('.').next() != Some(field));
+            let key = section.map_or_else(
+                || key_path(text, line),
+                |section| Some(format!("{section}.{field}")),
+            );
+            let allowed = rest
+                .trim_start_matches(", expected ")
+                .trim_start_matches("one of ");
             format!(
-                "unknown key `{key}`; allowed here: {}",
-                allowed.trim_start_matches("one of ")
+                "unknown key `{}`; allowed here: {allowed}",
+                key.as_deref().unwrap_or(field)
             )
         }
-        (Some(key), None) => format!("{key}: {}", plain(message)),
-        (None, _) => plain(message).to_owned(),
+        (None, Some(key)) => format!("{key}: {}", plain(message)),
+        (None, None) => plain(message).to_owned(),
     };
     ConfigError::File {
         path: path.to_owned(),
@@ -323,9 +334,9 @@ fn key_path(text: &str, line: u64) -> Option<String> {
         .into_iter()
         .rev()
     {
-        let content = line.trim_start();
+        // An item's fields stand below each other, so the dash counts as indentation.
+        let content = line.trim_start().trim_start_matches("- ").trim_start();
         let indent = line.len() - content.len();
-        let content = content.trim_start_matches("- ");
         if indent >= limit || content.starts_with('#') {
             continue;
         }

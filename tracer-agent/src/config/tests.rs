@@ -159,6 +159,21 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
         "capture:\n  ring_size: [1]\n",
         &["line 2: capture.ring_size: one value is expected"],
     );
+    file(
+        "capture: {ring_siz: 4}",
+        &["agent.yaml line 1: unknown key `capture.ring_siz`"],
+    );
+    file(
+        "service_names:\n  - exe: a\n    name: [b]\n",
+        &["line 3: service_names.name: one value"],
+    );
+    file(
+        "service_names:\n  - exe: a\n    nam: b\n",
+        &["line 3: unknown key `service_names.nam`"],
+    );
+    file("capture:\n\tring_size: 4\n", &["agent.yaml line 2", "tabs"]);
+    file("a: 1\n---\nb: 1", &["line 1: unknown key `a`"]);
+    file("admin: *nowhere", &["line 1: admin: alias"]);
     file("capture: 4", &["line 1: capture: a section"]);
     file("propagators: b3", &["line 1: propagators: a list"]);
     file("admin: off\nadmin: off", &["line 2", "duplicate", "admin"]);
@@ -248,6 +263,18 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
     );
     check("", "", "--include-port 9-8", &["--include-port: `9-8`"]);
     check("", "", "--propagate", &["--propagate", "not built yet"]);
+}
+
+proptest::proptest! {
+    /// Whatever is in the file: a configuration or an error of one line, never a panic.
+    #[test]
+    fn any_text_is_taken_or_refused_in_one_line(text in "[ a-z:\\-{}\\[\\]'\"#&*!|>%@`,?\n\t\u{0}\u{fe}]{0,60}") {
+        for text in [text.clone(), format!("capture:\n  {text}"), format!("service_names:\n - {text}"), format!("admin: {text}")] {
+            let refused = Layers::of_text(&text, Path::new("agent.yaml")).and_then(|layers| layers.resolve()).err();
+            let message = refused.map(|error| error.to_string()).unwrap_or_default();
+            proptest::prop_assert!(!message.contains('\n'), "{message:?}");
+        }
+    }
 }
 
 #[test]
