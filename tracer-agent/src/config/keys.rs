@@ -40,7 +40,7 @@ keys! {
     PROPAGATE = "propagate", ["TRACER_PROPAGATE"], Some("--propagate"), "false", one,
         "Write trace context into outgoing requests. Not built yet: `true` is refused.";
     PROPAGATORS = "propagators", ["OTEL_PROPAGATORS"], None, "tracecontext,b3,b3multi,jaeger,xray,datadog", list,
-        "Trace-context formats read from requests, in order of preference: `tracecontext`, `b3`, `b3multi`, `jaeger`, `xray`, `datadog`, `none`. `baggage` is accepted and carries no trace.";
+        "Trace-context formats read from requests, in order of preference: `tracecontext`, `b3`, `b3multi`, `jaeger`, `xray`, `datadog`, `none`. `baggage` is accepted and carries no trace. Unknown names in the variable are ignored with a warning.";
     INCLUDE_EXE = "discovery.include.exe", ["TRACER_INCLUDE_EXE"], Some("--include-exe"), "", list,
         "Trace only programs whose path matches one of these globs.";
     INCLUDE_CMDLINE = "discovery.include.cmdline", ["TRACER_INCLUDE_CMDLINE"], Some("--include-cmdline"), "", list,

@@ -43,8 +43,9 @@ pub struct Config {
     pub capture: Capture,
     /// Where spans go.
     pub export: Export,
-    /// Trace-context formats read from requests, in order of preference.
-    pub propagators: Vec<Propagator>,
+    /// Trace-context formats read from requests, in the syntax of `OTEL_PROPAGATORS`. Names from the
+    /// file are known ones; the trace room ignores unknown ones of the variable, as specified.
+    pub propagators: String,
     /// The user's rules for `service.name`, first match wins.
     pub service_names: Vec<ServiceNameRule>,
     /// What is blanked in URLs.
@@ -104,23 +105,6 @@ impl Export {
                 .or_else(|| self.from_file.get(name).cloned())
         }
     }
-}
-
-/// A trace-context format, named as in `OTEL_PROPAGATORS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Propagator {
-    /// W3C Trace Context.
-    TraceContext,
-    /// Zipkin B3, one header.
-    B3,
-    /// Zipkin B3, several headers.
-    B3Multi,
-    /// `uber-trace-id`.
-    Jaeger,
-    /// `X-Amzn-Trace-Id`.
-    XRay,
-    /// `x-datadog-*`.
-    Datadog,
 }
 
 /// Names the service of the processes it matches.

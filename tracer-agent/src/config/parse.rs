@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
-use super::Propagator;
-
 type Parsed<T> = Result<T, String>;
 
 const KIB: u64 = 1024;
@@ -166,27 +164,11 @@ pub(super) fn endpoint(text: &str) -> Parsed<String> {
 /// `name=value` of a header, the value percent-encoded. The value is never repeated in the message.
 pub(super) fn header(text: &str) -> Parsed<String> {
     let name = text.split_once('=').map_or(text, |(name, _)| name);
-    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$&'*+-.^_`|~".contains(c);
     match !name.is_empty() && name.chars().all(is_token) {
         true => Ok(text.to_owned()),
         false => Err(format!(
-            "`{name}` is not a header name; allowed: letters, digits and !#$%&'*+-.^_`|~"
-        )),
-    }
-}
-
-/// A name of `OTEL_PROPAGATORS`; `None` for names that carry no trace.
-pub(super) fn propagator(text: &str) -> Parsed<Option<Propagator>> {
-    match text.to_ascii_lowercase().as_str() {
-        "tracecontext" => Ok(Some(Propagator::TraceContext)),
-        "b3" => Ok(Some(Propagator::B3)),
-        "b3multi" => Ok(Some(Propagator::B3Multi)),
-        "jaeger" => Ok(Some(Propagator::Jaeger)),
-        "xray" => Ok(Some(Propagator::XRay)),
-        "datadog" => Ok(Some(Propagator::Datadog)),
-        "baggage" | "none" => Ok(None),
-        _ => Err(format!(
-            "`{text}` is unknown; allowed: tracecontext, b3, b3multi, jaeger, xray, datadog, baggage, none"
+            "`{name}` is not a header name; allowed: letters, digits and !#$&'*+-.^_`|~"
         )),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::layers::{Layers, Rule, Sourced};
+use super::layers::{Layers, Place, Rule, Sourced};
 use super::{
     Capture, Config, ConfigError, Discovery, Export, ProcessSettings, Redaction, Rules,
     ServiceNameRule, keys, parse,
@@ -37,11 +37,7 @@ impl Layers {
                     .one(keys::MAX_CONNECTIONS, parse::number(1024..=1_048_576))?,
             },
             export: self.export()?,
-            propagators: self
-                .many(keys::PROPAGATORS, parse::propagator)?
-                .into_iter()
-                .flatten()
-                .collect(),
+            propagators: self.propagators()?,
             service_names: self
                 .service_names
                 .iter()
@@ -66,6 +62,27 @@ impl Layers {
             false => Ok(()),
         })
         .map(|_| ())
+    }
+
+    /// OpenTelemetry wants unknown names of the variable ignored with a warning, which the trace room
+    /// does; in the file of this program they are mistakes.
+    fn propagators(&self) -> Result<String, ConfigError> {
+        let known = parse::one_of(&[
+            "tracecontext",
+            "b3",
+            "b3multi",
+            "jaeger",
+            "xray",
+            "datadog",
+            "baggage",
+            "none",
+        ]);
+        let values = self.effective(keys::PROPAGATORS);
+        let names = values.iter().map(|value| match value.place {
+            Place::File { .. } => accept(keys::PROPAGATORS, value, &known),
+            Place::Default | Place::Env(_) | Place::Flag(_) => Ok(value.text.clone()),
+        });
+        Ok(names.collect::<Result<Vec<_>, _>>()?.join(","))
     }
 
     /// The file's export settings are validated here, where the line is known; those of the

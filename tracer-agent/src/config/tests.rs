@@ -50,7 +50,10 @@ fn nothing_said_gives_the_defaults_of_the_table() {
         }
     );
     assert_eq!(config.discovery, Discovery::default());
-    assert_eq!(config.propagators.first(), Some(&Propagator::TraceContext));
+    assert_eq!(
+        config.propagators,
+        "tracecontext,b3,b3multi,jaeger,xray,datadog"
+    );
     assert_eq!(config.redaction.query_keys.len(), 7);
     assert_eq!(config.log_level, "info");
     assert_eq!(config.export, Export::default());
@@ -104,6 +107,26 @@ fn lists_are_replaced_as_a_whole() {
         "--include-port 3,4-5 --include-port 6",
         &[3..=3, 4..=5, 6..=6],
     );
+}
+
+#[test]
+fn unknown_propagators_are_mistakes_in_the_file_only() {
+    let check = |text: &str, env: &str, expected: Option<&str>| {
+        let found = load(text, env, "").map(|config| config.propagators).ok();
+        assert_eq!(
+            found.as_deref(),
+            expected,
+            "file {text:?}, environment {env:?}"
+        );
+    };
+    check("propagators: [b3, jaeger]", "", Some("b3,jaeger"));
+    check("propagators: [b3, ottrace]", "", None);
+    check(
+        "propagators: [b3]",
+        "OTEL_PROPAGATORS=xray,ottrace",
+        Some("xray,ottrace"),
+    );
+    check("propagators: []", "", Some(""));
 }
 
 #[test]
@@ -248,12 +271,6 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
         "TRACER_RING_SIZE=1",
         "",
         &["TRACER_RING_SIZE: `1` is out of bounds"],
-    );
-    check(
-        "",
-        "OTEL_PROPAGATORS=b3,ottrace",
-        "",
-        &["OTEL_PROPAGATORS: `ottrace` is unknown"],
     );
     check(
         "",
