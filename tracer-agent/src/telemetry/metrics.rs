@@ -54,20 +54,26 @@ pub struct Probes {
 }
 
 /// One exporter at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exporter {
     /// `otlp`, `console`, `file`, `zipkin`.
-    pub name: String,
-    /// Spans its backend took.
-    pub spans_sent: u64,
-    /// Spans lost here, by reason.
-    pub spans_dropped: BTreeMap<&'static str, u64>,
-    /// Requests by outcome: `ok`, `retried`, `failed`.
-    pub requests: BTreeMap<&'static str, u64>,
-    /// Spans waiting.
-    pub queue_length: u64,
-    /// Spans that may wait.
-    pub queue_limit: u64,
+    pub exporter: &'static str,
+    /// Batches it is done with, delivered or not.
+    pub batches: u64,
+    /// Spans it delivered.
+    pub spans: u64,
+    /// Spans it did not deliver; the ledger knows the reasons.
+    pub lost: u64,
+    /// Requests or writes made, retries included.
+    pub attempts: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Attempts that repeated a failed one.
+    pub retries: u64,
+    /// Time spent in attempts, nanoseconds.
+    pub attempt_ns: u64,
+    /// Spans that wait for it or that it is working on.
+    pub backlog: u64,
 }
 
 /// Type of a metric, as Prometheus names it.
@@ -112,8 +118,8 @@ impl Samples<'_> {
         self.sample(labels, format_args!("{value}"));
     }
 
-    fn number(&mut self, value: f64) {
-        self.sample(&[], format_args!("{value}"));
+    fn number(&mut self, labels: &[&str], value: f64) {
+        self.sample(labels, format_args!("{value}"));
     }
 
     fn sample(&mut self, values: &[&str], number: std::fmt::Arguments<'_>) {
@@ -201,32 +207,37 @@ metrics! {
         out.count(&[], now.sessions);
     "tracer_agent_processes" Gauge [] "Processes whose metadata is cached." => |now, out|
         out.count(&[], now.processes);
-    "tracer_agent_export_spans_total" Counter ["exporter"] "Spans that an exporter's backend took." => |now, out|
+    "tracer_agent_export_spans_total" Counter ["exporter"] "Spans that an exporter delivered." => |now, out|
         for exporter in &now.exporters {
-            out.count(&[&exporter.name], exporter.spans_sent);
+            out.count(&[exporter.exporter], exporter.spans);
         };
-    "tracer_agent_export_spans_dropped_total" Counter ["exporter", "reason"] "Spans that an exporter lost, by reason." => |now, out|
+    "tracer_agent_export_spans_lost_total" Counter ["exporter"] "Spans that an exporter could not deliver; the reasons are those of the stage spans." => |now, out|
         for exporter in &now.exporters {
-            for (reason, count) in &exporter.spans_dropped {
-                out.count(&[&exporter.name, reason], *count);
-            }
+            out.count(&[exporter.exporter], exporter.lost);
         };
-    "tracer_agent_export_requests_total" Counter ["exporter", "outcome"] "Export requests by outcome: ok, retried, failed." => |now, out|
+    "tracer_agent_export_batches_total" Counter ["exporter"] "Batches that an exporter is done with, delivered or not." => |now, out|
         for exporter in &now.exporters {
-            for (outcome, count) in &exporter.requests {
-                out.count(&[&exporter.name, outcome], *count);
-            }
+            out.count(&[exporter.exporter], exporter.batches);
         };
-    "tracer_agent_export_queue_length" Gauge ["exporter"] "Spans waiting to be exported." => |now, out|
+    "tracer_agent_export_attempts_total" Counter ["exporter", "outcome"] "Requests or writes of an exporter, retries included, by outcome: ok, failed." => |now, out|
         for exporter in &now.exporters {
-            out.count(&[&exporter.name], exporter.queue_length);
+            out.count(&[exporter.exporter, "ok"], exporter.attempts.saturating_sub(exporter.failures));
+            out.count(&[exporter.exporter, "failed"], exporter.failures);
         };
-    "tracer_agent_export_queue_limit" Gauge ["exporter"] "Spans that may wait; more are dropped and counted." => |now, out|
+    "tracer_agent_export_retries_total" Counter ["exporter"] "Attempts that repeated a failed one." => |now, out|
         for exporter in &now.exporters {
-            out.count(&[&exporter.name], exporter.queue_limit);
+            out.count(&[exporter.exporter], exporter.retries);
+        };
+    "tracer_agent_export_attempt_seconds_total" Counter ["exporter"] "Time an exporter spent in attempts." => |now, out|
+        for exporter in &now.exporters {
+            out.number(&[exporter.exporter], exporter.attempt_ns as f64 / 1e9);
+        };
+    "tracer_agent_export_backlog" Gauge ["exporter"] "Spans that wait for an exporter or that it is working on." => |now, out|
+        for exporter in &now.exporters {
+            out.count(&[exporter.exporter], exporter.backlog);
         };
     "process_cpu_seconds_total" Counter [] "CPU time of the agent itself, user and system." => |now, out|
-        out.number(now.usage.cpu_seconds);
+        out.number(&[], now.usage.cpu_seconds);
     "process_resident_memory_bytes" Gauge [] "Resident memory of the agent itself." => |now, out|
         out.count(&[], now.usage.resident_bytes);
     "process_threads" Gauge [] "Threads of the agent itself." => |now, out|
@@ -304,12 +315,15 @@ mod tests {
         ledger.spans.exported(6);
         ledger.spans.dropped("queue_full", 3);
         let exporter = Exporter {
-            name: "otlp".to_owned(),
-            spans_sent: 6,
-            spans_dropped: BTreeMap::from([("rejected", 2)]),
-            requests: BTreeMap::from([("ok", 4)]),
-            queue_length: 1,
-            queue_limit: 100,
+            exporter: "otlp",
+            spans: 6,
+            lost: 2,
+            batches: 3,
+            attempts: 5,
+            failures: 1,
+            retries: 1,
+            attempt_ns: 1_500_000_000,
+            backlog: 1,
         };
         let now = Snapshot {
             ledger: ledger.snapshot(),
@@ -335,9 +349,13 @@ mod tests {
                 "tracer_agent_kernel_drops_total{reason=\"ring_full_data\"} 7",
                 "tracer_agent_connections 3",
                 "tracer_agent_export_spans_total{exporter=\"otlp\"} 6",
-                "tracer_agent_export_spans_dropped_total{exporter=\"otlp\",reason=\"rejected\"} 2",
-                "tracer_agent_export_requests_total{exporter=\"otlp\",outcome=\"ok\"} 4",
-                "tracer_agent_export_queue_length{exporter=\"otlp\"} 1",
+                "tracer_agent_export_spans_lost_total{exporter=\"otlp\"} 2",
+                "tracer_agent_export_batches_total{exporter=\"otlp\"} 3",
+                "tracer_agent_export_attempts_total{exporter=\"otlp\",outcome=\"ok\"} 4",
+                "tracer_agent_export_attempts_total{exporter=\"otlp\",outcome=\"failed\"} 1",
+                "tracer_agent_export_retries_total{exporter=\"otlp\"} 1",
+                "tracer_agent_export_attempt_seconds_total{exporter=\"otlp\"} 1.5",
+                "tracer_agent_export_backlog{exporter=\"otlp\"} 1",
                 "process_cpu_seconds_total 1.25",
                 "process_resident_memory_bytes 4096",
             ],
@@ -347,7 +365,7 @@ mod tests {
     #[test]
     fn label_values_are_escaped() {
         let exporter = Exporter {
-            name: "a\\b\"c\nd".to_owned(),
+            exporter: "a\\b\"c\nd",
             ..Exporter::default()
         };
         let now = Snapshot {
