@@ -5,6 +5,7 @@
 //! turns exchanges into spans; `export` sends them. `meta` and `discover` know the processes,
 //! `telemetry` counts, `replay` feeds the same pipeline from a capture file.
 
+pub mod app;
 pub mod config;
 pub mod discover;
 pub mod export;

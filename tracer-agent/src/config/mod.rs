@@ -1,1 +1,143 @@
-//! (room to be filled)
+//! Configuration: a YAML file, the environment and the flags, as one typed and validated [`Config`].
+//!
+//! In: the text of the file, a lookup for environment variables, the parsed flags. Out: a
+//! [`Config`] in which every value is in range, or a [`ConfigError`] of one line that names the
+//! key, where it was set, what is wrong and what is allowed. Flags beat environment variables,
+//! which beat the file; a list is replaced as a whole, never merged.
+//!
+//! The `OTEL_EXPORTER_OTLP_*` and `OTEL_BSP_*` variables are not parsed here: the export room owns
+//! their meaning. The file's export section is offered to it under the same names
+//! ([`Export::lookup`]), so one parser serves both.
+//!
+//! It cannot see whether what is configured exists: files, ports and processes are met at start.
+
+mod error;
+mod file;
+mod flags;
+mod keys;
+mod layers;
+mod parse;
+mod print;
+mod resolve;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+pub use error::ConfigError;
+pub use flags::{CommonFlags, RunFlags};
+pub use keys::{KEYS, Key, reference};
+pub use layers::{Environment, Layers};
+
+/// Everything the agent can be told, validated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Level or directives of the agent's own log.
+    pub log_level: String,
+    /// Where the admin endpoint listens; `None` switches it off.
+    pub admin: Option<SocketAddr>,
+    /// Which processes are traced.
+    pub discovery: Discovery,
+    /// Bounds of the kernel side.
+    pub capture: Capture,
+    /// Where spans go.
+    pub export: Export,
+    /// Trace-context formats read from requests, in the syntax of `OTEL_PROPAGATORS`. Names from the
+    /// file are known ones; the trace room ignores unknown ones of the variable, as specified.
+    pub propagators: String,
+    /// The user's rules for `service.name`, first match wins.
+    pub service_names: Vec<ServiceNameRule>,
+    /// What is blanked in URLs.
+    pub redaction: Redaction,
+    /// What is told about processes.
+    pub process: ProcessSettings,
+}
+
+/// Which processes are traced. Excludes win over includes; without includes everything is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discovery {
+    /// Only what matches one of these.
+    pub include: Rules,
+    /// Never what matches one of these.
+    pub exclude: Rules,
+    /// Only processes that run in a container.
+    pub containers_only: bool,
+}
+
+/// Ways to name processes; any match of any field counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Globs over the path of the executable.
+    pub exe: Vec<String>,
+    /// Globs over the command line (arguments joined by blanks).
+    pub cmdline: Vec<String>,
+    /// Local ports of servers, remote ports of clients.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Process ids in the agent's own pid namespace.
+    pub pids: Vec<u32>,
+}
+
+/// Bounds of the kernel side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// Bytes of the ring buffer; a power of two.
+    pub ring_size: u32,
+    /// Connections tracked at a time.
+    pub max_connections: u32,
+}
+
+/// Where spans go. Everything but the file sink is the export room's to parse, by [`Export::lookup`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Export {
+    /// OTLP/JSON lines go here; `-` is stdout.
+    pub otlp_file: Option<PathBuf>,
+    /// Export settings of the file, by the name of the variable that would say the same.
+    from_file: BTreeMap<&'static str, String>,
+}
+
+impl Export {
+    /// The environment with the file's export settings behind it. An empty variable is unset.
+    pub fn lookup<'a>(&'a self, env: Environment<'a>) -> impl Fn(&str) -> Option<String> + 'a {
+        move |name| {
+            env(name)
+                .filter(|value| !value.is_empty())
+                .or_else(|| self.from_file.get(name).cloned())
+        }
+    }
+}
+
+/// Names the service of the processes it matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceNameRule {
+    /// Glob over the path of the executable.
+    pub exe: Option<String>,
+    /// Glob over the command line.
+    pub cmdline: Option<String>,
+    /// `service.name` of what matches all given globs.
+    pub name: String,
+}
+
+/// What is blanked in URLs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redaction {
+    /// Query keys whose values become `REDACTED`.
+    pub query_keys: Vec<String>,
+}
+
+/// What is told about processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessSettings {
+    /// Report the arguments of commands; off by default, since they can hold secrets.
+    pub command_args: bool,
+}
+
+impl Config {
+    /// The whole configuration of `run`.
+    pub fn load(flags: &RunFlags, env: Environment<'_>) -> Result<Config, ConfigError> {
+        Layers::gather(flags, env)?.resolve()
+    }
+}
+
+#[cfg(test)]
+mod tests;

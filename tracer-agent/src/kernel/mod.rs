@@ -1,5 +1,8 @@
-//! Facts about the running kernel.
+//! Facts about this host: what the kernel offers, where its structs keep things, its clocks.
 
 pub mod btf;
 pub mod clock;
+pub mod doctor;
+pub mod features;
+pub mod host;
 pub mod offsets;

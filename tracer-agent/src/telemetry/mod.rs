@@ -1,3 +1,14 @@
-//! The agent's own counters, declared in one place.
+//! What the agent tells about itself: counters, the admin endpoint, logs. Declared in one place.
+//!
+//! In: counts of the other rooms, as [`metrics::Snapshot`] and [`ledger::Ledger`]. Out: `/healthz`,
+//! `/readyz`, `/metrics`, `/ledger`, and lines on stderr. It counts nothing by itself.
 
+pub mod admin;
+#[cfg(test)]
+pub(crate) mod docs;
 pub mod ledger;
+pub mod logs;
+pub mod metrics;
+mod usage;
+
+pub use usage::Usage;

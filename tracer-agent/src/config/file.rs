@@ -1,0 +1,354 @@
+//! The configuration file: YAML to settings that remember their line.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::layers::{Place, Rule, Sourced, Values};
+use super::{ConfigError, keys, parse};
+
+/// Longer than any configuration; keeps a wrong path (a log, a device) from being read into memory.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+type Scalar = Option<Spanned<String>>;
+type List = Option<Vec<Spanned<String>>>;
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    log_level: Scalar,
+    admin: Scalar,
+    propagate: Scalar,
+    propagators: List,
+    discovery: Discovery,
+    capture: Capture,
+    export: Export,
+    service_names: Vec<Spanned<ServiceName>>,
+    redaction: Redaction,
+    process: Process,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Discovery {
+    include: Rules,
+    exclude: Rules,
+    containers_only: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Rules {
+    exe: List,
+    cmdline: List,
+    ports: List,
+    pids: List,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Capture {
+    ring_size: Scalar,
+    max_connections: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Export {
+    exporters: List,
+    otlp_file: Scalar,
+    otlp: Otlp,
+    batch: Batch,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Otlp {
+    endpoint: Scalar,
+    protocol: Scalar,
+    headers: Option<BTreeMap<String, Spanned<String>>>,
+    compression: Scalar,
+    timeout_ms: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Batch {
+    delay_ms: Scalar,
+    max_queue: Scalar,
+    max_batch: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ServiceName {
+    exe: Option<String>,
+    cmdline: Option<String>,
+    name: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Redaction {
+    query_keys: List,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Process {
+    command_args: Scalar,
+}
+
+/// Reads the file's text.
+pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(MAX_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(ConfigError::TooLarge {
+            path: path.to_owned(),
+            limit: MAX_BYTES,
+        });
+    }
+    Ok(text)
+}
+
+/// Parses the file's text; `path` is for messages.
+pub(super) fn parse(text: &str, path: &Path) -> Result<(Values, Vec<Rule>), ConfigError> {
+    // The snippet would spread the message over several lines and could show a secret.
+    let options = serde_saphyr::options! { with_snippet: false };
+    let file: File = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| refused(&error, text, path))?;
+    Ok(Lowering {
+        path,
+        values: Values::new(),
+    }
+    .file(file))
+}
+
+struct Lowering<'a> {
+    path: &'a Path,
+    values: Values,
+}
+
+impl Lowering<'_> {
+    fn file(mut self, file: File) -> (Values, Vec<Rule>) {
+        let File {
+            log_level,
+            admin,
+            propagate,
+            propagators,
+            discovery:
+                Discovery {
+                    include,
+                    exclude,
+                    containers_only,
+                },
+            capture:
+                Capture {
+                    ring_size,
+                    max_connections,
+                },
+            export:
+                Export {
+                    exporters,
+                    otlp_file,
+                    otlp,
+                    batch,
+                },
+            service_names,
+            redaction: Redaction { query_keys },
+            process: Process { command_args },
+        } = file;
+        self.scalar(keys::LOG_LEVEL, log_level);
+        self.scalar(keys::ADMIN, admin);
+        self.scalar(keys::PROPAGATE, propagate);
+        self.list(keys::PROPAGATORS, propagators);
+        let Rules {
+            exe,
+            cmdline,
+            ports,
+            pids,
+        } = include;
+        self.list(keys::INCLUDE_EXE, exe);
+        self.list(keys::INCLUDE_CMDLINE, cmdline);
+        self.list(keys::INCLUDE_PORTS, ports);
+        self.list(keys::INCLUDE_PIDS, pids);
+        let Rules {
+            exe,
+            cmdline,
+            ports,
+            pids,
+        } = exclude;
+        self.list(keys::EXCLUDE_EXE, exe);
+        self.list(keys::EXCLUDE_CMDLINE, cmdline);
+        self.list(keys::EXCLUDE_PORTS, ports);
+        self.list(keys::EXCLUDE_PIDS, pids);
+        self.scalar(keys::CONTAINERS_ONLY, containers_only);
+        self.scalar(keys::RING_SIZE, ring_size);
+        self.scalar(keys::MAX_CONNECTIONS, max_connections);
+        self.list(keys::EXPORTERS, exporters);
+        self.scalar(keys::OTLP_FILE, otlp_file);
+        let Otlp {
+            endpoint,
+            protocol,
+            headers,
+            compression,
+            timeout_ms,
+        } = otlp;
+        self.scalar(keys::OTLP_ENDPOINT, endpoint);
+        self.scalar(keys::OTLP_PROTOCOL, protocol);
+        if let Some(headers) = headers {
+            // The variable's syntax, so that the export room need not know of two.
+            let headers = headers.into_iter().map(|(name, value)| Sourced {
+                text: format!("{name}={}", parse::percent_encode(&value.value)),
+                place: self.place(value.referenced.line()),
+            });
+            let headers = headers.collect();
+            self.values.insert(keys::OTLP_HEADERS, headers);
+        }
+        self.scalar(keys::OTLP_COMPRESSION, compression);
+        self.scalar(keys::OTLP_TIMEOUT, timeout_ms);
+        let Batch {
+            delay_ms,
+            max_queue,
+            max_batch,
+        } = batch;
+        self.scalar(keys::BATCH_DELAY, delay_ms);
+        self.scalar(keys::BATCH_QUEUE, max_queue);
+        self.scalar(keys::BATCH_SIZE, max_batch);
+        self.list(keys::QUERY_KEYS, query_keys);
+        self.scalar(keys::COMMAND_ARGS, command_args);
+
+        let rules = service_names.into_iter().map(|rule| {
+            let place = self.place(rule.referenced.line());
+            let ServiceName { exe, cmdline, name } = rule.value;
+            Rule {
+                exe,
+                cmdline,
+                name,
+                place,
+            }
+        });
+        let rules = rules.collect();
+        (self.values, rules)
+    }
+
+    fn scalar(&mut self, key: &'static str, value: Scalar) {
+        self.list(key, value.map(|value| vec![value]));
+    }
+
+    fn list(&mut self, key: &'static str, values: List) {
+        let Some(values) = values else { return };
+        let values = values.into_iter().map(|value| Sourced {
+            place: self.place(value.referenced.line()),
+            text: value.value,
+        });
+        let values = values.collect();
+        self.values.insert(key, values);
+    }
+
+    fn place(&self, line: u64) -> Place {
+        Place::File {
+            path: self.path.to_owned(),
+            line,
+        }
+    }
+}
+
+/// The parser's complaint as one line: file, line, key, problem.
+fn refused(error: &serde_saphyr::Error, text: &str, path: &Path) -> ConfigError {
+    let line = error
+        .location()
+        .map_or(1, |location| location.line().max(1));
+    let message = error.to_string();
+    let message = message.lines().next().unwrap_or("not YAML");
+    // The line is told once, in front; hints meant for callers of the parser are of no use here.
+    let message = message
+        .rsplit_once(" at line ")
+        .map_or(message, |(message, _)| message);
+    let message = message
+        .split_once(", set DuplicateKeyPolicy")
+        .map_or(message, |(message, _)| message);
+    let key = key_path(text, line);
+    let problem = match (
+        message
+            .strip_prefix("unknown field `")
+            .and_then(|rest| rest.split_once('`')),
+        key,
+    ) {
+        (Some((field, rest)), key) => {
+            // In flow style the line begins with the section and not with the field.
+            let section = key.filter(|key| key.rsplit('.').next() != Some(field));
+            let key = section.map_or_else(
+                || key_path(text, line),
+                |section| Some(format!("{section}.{field}")),
+            );
+            let allowed = rest
+                .trim_start_matches(", expected ")
+                .trim_start_matches("one of ");
+            format!(
+                "unknown key `{}`; allowed here: {allowed}",
+                key.as_deref().unwrap_or(field)
+            )
+        }
+        (None, Some(key)) => format!("{key}: {}", plain(message)),
+        (None, None) => plain(message).to_owned(),
+    };
+    ConfigError::File {
+        path: path.to_owned(),
+        line,
+        problem,
+    }
+}
+
+/// YAML's own words, said for people who write configuration files.
+fn plain(message: &str) -> &str {
+    match message {
+        "expected string scalar" => "one value is expected here, not a list or a section",
+        "expected mapping start" => "a section of `key: value` lines is expected here",
+        "expected sequence start" => "a list is expected here, such as [a, b]",
+        other => other,
+    }
+}
+
+/// Dotted path of the key on a line, from the indentation of the lines above it. Only for messages:
+/// flow style shows the outermost key of its line.
+fn key_path(text: &str, line: u64) -> Option<String> {
+    let last = usize::try_from(line).ok()?;
+    let mut path: Vec<&str> = Vec::new();
+    let mut limit = usize::MAX;
+    for line in text
+        .lines()
+        .take(last)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+    {
+        // An item's fields stand below each other, so the dash counts as indentation.
+        let content = line.trim_start().trim_start_matches("- ").trim_start();
+        let indent = line.len() - content.len();
+        if indent >= limit || content.starts_with('#') {
+            continue;
+        }
+        let Some((key, _)) = content.split_once(':') else {
+            continue;
+        };
+        path.push(key.trim().trim_matches(['"', '\'']));
+        limit = indent;
+        if indent == 0 {
+            break;
+        }
+    }
+    path.reverse();
+    (!path.is_empty()).then(|| path.join("."))
+}

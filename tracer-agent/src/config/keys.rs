@@ -1,0 +1,125 @@
+//! The one table of settings: what each is called in the file, the environment and on the command
+//! line, and what it is when nobody says anything. The reference in `docs/` is made from it.
+
+use std::fmt::Write as _;
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Path in the file.
+    pub name: &'static str,
+    /// Environment variables, the first that is set counts; lists are separated by commas.
+    pub env: &'static [&'static str],
+    /// Flag of `run`.
+    pub flag: Option<&'static str>,
+    /// Value when it is not set, in the syntax of the file.
+    pub default: &'static str,
+    /// Takes a list of values.
+    pub list: bool,
+    /// What it does and what is allowed.
+    pub help: &'static str,
+}
+
+macro_rules! keys {
+    ($($konst:ident = $name:literal, [$($env:literal),*], $flag:expr, $default:literal, $list:ident, $help:literal;)*) => {
+        $(pub(super) const $konst: &str = $name;)*
+        /// Every setting, in the order of the reference.
+        pub const KEYS: &[Key] = &[$(Key {
+            name: $name, env: &[$($env),*], flag: $flag, default: $default, list: keys!(@$list), help: $help,
+        },)*];
+    };
+    (@one) => { false };
+    (@list) => { true };
+}
+
+keys! {
+    LOG_LEVEL = "log_level", ["RUST_LOG", "OTEL_LOG_LEVEL"], Some("--log-level"), "info", one,
+        "How much the agent says about itself on stderr: `off`, `error`, `warn`, `info`, `debug`, `trace`, or directives such as `tracer_agent::ingest=debug`.";
+    ADMIN = "admin", ["TRACER_ADMIN"], Some("--admin"), "127.0.0.1:9468", one,
+        "Address of `/healthz`, `/readyz`, `/metrics` and `/ledger`: `IP:PORT`, or `off`.";
+    PROPAGATE = "propagate", ["TRACER_PROPAGATE"], Some("--propagate"), "false", one,
+        "Write trace context into outgoing requests. Not built yet: `true` is refused.";
+    PROPAGATORS = "propagators", ["OTEL_PROPAGATORS"], None, "tracecontext,b3,b3multi,jaeger,xray,datadog", list,
+        "Trace-context formats read from requests, in order of preference: `tracecontext`, `b3`, `b3multi`, `jaeger`, `xray`, `datadog`, `none`. `baggage` is accepted and carries no trace. Unknown names in the variable are ignored with a warning.";
+    INCLUDE_EXE = "discovery.include.exe", ["TRACER_INCLUDE_EXE"], Some("--include-exe"), "", list,
+        "Trace only programs whose path matches one of these globs.";
+    INCLUDE_CMDLINE = "discovery.include.cmdline", ["TRACER_INCLUDE_CMDLINE"], Some("--include-cmdline"), "", list,
+        "Trace only processes whose command line matches one of these globs.";
+    INCLUDE_PORTS = "discovery.include.ports", ["TRACER_INCLUDE_PORT"], Some("--include-port"), "", list,
+        "Trace only connections to these server ports: `8080` or `8000-8099`.";
+    INCLUDE_PIDS = "discovery.include.pids", ["TRACER_INCLUDE_PID"], Some("--include-pid"), "", list,
+        "Trace only these process ids.";
+    EXCLUDE_EXE = "discovery.exclude.exe", ["TRACER_EXCLUDE_EXE"], Some("--exclude-exe"), "", list,
+        "Never trace programs whose path matches one of these globs.";
+    EXCLUDE_CMDLINE = "discovery.exclude.cmdline", ["TRACER_EXCLUDE_CMDLINE"], Some("--exclude-cmdline"), "", list,
+        "Never trace processes whose command line matches one of these globs.";
+    EXCLUDE_PORTS = "discovery.exclude.ports", ["TRACER_EXCLUDE_PORT"], Some("--exclude-port"), "", list,
+        "Never trace connections to these server ports.";
+    EXCLUDE_PIDS = "discovery.exclude.pids", ["TRACER_EXCLUDE_PID"], Some("--exclude-pid"), "", list,
+        "Never trace these process ids.";
+    CONTAINERS_ONLY = "discovery.containers_only", ["TRACER_CONTAINERS_ONLY"], Some("--containers-only"), "false", one,
+        "Trace only processes that run in a container.";
+    RING_SIZE = "capture.ring_size", ["TRACER_RING_SIZE"], Some("--ring-size"), "8MiB", one,
+        "Memory between kernel and agent: a power of two from `64KiB` to `1GiB`.";
+    MAX_CONNECTIONS = "capture.max_connections", ["TRACER_MAX_CONNECTIONS"], None, "65536", one,
+        "Connections tracked at a time, 1024 to 1048576; more are counted as dropped.";
+    EXPORTERS = "export.exporters", ["OTEL_TRACES_EXPORTER"], None, "", list,
+        "Where spans go: `otlp`, `console`, `zipkin`, `none`. Unset: `otlp` if an endpoint is set, else `console`.";
+    OTLP_FILE = "export.otlp_file", ["TRACER_OTLP_FILE"], Some("--otlp-file"), "", one,
+        "Write OTLP/JSON, one request per line, to this file; `-` is stdout.";
+    OTLP_ENDPOINT = "export.otlp.endpoint", ["OTEL_EXPORTER_OTLP_ENDPOINT"], None, "", one,
+        "URL of the collector, `http://` or `https://`.";
+    OTLP_PROTOCOL = "export.otlp.protocol", ["OTEL_EXPORTER_OTLP_PROTOCOL"], None, "", one,
+        "`grpc`, `http/protobuf` (when unset) or `http/json`.";
+    OTLP_HEADERS = "export.otlp.headers", ["OTEL_EXPORTER_OTLP_HEADERS"], None, "", list,
+        "Headers sent with every export, name to value; in the variable `name=value` with percent-encoding.";
+    OTLP_COMPRESSION = "export.otlp.compression", ["OTEL_EXPORTER_OTLP_COMPRESSION"], None, "", one,
+        "`gzip` or `none`.";
+    OTLP_TIMEOUT = "export.otlp.timeout_ms", ["OTEL_EXPORTER_OTLP_TIMEOUT"], None, "", one,
+        "Milliseconds one export may take, 1 to 600000.";
+    BATCH_DELAY = "export.batch.delay_ms", ["OTEL_BSP_SCHEDULE_DELAY"], None, "", one,
+        "Milliseconds a span waits at most for its batch, 1 to 600000; 1000 when unset.";
+    BATCH_QUEUE = "export.batch.max_queue", ["OTEL_BSP_MAX_QUEUE_SIZE"], None, "", one,
+        "Spans waiting at most, 1 to 10000000; more are counted as dropped.";
+    BATCH_SIZE = "export.batch.max_batch", ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"], None, "", one,
+        "Spans of one export request at most, 1 to 1000000, and not more than the queue.";
+    QUERY_KEYS = "redaction.query_keys", ["TRACER_REDACTION_QUERY_KEYS"], None,
+        "X-Amz-Signature,X-Amz-Credential,X-Amz-Security-Token,AWSAccessKeyId,Signature,sig,X-Goog-Signature", list,
+        "Query keys whose values are replaced by `REDACTED`; a list of your own replaces this one.";
+    COMMAND_ARGS = "process.command_args", ["TRACER_PROCESS_COMMAND_ARGS"], None, "false", one,
+        "Report the arguments of traced commands, which can hold secrets.";
+}
+
+/// The entry of a key of the table.
+pub(super) fn key(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The configuration reference, as kept in `docs/configuration.md`.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         <!-- Generated from tracer-agent/src/config/keys.rs; `UPDATE_DOCS=1 cargo test -p tracer-agent` rewrites it. -->\n\n\
+         A setting can come from a YAML file (`--config FILE` or `TRACER_CONFIG`), from the environment or from a flag. Flags\n\
+         beat the environment, the environment beats the file. Lists are replaced as a whole; in a variable they are\n\
+         separated by commas, a flag is repeated. An empty variable is unset. An unknown key in the file is an error.\n\
+         `tracer-agent config check FILE` looks at a file, `tracer-agent config print` shows what is in effect and why.\n\n",
+    );
+    for key in KEYS {
+        let _ = write!(text, "## `{}`\n\n{}\n\n", key.name, key.help);
+        if let Some(flag) = key.flag {
+            let _ = writeln!(text, "- flag: `{flag}`");
+        }
+        let variables: Vec<String> = key.env.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(text, "- variable: {}", variables.join(", else "));
+        if !key.default.is_empty() {
+            let _ = writeln!(text, "- default: `{}`", key.default);
+        }
+        text.push('\n');
+    }
+    text.push_str(
+        "## `service_names`\n\nRules that name services, first match wins; only in the file. Each has a `name` and at least one glob.\n\n\
+         ```yaml\nservice_names:\n  - exe: /opt/shop/bin/*\n    name: shop\n  - cmdline: \"*billing.jar*\"\n    name: billing\n```\n",
+    );
+    text
+}

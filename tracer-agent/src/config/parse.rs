@@ -1,0 +1,188 @@
+//! One value each: text in, typed value out, or what is wrong and what is allowed.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+
+type Parsed<T> = Result<T, String>;
+
+const KIB: u64 = 1024;
+const RING_SIZES: RangeInclusive<u64> = 64 * KIB..=1024 * KIB * KIB;
+
+/// `true`/`false` as YAML and shells write them.
+pub(super) fn boolean(text: &str) -> Parsed<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err(format!(
+            "`{text}` is neither yes nor no; allowed: true, false"
+        )),
+    }
+}
+
+/// A whole number within bounds.
+pub(super) fn number(bounds: RangeInclusive<u32>) -> impl Fn(&str) -> Parsed<u32> {
+    move |text| {
+        text.parse()
+            .ok()
+            .filter(|value| bounds.contains(value))
+            .ok_or_else(|| {
+                format!(
+                    "`{text}` is out of bounds; allowed: a whole number from {} to {}",
+                    bounds.start(),
+                    bounds.end()
+                )
+            })
+    }
+}
+
+/// A process id.
+pub(super) fn pid(text: &str) -> Parsed<u32> {
+    // The kernel's PID_MAX_LIMIT.
+    number(1..=4_194_304)(text)
+}
+
+/// `8080` or `8000-8099`.
+pub(super) fn ports(text: &str) -> Parsed<RangeInclusive<u16>> {
+    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (port(first), port(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err(format!(
+            "`{text}` is not a port; allowed: 1 to 65535, or a range such as 8000-8099"
+        )),
+    }
+}
+
+/// A size of the ring buffer. The kernel takes powers of two only (kernel/bpf/ringbuf.c).
+pub(super) fn ring_size(text: &str) -> Parsed<u32> {
+    let allowed = "allowed: a power of two from 64KiB to 1GiB, such as 8MiB";
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text
+        .get(digits.len()..)
+        .unwrap_or_default()
+        .to_ascii_lowercase()
+        .as_str()
+    {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => KIB,
+        "m" | "mb" | "mib" => KIB * KIB,
+        "g" | "gb" | "gib" => KIB * KIB * KIB,
+        _ => 0,
+    };
+    let size = digits
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .and_then(|count| count.checked_mul(unit))
+        .filter(|size| *size > 0);
+    match size {
+        None => Err(format!("`{text}` is not a size; {allowed}")),
+        Some(size) if !RING_SIZES.contains(&size) => {
+            Err(format!("`{text}` is out of bounds; {allowed}"))
+        }
+        Some(size) if !size.is_power_of_two() => {
+            Err(format!("`{text}` is not a power of two; {allowed}"))
+        }
+        Some(size) => {
+            u32::try_from(size).map_err(|_| format!("`{text}` is out of bounds; {allowed}"))
+        }
+    }
+}
+
+/// `IP:PORT`, or `off`.
+pub(super) fn admin(text: &str) -> Parsed<Option<SocketAddr>> {
+    // YAML 1.1 readers of the same file may have turned `off` into false.
+    if matches!(text, "off" | "false") {
+        return Ok(None);
+    }
+    let text_with_host = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    match text_with_host.parse() {
+        Ok(address) => Ok(Some(address)),
+        Err(_) => Err(format!(
+            "`{text}` is not an address; allowed: IP:PORT such as 127.0.0.1:9468, or off"
+        )),
+    }
+}
+
+/// A glob: anything but nothing.
+pub(super) fn glob(text: &str) -> Parsed<String> {
+    match text.trim().is_empty() {
+        true => Err(
+            "an empty glob matches nothing; allowed: a pattern such as /usr/bin/* or *.py"
+                .to_owned(),
+        ),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// Text that must not be empty.
+pub(super) fn non_empty(text: &str) -> Parsed<String> {
+    match text.trim().is_empty() {
+        true => Err("must not be empty".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// A directive list of the log filter.
+pub(super) fn log_level(text: &str) -> Parsed<String> {
+    match crate::telemetry::logs::filter(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!(
+            "`{text}` is not a log level; allowed: off, error, warn, info, debug, trace, or directives such as tracer_agent=debug"
+        )),
+    }
+}
+
+/// One of a few words.
+pub(super) fn one_of(words: &'static [&'static str]) -> impl Fn(&str) -> Parsed<String> {
+    move |text| match words.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "`{text}` is unknown; allowed: {}",
+            words.join(", ")
+        )),
+    }
+}
+
+/// A collector's URL.
+pub(super) fn endpoint(text: &str) -> Parsed<String> {
+    let has_host = ["http://", "https://"]
+        .iter()
+        .filter_map(|scheme| text.strip_prefix(scheme))
+        .any(|rest| !rest.is_empty() && !rest.starts_with(['/', ':']));
+    match has_host && !text.contains(char::is_whitespace) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "`{text}` is not a URL; allowed: http://HOST:PORT or https://HOST:PORT"
+        )),
+    }
+}
+
+/// `name=value` of a header, the value percent-encoded. The value is never repeated in the message.
+pub(super) fn header(text: &str) -> Parsed<String> {
+    let name = text.split_once('=').map_or(text, |(name, _)| name);
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$&'*+-.^_`|~".contains(c);
+    match !name.is_empty() && name.chars().all(is_token) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "`{name}` is not a header name; allowed: letters, digits and !#$&'*+-.^_`|~"
+        )),
+    }
+}
+
+/// Percent-encodes everything but RFC 3986's unreserved characters.
+pub(super) fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte))
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}

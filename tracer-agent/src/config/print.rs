@@ -1,0 +1,80 @@
+//! What is in effect, and why, as a file that would say the same.
+
+use std::fmt::Write as _;
+
+use super::keys::{self, KEYS};
+use super::layers::{Layers, Sourced};
+
+impl Layers {
+    /// The effective settings as YAML, each with where it came from. Values of headers are secrets
+    /// and come out as `REDACTED`.
+    pub fn to_yaml(&self) -> String {
+        let mut text = String::new();
+        let mut open: Vec<&str> = Vec::new();
+        for key in KEYS {
+            let values = self.effective(key.name);
+            let mut path: Vec<&str> = key.name.split('.').collect();
+            let Some(leaf) = path.pop() else { continue };
+            let shared = open.iter().zip(&path).take_while(|(a, b)| a == b).count();
+            for (depth, section) in path.iter().enumerate().skip(shared) {
+                let _ = writeln!(text, "{:1$}{section}:", "", depth * 2);
+            }
+            let indent = path.len() * 2;
+            open = path;
+            let value = match (key.list, values.is_empty()) {
+                _ if key.name == keys::OTLP_HEADERS => headers(&values),
+                (true, _) => {
+                    let items: Vec<String> =
+                        values.iter().map(|value| quoted(&value.text)).collect();
+                    format!("[{}]", items.join(", "))
+                }
+                (false, true) => "~".to_owned(),
+                (false, false) => values.iter().map(|value| quoted(&value.text)).collect(),
+            };
+            let from = values
+                .first()
+                .map_or_else(|| "not set".to_owned(), |value| value.place.to_string());
+            let _ = writeln!(text, "{:indent$}{leaf}: {value}  # {from}", "");
+        }
+        if !self.service_names.is_empty() {
+            text.push_str("service_names:\n");
+        }
+        for rule in &self.service_names {
+            let fields = [
+                ("exe", &rule.exe),
+                ("cmdline", &rule.cmdline),
+                ("name", &rule.name),
+            ];
+            let fields: Vec<String> = fields
+                .iter()
+                .filter_map(|(field, value)| {
+                    value
+                        .as_ref()
+                        .map(|value| format!("{field}: {}", quoted(value)))
+                })
+                .collect();
+            let _ = writeln!(text, "  - {{{}}}  # {}", fields.join(", "), rule.place);
+        }
+        text
+    }
+}
+
+fn headers(values: &[Sourced]) -> String {
+    let names = values
+        .iter()
+        .map(|value| value.text.split_once('=').map_or("?", |(name, _)| name));
+    let fields: Vec<String> = names
+        .map(|name| format!("{}: REDACTED", quoted(name)))
+        .collect();
+    format!("{{{}}}", fields.join(", "))
+}
+
+/// A scalar, in JSON's quotes (which YAML reads) wherever a plain one could mean something else.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let starts_plain = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/');
+    match starts_plain && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => serde_json::Value::from(text).to_string(),
+    }
+}

@@ -1,0 +1,213 @@
+//! Layers to the validated [`Config`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::layers::{Layers, Place, Rule, Sourced};
+use super::{
+    Capture, Config, ConfigError, Discovery, Export, ProcessSettings, Redaction, Rules,
+    ServiceNameRule, keys, parse,
+};
+
+impl Layers {
+    /// Validates every value. The first wrong one is the error.
+    pub fn resolve(&self) -> Result<Config, ConfigError> {
+        self.refuse_propagate()?;
+        let config = Config {
+            log_level: self.one(keys::LOG_LEVEL, parse::log_level)?,
+            admin: self.one(keys::ADMIN, parse::admin)?,
+            discovery: Discovery {
+                include: Rules {
+                    exe: self.many(keys::INCLUDE_EXE, parse::glob)?,
+                    cmdline: self.many(keys::INCLUDE_CMDLINE, parse::glob)?,
+                    ports: self.many(keys::INCLUDE_PORTS, parse::ports)?,
+                    pids: self.many(keys::INCLUDE_PIDS, parse::pid)?,
+                },
+                exclude: Rules {
+                    exe: self.many(keys::EXCLUDE_EXE, parse::glob)?,
+                    cmdline: self.many(keys::EXCLUDE_CMDLINE, parse::glob)?,
+                    ports: self.many(keys::EXCLUDE_PORTS, parse::ports)?,
+                    pids: self.many(keys::EXCLUDE_PIDS, parse::pid)?,
+                },
+                containers_only: self.one(keys::CONTAINERS_ONLY, parse::boolean)?,
+            },
+            capture: Capture {
+                ring_size: self.one(keys::RING_SIZE, parse::ring_size)?,
+                max_connections: self
+                    .one(keys::MAX_CONNECTIONS, parse::number(1024..=1_048_576))?,
+            },
+            export: self.export()?,
+            propagators: self.propagators()?,
+            service_names: self
+                .service_names
+                .iter()
+                .map(service_name)
+                .collect::<Result<_, _>>()?,
+            redaction: Redaction {
+                query_keys: self.many(keys::QUERY_KEYS, parse::non_empty)?,
+            },
+            process: ProcessSettings {
+                command_args: self.one(keys::COMMAND_ARGS, parse::boolean)?,
+            },
+        };
+        Ok(config)
+    }
+
+    /// A wish that cannot be met is refused, not ignored.
+    fn refuse_propagate(&self) -> Result<(), ConfigError> {
+        self.optional(keys::PROPAGATE, |text| match parse::boolean(text)? {
+            true => {
+                Err("writing trace context into requests is not built yet; leave it out".to_owned())
+            }
+            false => Ok(()),
+        })
+        .map(|_| ())
+    }
+
+    /// OpenTelemetry wants unknown names of the variable ignored with a warning, which the trace room
+    /// does; in the file of this program they are mistakes.
+    fn propagators(&self) -> Result<String, ConfigError> {
+        let known = parse::one_of(&[
+            "tracecontext",
+            "b3",
+            "b3multi",
+            "jaeger",
+            "xray",
+            "datadog",
+            "baggage",
+            "none",
+        ]);
+        let values = self.effective(keys::PROPAGATORS);
+        let names = values.iter().map(|value| match value.place {
+            Place::File { .. } => accept(keys::PROPAGATORS, value, &known),
+            Place::Default | Place::Env(_) | Place::Flag(_) => Ok(value.text.clone()),
+        });
+        Ok(names.collect::<Result<Vec<_>, _>>()?.join(","))
+    }
+
+    /// The file's export settings are validated here, where the line is known; those of the
+    /// environment by the export room, which owns the variables.
+    fn export(&self) -> Result<Export, ConfigError> {
+        const MILLISECONDS: std::ops::RangeInclusive<u32> = 1..=600_000;
+        let mut from_file = BTreeMap::new();
+        let mut take = |key: &'static str, parse: &dyn Fn(&str) -> Result<String, String>| {
+            let Some(values) = self.file.get(key) else {
+                return Ok(());
+            };
+            let values = values
+                .iter()
+                .map(|value| accept(key, value, parse))
+                .collect::<Result<Vec<_>, _>>()?;
+            if let (false, Some(key)) = (values.is_empty(), keys::key(key)) {
+                from_file.extend(key.env.iter().map(|name| (*name, values.join(","))));
+            }
+            Ok(())
+        };
+        let whole = |bounds| {
+            let number = parse::number(bounds);
+            move |text: &str| number(text).map(|value| value.to_string())
+        };
+        take(
+            keys::EXPORTERS,
+            &parse::one_of(&["otlp", "console", "zipkin", "none"]),
+        )?;
+        take(keys::OTLP_ENDPOINT, &parse::endpoint)?;
+        take(
+            keys::OTLP_PROTOCOL,
+            &parse::one_of(&["grpc", "http/protobuf", "http/json"]),
+        )?;
+        take(keys::OTLP_HEADERS, &parse::header)?;
+        take(keys::OTLP_COMPRESSION, &parse::one_of(&["gzip", "none"]))?;
+        take(keys::OTLP_TIMEOUT, &whole(MILLISECONDS))?;
+        take(keys::BATCH_DELAY, &whole(MILLISECONDS))?;
+        take(keys::BATCH_QUEUE, &whole(1..=10_000_000))?;
+        take(keys::BATCH_SIZE, &whole(1..=1_000_000))?;
+        let size = |name| {
+            from_file
+                .get(name)
+                .and_then(|value: &String| value.parse::<u32>().ok())
+        };
+        let queue = size("OTEL_BSP_MAX_QUEUE_SIZE").unwrap_or(u32::MAX);
+        if size("OTEL_BSP_MAX_EXPORT_BATCH_SIZE").is_some_and(|batch| batch > queue) {
+            let fits = |text: &str| {
+                Err(format!(
+                    "`{text}` is more than {} ({queue})",
+                    keys::BATCH_QUEUE
+                ))
+            };
+            let batch = self
+                .file
+                .get(keys::BATCH_SIZE)
+                .and_then(|values| values.first());
+            batch.map_or(Ok(()), |batch| accept(keys::BATCH_SIZE, batch, fits))?;
+        }
+        Ok(Export {
+            otlp_file: self
+                .optional(keys::OTLP_FILE, parse::non_empty)?
+                .map(PathBuf::from),
+            from_file,
+        })
+    }
+
+    fn one<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        self.optional(key, parse)?
+            .ok_or_else(|| ConfigError::Value {
+                place: key.to_owned(),
+                problem: "a value is needed".to_owned(),
+            })
+    }
+
+    fn optional<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.effective(key)
+            .first()
+            .map(|value| accept(key, value, &parse))
+            .transpose()
+    }
+
+    fn many<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, ConfigError> {
+        self.effective(key)
+            .iter()
+            .map(|value| accept(key, value, &parse))
+            .collect()
+    }
+}
+
+fn accept<T>(
+    key: &str,
+    value: &Sourced,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<T, ConfigError> {
+    parse(&value.text).map_err(|problem| ConfigError::Value {
+        place: value.place.naming(key),
+        problem,
+    })
+}
+
+fn service_name(rule: &Rule) -> Result<ServiceNameRule, ConfigError> {
+    let refused = |problem: &str| ConfigError::Value {
+        place: rule.place.naming("service_names"),
+        problem: problem.to_owned(),
+    };
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+    let (exe, cmdline) = (given(&rule.exe), given(&rule.cmdline));
+    if exe.is_none() && cmdline.is_none() {
+        return Err(refused(
+            "the rule matches nothing; give it `exe` or `cmdline`, a glob",
+        ));
+    }
+    let name = given(&rule.name)
+        .ok_or_else(|| refused("the rule has no `name`; give the service's name"))?;
+    Ok(ServiceNameRule { exe, cmdline, name })
+}
