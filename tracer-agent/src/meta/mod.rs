@@ -1,4 +1,26 @@
-//! What is known of the traced processes: resource attributes behind a cache. (room to be filled)
+//! What is known of the traced processes: resource attributes behind a cache.
+//!
+//! In: exec and exit records of the kernel side, and `/proc` (at an injectable place). Out: one
+//! shared, immutable [`Process`] per traced process, by [`ProcessTable::get`]. It cannot see what
+//! a process that was gone before its exec record arrived was linked to, nor what a runtime is
+//! configured to outside its arguments and its environment.
+
+pub mod attributes;
+pub mod command;
+pub mod container;
+pub mod facts;
+pub mod host;
+pub mod identity;
+pub mod language;
+pub mod proc_fs;
+pub mod rules;
+pub mod table;
+
+pub use facts::{ExecInfo, ProcessFacts};
+pub use host::Host;
+pub use proc_fs::ProcFs;
+pub use rules::ServiceRule;
+pub use table::{Options, ProcessTable, TableCounts};
 
 /// A process as its spans see it. Shared by all its spans; immutable (a change makes a new one).
 #[derive(Clone, Debug, PartialEq, Eq)]
