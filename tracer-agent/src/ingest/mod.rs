@@ -1,1 +1,277 @@
-//! Ring records to ordered streams per connection. (room to be filled)
+//! Ring records to ordered streams: per connection and direction, with gaps.
+//!
+//! In: the records of the ring, in order. Out: calls into the connection's protocol session, and
+//! finished exchanges. A record that cannot be placed is counted with its reason. What was lost in
+//! the ring is found by position here and told to the session as [`Input::Lost`].
+
+mod record;
+mod tracked;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, direction, end};
+
+pub use record::Record;
+use tracked::{Protocol, Side, Tracked};
+
+use crate::protocol::http1;
+use crate::protocol::{At, Connection, Direction, End, Exchange, Input};
+
+/// After the kernel finished a connection the process may still read what had arrived: so long it
+/// is kept.
+const LINGER_NS: u64 = 300_000_000;
+/// How long an exchange may stay open after that while the process still holds the descriptor.
+const HELD_NS: u64 = 30_000_000_000;
+
+/// What the caller has to do for ingest, since it does no I/O itself.
+pub trait Host {
+    /// True when the process still has the socket with this inode number open.
+    fn holds_socket(&self, tgid: u32, inode: u64) -> bool;
+    /// The kernel side should forget a connection (it ended).
+    fn forget(&mut self, socket: u64, connection: u64);
+    /// The kernel side should stop looking at a connection (it speaks nothing we parse).
+    fn ignore(&mut self, socket: u64, connection: u64);
+    /// An exchange is finished.
+    fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>);
+}
+
+/// Counters of this room since they were last taken.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// What the HTTP/1 sessions counted.
+    pub http1: http1::Counts,
+    /// Records that could not be used, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Bytes lost between the kernel and here.
+    pub lost_bytes: u64,
+}
+
+/// All connections that the kernel side told of.
+#[derive(Default)]
+pub struct Ingest {
+    connections: FxHashMap<u64, Tracked>,
+    by_socket: FxHashMap<u64, u64>,
+    /// Connections that the kernel finished: when to look again, and which.
+    closing: VecDeque<(u64, u64)>,
+    http1: http1::Output,
+    refused: BTreeMap<&'static str, u64>,
+    lost_bytes: u64,
+    limit: usize,
+}
+
+impl Ingest {
+    /// Tracks at most `limit` connections.
+    pub fn new(limit: usize) -> Self {
+        Ingest { limit, ..Ingest::default() }
+    }
+
+    /// Connections tracked now.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Exchanges that have begun and not ended.
+    pub fn in_flight(&self) -> u64 {
+        self.connections.values().map(|tracked| tracked.in_flight() as u64).sum()
+    }
+
+    /// Counters since the last call.
+    pub fn take_counts(&mut self) -> Counts {
+        Counts {
+            http1: std::mem::take(&mut self.http1.counts),
+            refused: std::mem::take(&mut self.refused),
+            lost_bytes: std::mem::take(&mut self.lost_bytes),
+        }
+    }
+
+    /// A connection becomes known.
+    pub fn connection(&mut self, event: &ConnectionEvent, host: &mut impl Host) {
+        if let Some(old) = self.by_socket.insert(event.socket, event.connection)
+            && old != event.connection
+        {
+            // The address was used again: the end of the old one was missed.
+            self.finish(old, End::Closed(0), event.time_ns, host);
+        }
+        if self.connections.len() >= self.limit {
+            self.refuse("connections_full");
+            host.ignore(event.socket, event.connection);
+            return;
+        }
+        self.connections.insert(event.connection, Tracked::new(event));
+    }
+
+    /// Bytes moved. `bytes` are the captured ones.
+    pub fn data(&mut self, event: &DataEvent, bytes: &[u8], host: &mut impl Host) {
+        let Some(tracked) = self.connections.get_mut(&event.connection) else {
+            self.refuse("unknown_connection");
+            return;
+        };
+        let direction = match event.header.selector {
+            direction::READ => Direction::Read,
+            direction::WRITE => Direction::Write,
+            _ => return self.refuse("malformed_record"),
+        };
+        tracked.last_ns = event.time_ns;
+        tracked.tgid = event.tgid;
+        let at = At {
+            time_ns: event.time_ns,
+            start_ns: event.start_ns.min(event.time_ns),
+            tgid: event.tgid,
+            tid: event.tid,
+        };
+        let Protocol::Http1(session) = &mut tracked.protocol else { return };
+        let side = match direction {
+            Direction::Read => &mut tracked.read,
+            Direction::Write => &mut tracked.write,
+        };
+        let out = &mut self.http1;
+        self.lost_bytes += side.catch_up(event.position, event.skipped, |input| {
+            session.receive(direction, input, &at, out);
+        });
+        side.position = event.position + u64::from(event.length);
+        if !bytes.is_empty() {
+            session.receive(direction, Input::Bytes(bytes), &at, out);
+        }
+        let rest = u64::from(event.length).saturating_sub(bytes.len() as u64);
+        if rest > 0 {
+            session.receive(direction, Input::Skipped(rest), &at, out);
+        }
+        if session.is_dead() {
+            tracked.protocol = Protocol::None;
+            host.ignore(tracked.socket, event.connection);
+        }
+        if !out.exchanges.is_empty() {
+            for exchange in out.exchanges.drain(..) {
+                host.exchange(exchange, &tracked.connection);
+            }
+        }
+    }
+
+    /// A direction or a connection ended.
+    pub fn end(&mut self, event: &EndEvent, host: &mut impl Host) {
+        let Some(tracked) = self.connections.get_mut(&event.connection) else { return };
+        let errno = event.header.value as i32;
+        let how = match event.header.flags {
+            end::READ_EOF => End::ReadEof,
+            end::ERROR => End::Error(errno),
+            end::WRITE_SHUTDOWN => End::WriteShutdown,
+            end::CLOSED => End::Closed(errno),
+            _ => return self.refuse("malformed_record"),
+        };
+        let at = At {
+            time_ns: event.time_ns,
+            start_ns: event.time_ns,
+            tgid: event.tgid,
+            tid: event.tid,
+        };
+        tracked.last_ns = event.time_ns;
+        if let Protocol::Http1(session) = &mut tracked.protocol {
+            let out = &mut self.http1;
+            for (side, direction, position, skipped) in [
+                (&mut tracked.read, Direction::Read, event.read_position, event.read_skipped),
+                (&mut tracked.write, Direction::Write, event.write_position, event.write_skipped),
+            ] {
+                self.lost_bytes += side.catch_up(position, skipped, |input| {
+                    session.receive(direction, input, &at, out);
+                });
+                side.position = position;
+            }
+            if !matches!(how, End::Closed(_)) {
+                session.end(how, &at, out);
+            }
+            for exchange in out.exchanges.drain(..) {
+                host.exchange(exchange, &tracked.connection);
+            }
+        }
+        if let End::Closed(_) = how {
+            if tracked.is_unix() {
+                // Seen at the last close() itself: nothing can follow.
+                self.finish(event.connection, how, event.time_ns, host);
+            } else {
+                tracked.closed = Some((event.time_ns, errno));
+                self.closing.push_back((event.time_ns + LINGER_NS, event.connection));
+            }
+        }
+    }
+
+    /// A process ended: its unix connections ended with it (TCP ones are told by the kernel).
+    pub fn exit(&mut self, tgid: u32, time_ns: u64, host: &mut impl Host) {
+        let ended: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, tracked)| tracked.is_unix() && tracked.tgid == tgid)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ended {
+            self.finish(id, End::Closed(0), time_ns, host);
+        }
+    }
+
+    /// Finishes what the kernel finished a while ago; to be called every so often.
+    pub fn tick(&mut self, now_ns: u64, host: &mut impl Host) {
+        while let Some(&(due_ns, id)) = self.closing.front() {
+            if due_ns > now_ns {
+                break;
+            }
+            self.closing.pop_front();
+            let Some(tracked) = self.connections.get(&id) else { continue };
+            let Some((closed_ns, errno)) = tracked.closed else { continue };
+            let waiting = tracked.in_flight() > 0 && now_ns < closed_ns + HELD_NS;
+            if waiting && host.holds_socket(tracked.tgid, tracked.inode) {
+                self.closing.push_back((now_ns + LINGER_NS, id));
+                continue;
+            }
+            // An end that nobody read is the time the kernel saw it.
+            let ended_ns = closed_ns.max(tracked.last_ns);
+            self.finish(id, End::Closed(errno), ended_ns, host);
+        }
+    }
+
+    /// Gives up everything still open. Returns how many exchanges had no end.
+    pub fn abandon_all(&mut self) -> u64 {
+        let open = self.in_flight();
+        self.connections.clear();
+        self.by_socket.clear();
+        self.closing.clear();
+        open
+    }
+
+    /// Counts a record that could not be used.
+    pub fn refuse(&mut self, reason: &'static str) {
+        *self.refused.entry(reason).or_default() += 1;
+    }
+
+    fn finish(&mut self, id: u64, how: End, time_ns: u64, host: &mut impl Host) {
+        let Some(mut tracked) = self.connections.remove(&id) else { return };
+        if self.by_socket.get(&tracked.socket) == Some(&id) {
+            self.by_socket.remove(&tracked.socket);
+            host.forget(tracked.socket, id);
+        }
+        if let Protocol::Http1(session) = &mut tracked.protocol {
+            let at = At { time_ns, start_ns: time_ns, tgid: tracked.tgid, tid: 0 };
+            session.end(how, &at, &mut self.http1);
+            for exchange in self.http1.exchanges.drain(..) {
+                host.exchange(exchange, &tracked.connection);
+            }
+        }
+    }
+}
+
+impl Side {
+    /// Tells what lies between the last event and `position`. Returns the bytes lost.
+    fn catch_up(&mut self, position: u64, skipped: u64, mut tell: impl FnMut(Input<'_>)) -> u64 {
+        let lost = position.saturating_sub(skipped).saturating_sub(self.position);
+        if lost > 0 {
+            tell(Input::Lost(lost));
+        }
+        if skipped > 0 {
+            tell(Input::Skipped(skipped));
+        }
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests;

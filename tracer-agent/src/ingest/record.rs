@@ -1,0 +1,43 @@
+//! One record of the ring, checked and typed.
+
+use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, kind};
+use zerocopy::FromBytes;
+
+/// A record, borrowed from the ring.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// A connection becomes known.
+    Connection(&'a ConnectionEvent),
+    /// Bytes moved, and the captured ones.
+    Data(&'a DataEvent, &'a [u8]),
+    /// Something ended.
+    End(&'a EndEvent),
+    /// A new program, with its arguments and environment behind it.
+    Exec(&'a ExecEvent, &'a [u8]),
+    /// A process ended.
+    Exit(&'a ExitEvent),
+}
+
+impl<'a> Record<'a> {
+    /// `None` for bytes that are no record of this ABI.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        Some(match *bytes.first()? {
+            kind::CONNECTION => Record::Connection(ConnectionEvent::ref_from_prefix(bytes).ok()?.0),
+            kind::DATA => {
+                let (event, rest) = DataEvent::ref_from_prefix(bytes).ok()?;
+                let captured = rest.get(..event.header.value as usize)?;
+                if event.header.value > event.length {
+                    return None;
+                }
+                Record::Data(event, captured)
+            }
+            kind::END => Record::End(EndEvent::ref_from_prefix(bytes).ok()?.0),
+            kind::EXEC => {
+                let (event, rest) = ExecEvent::ref_from_prefix(bytes).ok()?;
+                Record::Exec(event, rest)
+            }
+            kind::EXIT => Record::Exit(ExitEvent::ref_from_prefix(bytes).ok()?.0),
+            _ => return None,
+        })
+    }
+}

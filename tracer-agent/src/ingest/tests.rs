@@ -1,0 +1,182 @@
+//! Scenario: records as the kernel side makes them, with gaps, reuse and ends. Guarantees: the
+//! session sees ordered streams, what is missing is told as lost, and every connection ends once.
+
+use tracer_common::abi::{Header, connection_flags, kind, role};
+use zerocopy::IntoBytes;
+
+use super::*;
+use crate::protocol::{Outcome, Role};
+
+#[derive(Default)]
+struct Recorder {
+    exchanges: Vec<Exchange>,
+    forgotten: Vec<u64>,
+    holds: bool,
+}
+
+impl Host for Recorder {
+    fn holds_socket(&self, _tgid: u32, _inode: u64) -> bool {
+        self.holds
+    }
+    fn forget(&mut self, _socket: u64, connection: u64) {
+        self.forgotten.push(connection);
+    }
+    fn ignore(&mut self, _socket: u64, _connection: u64) {}
+    fn exchange(&mut self, exchange: Exchange, _connection: &Arc<Connection>) {
+        self.exchanges.push(exchange);
+    }
+}
+
+const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
+
+fn connection(id: u64, socket: u64) -> ConnectionEvent {
+    ConnectionEvent {
+        header: Header {
+            kind: kind::CONNECTION,
+            selector: role::SERVER,
+            flags: connection_flags::FROM_START,
+            reserved: 0,
+            value: 0,
+        },
+        time_ns: 1,
+        connection: id,
+        socket,
+        inode: 7,
+        tgid: 42,
+        family: 2,
+        local_port: 80,
+        remote_port: 5000,
+        path_len: 0,
+        local: [127; 16],
+        remote: [127; 16],
+        path: [0; 108],
+    }
+}
+
+fn data(id: u64, direction: u8, position: u64, skipped: u64, captured: &[u8], length: u32) -> DataEvent {
+    DataEvent {
+        header: Header {
+            kind: kind::DATA,
+            selector: direction,
+            flags: 0,
+            reserved: 0,
+            value: captured.len() as u32,
+        },
+        time_ns: 1000 + position,
+        start_ns: 1000 + position,
+        connection: id,
+        position,
+        skipped,
+        length,
+        tgid: 42,
+        tid: 43,
+        reserved: 0,
+    }
+}
+
+fn ended(id: u64, cause: u8, read: u64, write: u64) -> EndEvent {
+    EndEvent {
+        header: Header { kind: kind::END, selector: 1, flags: cause, reserved: 0, value: 0 },
+        time_ns: 5000,
+        connection: id,
+        read_position: read,
+        write_position: write,
+        read_skipped: 0,
+        write_skipped: 0,
+        tgid: 42,
+        tid: 43,
+    }
+}
+
+fn request(ingest: &mut Ingest, host: &mut Recorder, id: u64, position: u64) {
+    let event = data(id, direction::READ, position, 0, REQUEST, REQUEST.len() as u32);
+    ingest.data(&event, REQUEST, host);
+}
+
+fn response(ingest: &mut Ingest, host: &mut Recorder, id: u64, position: u64) {
+    let length = RESPONSE.len() as u32 + 10;
+    ingest.data(&data(id, direction::WRITE, position, 0, RESPONSE, length), RESPONSE, host);
+}
+
+fn started() -> (Ingest, Recorder) {
+    let (mut ingest, mut host) = (Ingest::new(10), Recorder::default());
+    ingest.connection(&connection(1, 100), &mut host);
+    (ingest, host)
+}
+
+#[test]
+fn exchange_with_counted_body() {
+    let (mut ingest, mut host) = started();
+    request(&mut ingest, &mut host, 1, 0);
+    assert_eq!(ingest.in_flight(), 1);
+    response(&mut ingest, &mut host, 1, 0);
+    assert_eq!(host.exchanges.len(), 1);
+    assert_eq!(host.exchanges[0].role, Role::Server);
+    assert_eq!(host.exchanges[0].outcome, Outcome::Complete);
+    assert_eq!(ingest.in_flight(), 0);
+    assert_eq!(ingest.take_counts().lost_bytes, 0);
+}
+
+#[test]
+fn a_hole_in_the_positions_is_lost_bytes() {
+    let (mut ingest, mut host) = started();
+    request(&mut ingest, &mut host, 1, 0);
+    // The response (and a second request) never came out of the ring.
+    request(&mut ingest, &mut host, 1, 2 * REQUEST.len() as u64);
+    response(&mut ingest, &mut host, 1, RESPONSE.len() as u64 + 10);
+    let lost = REQUEST.len() as u64 + RESPONSE.len() as u64 + 10;
+    assert_eq!(ingest.take_counts().lost_bytes, lost);
+    assert!(host.exchanges.len() <= 1, "at most the pair that is certain");
+}
+
+#[test]
+fn reused_socket_ends_the_old_connection() {
+    let (mut ingest, mut host) = started();
+    request(&mut ingest, &mut host, 1, 0);
+    ingest.connection(&connection(2, 100), &mut host);
+    assert_eq!(host.exchanges.len(), 1, "the old one's open exchange ended");
+    assert!(host.forgotten.is_empty(), "the socket belongs to the new one");
+    request(&mut ingest, &mut host, 2, 0);
+    response(&mut ingest, &mut host, 2, 0);
+    assert_eq!(host.exchanges.len(), 2);
+}
+
+#[test]
+fn late_reads_after_the_kernels_end_still_count() {
+    let (mut ingest, mut host) = started();
+    request(&mut ingest, &mut host, 1, 0);
+    ingest.end(&ended(1, end::CLOSED, REQUEST.len() as u64, 0), &mut host);
+    host.holds = true;
+    ingest.tick(5000 + LINGER_NS, &mut host);
+    assert_eq!(ingest.in_flight(), 1, "held: the process may still act on it");
+    response(&mut ingest, &mut host, 1, 0);
+    assert_eq!(host.exchanges.len(), 1);
+    assert_eq!(host.exchanges[0].outcome, Outcome::Complete);
+    ingest.tick(5000 + 3 * LINGER_NS, &mut host);
+    assert_eq!(ingest.connections(), 0);
+    assert_eq!(host.forgotten, [1]);
+}
+
+#[test]
+fn full_table_refuses_and_counts() {
+    let (mut ingest, mut host) = (Ingest::new(1), Recorder::default());
+    ingest.connection(&connection(1, 100), &mut host);
+    ingest.connection(&connection(2, 200), &mut host);
+    request(&mut ingest, &mut host, 2, 0);
+    let refused = ingest.take_counts().refused;
+    assert_eq!(refused.get("connections_full"), Some(&1));
+    assert_eq!(refused.get("unknown_connection"), Some(&1));
+}
+
+#[test]
+fn records_are_checked() {
+    assert_eq!(Record::parse(&[]), None);
+    assert_eq!(Record::parse(&[99; 100]), None);
+    assert_eq!(Record::parse(&[kind::DATA; 20]), None);
+    let event = data(1, direction::READ, 0, 0, b"xyz", 3);
+    let mut bytes = event.as_bytes().to_vec();
+    assert_eq!(Record::parse(&bytes), None, "captured bytes are missing");
+    bytes.extend_from_slice(b"xyz and the ring's padding");
+    assert_eq!(Record::parse(&bytes), Some(Record::Data(&event, b"xyz")));
+}

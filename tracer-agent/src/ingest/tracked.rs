@@ -1,0 +1,112 @@
+//! What user space remembers of one connection.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use tracer_common::abi::{ConnectionEvent, connection_flags, role};
+
+use crate::protocol::{Connection, Endpoint, Role, http1};
+
+/// One end of one connection.
+pub struct Tracked {
+    pub connection: Arc<Connection>,
+    /// Address of the kernel's socket.
+    pub socket: u64,
+    /// Inode number of the socket.
+    pub inode: u64,
+    /// Process of the last call.
+    pub tgid: u32,
+    pub read: Side,
+    pub write: Side,
+    pub protocol: Protocol,
+    /// Time of the last event.
+    pub last_ns: u64,
+    /// When the kernel finished it, and the socket's error.
+    pub closed: Option<(u64, i32)>,
+}
+
+/// Position behind the last event of one direction.
+#[derive(Default)]
+pub struct Side {
+    pub position: u64,
+}
+
+/// Who parses it.
+pub enum Protocol {
+    /// HTTP/1.
+    Http1(Box<http1::Session>),
+    /// Nobody: it turned out to be something else.
+    None,
+}
+
+impl Tracked {
+    pub fn new(event: &ConnectionEvent) -> Self {
+        let role = match event.header.selector {
+            role::SERVER => Some(Role::Server),
+            role::CLIENT => Some(Role::Client),
+            _ => None,
+        };
+        let from_start = event.header.flags & connection_flags::FROM_START != 0;
+        let (local, remote) = endpoints(event, role);
+        let connection =
+            Connection { id: event.connection, local, remote, role, from_start };
+        Tracked {
+            connection: Arc::new(connection),
+            socket: event.socket,
+            inode: event.inode,
+            tgid: event.tgid,
+            read: Side::default(),
+            write: Side::default(),
+            protocol: Protocol::Http1(Box::new(http1::Session::new(role, from_start))),
+            last_ns: event.time_ns,
+            closed: None,
+        }
+    }
+
+    pub fn is_unix(&self) -> bool {
+        matches!(self.connection.local, Endpoint::Unix(_))
+    }
+
+    pub fn in_flight(&self) -> usize {
+        match &self.protocol {
+            Protocol::Http1(session) => session.in_flight(),
+            Protocol::None => 0,
+        }
+    }
+}
+
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+
+fn endpoints(event: &ConnectionEvent, role: Option<Role>) -> (Endpoint, Endpoint) {
+    if event.family == AF_UNIX {
+        let path = unix_path(event.path.get(..event.path_len as usize).unwrap_or_default());
+        // The path is the listening end's. Without a role both ends show it: each is true of one.
+        return match role {
+            Some(Role::Server) => (Endpoint::Unix(path), Endpoint::Unix(None)),
+            Some(Role::Client) => (Endpoint::Unix(None), Endpoint::Unix(path)),
+            None => (Endpoint::Unix(path.clone()), Endpoint::Unix(path)),
+        };
+    }
+    let ip = |bytes: &[u8; 16]| {
+        if event.family == AF_INET {
+            IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))
+        } else {
+            Ipv6Addr::from(*bytes).to_canonical()
+        }
+    };
+    (
+        Endpoint::Ip(SocketAddr::new(ip(&event.local), event.local_port)),
+        Endpoint::Ip(SocketAddr::new(ip(&event.remote), event.remote_port)),
+    )
+}
+
+/// Text of a `sun_path`: up to its NUL; abstract names (which begin with one) get an `@`.
+fn unix_path(bytes: &[u8]) -> Option<Box<str>> {
+    let (prefix, name) = match bytes {
+        [] => return None,
+        [0, rest @ ..] => ("@", rest),
+        path => ("", path.split(|b| *b == 0).next().unwrap_or_default()),
+    };
+    Some(format!("{prefix}{}", String::from_utf8_lossy(name)).into())
+}
