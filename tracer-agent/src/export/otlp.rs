@@ -45,7 +45,7 @@ pub struct OtlpExporter {
 
 #[derive(Debug)]
 enum Transport {
-    Grpc(GrpcTransport),
+    Grpc(Box<GrpcTransport>),
     Http(HttpTransport),
 }
 
@@ -63,7 +63,7 @@ impl OtlpExporter {
         defaults: Arc<ResourceDefaults>,
     ) -> Result<Self, ExportError> {
         let transport = match settings.protocol {
-            Protocol::Grpc => Transport::Grpc(GrpcTransport::new(settings)?),
+            Protocol::Grpc => Transport::Grpc(Box::new(GrpcTransport::new(settings)?)),
             Protocol::HttpProtobuf | Protocol::HttpJson => {
                 Transport::Http(HttpTransport::new(settings)?)
             }

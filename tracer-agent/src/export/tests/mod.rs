@@ -1,5 +1,11 @@
 //! Tests of the room against real receivers on 127.0.0.1.
 
+mod collector;
+mod encode;
+mod file;
+mod otlp;
+mod queue;
+
 use std::sync::Arc;
 
 use crate::meta::{AttributeValue, Process};
