@@ -1,6 +1,6 @@
 //! The direct encoder against prost's structs, and its speed.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as ProtoValue;
@@ -8,9 +8,11 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span as ProtoSpan;
 use prost::Message;
 
+use super::collector::{Collector, Received};
 use super::*;
 use crate::export::encode::{MAX_MESSAGE_BYTES, TraceEncoder, span_attribute};
-use crate::export::{ResourceDefaults, proto};
+use crate::export::{ExportPipeline, ExportSettings, ResourceDefaults, exporters, proto};
+use crate::telemetry::ledger::Ledger;
 use crate::trace::Value;
 
 fn defaults() -> Arc<ResourceDefaults> {
@@ -189,4 +191,93 @@ fn measure_time_per_span() {
     println!("{attributes} attributes a span");
     println!("direct: {} ns and {} bytes a span", direct.0, direct.1);
     println!("structs: {} ns and {} bytes a span", structs.0, structs.1);
+}
+
+/// CPU time of this thread so far, nanoseconds: the first number of `schedstat`.
+fn thread_cpu_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("schedstat");
+    stat.split(' ')
+        .next()
+        .and_then(|ns| ns.parse().ok())
+        .expect("a number")
+}
+
+/// Everything from `submit` to the collector's answer, on one thread; the collector on another.
+/// `cargo test --release -p tracer-agent --lib export::tests::encode -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement, meaningful in release builds"]
+fn measure_cpu_per_span_to_a_collector() {
+    const SPANS: usize = 60_000;
+    for (protocol, compression) in [
+        ("grpc", "none"),
+        ("grpc", "gzip"),
+        ("http/protobuf", "none"),
+        ("http/protobuf", "gzip"),
+    ] {
+        let (address_is, address) = std::sync::mpsc::channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.expect("runtime").block_on(async {
+                let collector = if protocol == "grpc" {
+                    Collector::grpc(&[]).await
+                } else {
+                    Collector::http(&[]).await
+                };
+                address_is
+                    .send(collector.address)
+                    .expect("the test listens");
+                stopped.await.expect("stop");
+                collector
+                    .received()
+                    .iter()
+                    .map(Received::spans)
+                    .sum::<usize>()
+            })
+        });
+        let endpoint = format!("http://{}", address.recv().expect("address"));
+        let lookup = |name: &str| match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(endpoint.clone()),
+            "OTEL_EXPORTER_OTLP_PROTOCOL" => Some(protocol.to_owned()),
+            "OTEL_EXPORTER_OTLP_COMPRESSION" => Some(compression.to_owned()),
+            "OTEL_BSP_MAX_QUEUE_SIZE" => Some("100000".to_owned()),
+            _ => None,
+        };
+        let settings = ExportSettings::from_variables(&lookup, None).expect("settings");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let cpu_ns = runtime.expect("runtime").block_on(async {
+            let exporters =
+                exporters(&settings, || unreachable!("no console here")).expect("exporters");
+            let ledger = Arc::new(Ledger::default());
+            let pipeline = ExportPipeline::start(settings.queue, exporters, Arc::clone(&ledger));
+            let sink = pipeline.sink();
+            let mut pairs = Vec::new();
+            let mut all = spans(SPANS).into_iter();
+            while let (Some(one), Some(two)) = (all.next(), all.next()) {
+                pairs.push(vec![one, two]);
+            }
+            let before = thread_cpu_ns();
+            for pair in pairs {
+                sink.submit(pair);
+                if ledger.spans.snapshot().seen.is_multiple_of(2000) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            pipeline
+                .drain(tokio::time::Instant::now() + Duration::from_secs(30))
+                .await;
+            assert_eq!(ledger.spans.snapshot().exported, SPANS as u64);
+            thread_cpu_ns() - before
+        });
+        stop.send(()).expect("the server waits");
+        assert_eq!(server.join().expect("server"), SPANS);
+        println!(
+            "{protocol} {compression}: {} ns of CPU a span",
+            cpu_ns / SPANS as u64
+        );
+    }
 }

@@ -41,8 +41,8 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
         parent: (number % 2 == 1).then_some(SpanId([9; 8])),
         parent_is_remote: number % 4 == 1,
         flags: 3,
-        trace_state: (number % 3 == 0).then(|| "ot=th:0,vendor=x".into()),
-        kind: if number % 2 == 0 {
+        trace_state: (number.is_multiple_of(3)).then(|| "ot=th:0,vendor=x".into()),
+        kind: if number.is_multiple_of(2) {
             SpanKind::Server
         } else {
             SpanKind::Client
@@ -51,7 +51,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
         end_unix_ns: 1_700_000_000_001_000_000 + number,
         process: Arc::clone(process),
         exchange: Exchange {
-            role: if number % 2 == 0 {
+            role: if number.is_multiple_of(2) {
                 Role::Server
             } else {
                 Role::Client
@@ -66,7 +66,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
                 body_bytes: Some(0),
             },
             response: Some(Response {
-                status: if number % 5 == 0 { 503 } else { 200 },
+                status: if number.is_multiple_of(5) { 503 } else { 200 },
                 body_bytes: Some(12),
             }),
             outcome: Outcome::Complete,
