@@ -208,39 +208,48 @@ fn encode_span(out: &mut Vec<u8>, span: &Span) {
 
 pub(super) fn span_attribute(out: &mut Vec<u8>, name: &str, value: &Value<'_>) {
     match value {
-        Value::Str(text) => attribute(out, 9, name, framed_len(text.len()), |out| {
-            text_value(out, text)
-        }),
-        Value::Int(number) => attribute(out, 9, name, int_value_len(*number), |out| {
-            int_value(out, *number)
-        }),
+        Value::Str(text) => text_attribute(out, 9, name, text),
+        Value::Int(number) => int_attribute(out, 9, name, *number),
+        Value::StrList(texts) => list_attribute(out, 9, name, texts),
     }
 }
 
 fn resource_attribute(out: &mut Vec<u8>, name: &str, value: &AttributeValue) {
     match value {
-        AttributeValue::Str(text) => attribute(out, 1, name, framed_len(text.len()), |out| {
-            text_value(out, text)
-        }),
-        AttributeValue::Int(number) => attribute(out, 1, name, int_value_len(*number), |out| {
-            int_value(out, *number)
-        }),
-        AttributeValue::StrList(texts) => {
-            let array: usize = texts
-                .iter()
-                .map(|text| framed_len(framed_len(text.len())))
-                .sum();
-            attribute(out, 1, name, framed_len(array), |out| {
-                key(out, 5, LENGTH);
-                encode_varint(array as u64, out);
-                for text in texts {
-                    key(out, 1, LENGTH);
-                    encode_varint(framed_len(text.len()) as u64, out);
-                    text_value(out, text);
-                }
-            });
-        }
+        AttributeValue::Str(text) => text_attribute(out, 1, name, text),
+        AttributeValue::Int(number) => int_attribute(out, 1, name, *number),
+        AttributeValue::StrList(texts) => list_attribute(out, 1, name, texts),
     }
+}
+
+fn text_attribute(out: &mut Vec<u8>, field: u32, name: &str, text: &str) {
+    attribute(out, field, name, framed_len(text.len()), |out| {
+        text_value(out, text)
+    });
+}
+
+fn int_attribute(out: &mut Vec<u8>, field: u32, name: &str, number: i64) {
+    let number = number.cast_unsigned();
+    attribute(out, field, name, 1 + encoded_len_varint(number), |out| {
+        key(out, 3, VARINT);
+        encode_varint(number, out);
+    });
+}
+
+fn list_attribute(out: &mut Vec<u8>, field: u32, name: &str, texts: &[Box<str>]) {
+    let array: usize = texts
+        .iter()
+        .map(|text| framed_len(framed_len(text.len())))
+        .sum();
+    attribute(out, field, name, framed_len(array), |out| {
+        key(out, 5, LENGTH);
+        encode_varint(array as u64, out);
+        for text in texts {
+            key(out, 1, LENGTH);
+            encode_varint(framed_len(text.len()) as u64, out);
+            text_value(out, text);
+        }
+    });
 }
 
 /// A `KeyValue` as field `field`; `write` adds the inside of its `AnyValue`, `len` bytes.
@@ -262,15 +271,6 @@ fn attribute(
 /// The inside of an `AnyValue` with a text: written even if empty, as it is part of a oneof.
 fn text_value(out: &mut Vec<u8>, text: &str) {
     length_delimited(out, 1, text.as_bytes());
-}
-
-fn int_value(out: &mut Vec<u8>, number: i64) {
-    key(out, 3, VARINT);
-    encode_varint(number.cast_unsigned(), out);
-}
-
-fn int_value_len(number: i64) -> usize {
-    1 + encoded_len_varint(number.cast_unsigned())
 }
 
 fn key(out: &mut impl BufMut, field: u32, wire_type: u32) {

@@ -43,7 +43,7 @@ pub enum ExportError {
     #[error("cannot make an http client for otlp")]
     Http(#[source] reqwest::Error),
     /// The file cannot be written.
-    #[error("--otlp-file {}: cannot open it for writing: {source}", path.display())]
+    #[error("--otlp-file {}: cannot open it for writing", path.display())]
     File {
         /// As given.
         path: PathBuf,

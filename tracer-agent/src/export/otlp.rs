@@ -1,6 +1,6 @@
 //! The OTLP exporter: encodes batches, sends them over gRPC or HTTP, and tries again when told to.
 //!
-//! A batch is given up (`export_failed`) when `OTEL_BSP_EXPORT_TIMEOUT` is over, the last attempt
+//! A message is given up (`export_failed`) when `OTEL_BSP_EXPORT_TIMEOUT` is over, the last attempt
 //! included. A backend that says when to come back is obeyed even beyond that: meanwhile the queue
 //! holds the spans, up to its bound. Nothing here is fatal to the agent.
 
@@ -38,9 +38,16 @@ pub struct OtlpExporter {
     export_timeout: Duration,
     /// The backend asked to be left alone until then.
     not_before: Option<Instant>,
-    /// Whether the last attempt failed: failures are said once, and so is recovery.
-    failing: bool,
+    health: Health,
     rejections_said: bool,
+}
+
+/// How the last attempt went. A change is worth a line in the log, the rest is in the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Working,
+    Failing,
+    Refused,
 }
 
 #[derive(Debug)]
@@ -74,15 +81,18 @@ impl OtlpExporter {
             }
             Protocol::HttpJson => Encoding::Json,
         };
+        // For log lines: a query may hold a key.
+        let mut shown = settings.endpoint.clone();
+        shown.set_query(None);
         Ok(Self {
             transport,
             encoding,
             defaults,
-            endpoint: settings.endpoint.to_string(),
+            endpoint: shown.into(),
             attempt_timeout: settings.timeout,
             export_timeout,
             not_before: None,
-            failing: false,
+            health: Health::Working,
             rejections_said: false,
         })
     }
@@ -198,33 +208,50 @@ impl OtlpExporter {
     }
 
     fn accepted(&mut self, rejected: u64, message: &str) {
-        if self.failing {
-            self.failing = false;
-            tracing::info!(endpoint = %self.endpoint, "the OTLP endpoint takes spans again");
+        let Self { endpoint, .. } = self;
+        if std::mem::replace(&mut self.health, Health::Working) != Health::Working {
+            tracing::info!(endpoint, "the otlp endpoint takes spans again");
         }
-        if rejected > 0 && !self.rejections_said {
-            self.rejections_said = true;
-            tracing::warn!(endpoint = %self.endpoint, rejected, message, "the OTLP endpoint rejected spans; further rejections are only counted");
+        if rejected > 0 && !std::mem::replace(&mut self.rejections_said, true) {
+            tracing::warn!(
+                endpoint,
+                rejected,
+                message,
+                "the otlp endpoint rejected spans; from now on they are only counted"
+            );
         } else if rejected > 0 || !message.is_empty() {
-            tracing::debug!(endpoint = %self.endpoint, rejected, message, "the OTLP endpoint has something to say");
+            tracing::debug!(
+                endpoint,
+                rejected,
+                message,
+                "the otlp endpoint has something to say"
+            );
         }
     }
 
     fn failed(&mut self, why: &str) {
-        if self.failing {
-            tracing::debug!(endpoint = %self.endpoint, why, "export failed again");
+        let Self { endpoint, .. } = self;
+        if std::mem::replace(&mut self.health, Health::Failing) == Health::Failing {
+            tracing::debug!(endpoint, why, "cannot export spans, still");
         } else {
-            self.failing = true;
-            tracing::warn!(endpoint = %self.endpoint, why, "cannot export spans over OTLP; trying again until it works");
+            tracing::warn!(
+                endpoint,
+                why,
+                "cannot export spans over otlp; trying again, what does not fit into the queue is dropped and counted"
+            );
         }
     }
 
     fn refused(&mut self, why: &str) {
-        if self.failing {
-            tracing::debug!(endpoint = %self.endpoint, why, "export refused");
+        let Self { endpoint, .. } = self;
+        if std::mem::replace(&mut self.health, Health::Refused) == Health::Refused {
+            tracing::debug!(endpoint, why, "spans refused, still");
         } else {
-            self.failing = true;
-            tracing::warn!(endpoint = %self.endpoint, why, "the OTLP endpoint refuses spans; they are dropped and counted as rejected");
+            tracing::warn!(
+                endpoint,
+                why,
+                "the otlp endpoint refuses spans; they are dropped and counted as rejected"
+            );
         }
     }
 }

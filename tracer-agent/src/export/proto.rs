@@ -71,14 +71,7 @@ fn resource(process: &Process, defaults: &ResourceDefaults) -> Resource {
         let value = match value {
             AttributeValue::Str(text) => ProtoValue::StringValue(text.to_string()),
             AttributeValue::Int(number) => ProtoValue::IntValue(*number),
-            AttributeValue::StrList(texts) => ProtoValue::ArrayValue(ArrayValue {
-                values: texts
-                    .iter()
-                    .map(|text| AnyValue {
-                        value: Some(ProtoValue::StringValue(text.to_string())),
-                    })
-                    .collect(),
-            }),
+            AttributeValue::StrList(texts) => list(texts),
         };
         attributes.push(key_value(key, value));
     });
@@ -96,6 +89,7 @@ fn proto_span(span: &Span) -> ProtoSpan {
             match value {
                 Value::Str(text) => ProtoValue::StringValue(text.into_owned()),
                 Value::Int(number) => ProtoValue::IntValue(number),
+                Value::StrList(texts) => list(texts),
             },
         ));
     });
@@ -134,4 +128,13 @@ fn key_value(key: &str, value: ProtoValue) -> KeyValue {
         value: Some(AnyValue { value: Some(value) }),
         ..KeyValue::default()
     }
+}
+
+fn list(texts: &[Box<str>]) -> ProtoValue {
+    let values = texts.iter().map(|text| AnyValue {
+        value: Some(ProtoValue::StringValue(text.to_string())),
+    });
+    ProtoValue::ArrayValue(ArrayValue {
+        values: values.collect(),
+    })
 }

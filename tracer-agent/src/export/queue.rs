@@ -90,8 +90,12 @@ impl SpanSink {
             return;
         }
         let room = settings.max_queue_size.saturating_sub(intake.queued);
-        let over = spans.len().saturating_sub(room);
-        spans.truncate(room);
+        // Freed after the lock is.
+        let over = if spans.len() > room {
+            spans.split_off(room)
+        } else {
+            Vec::new()
+        };
         let before = intake.queued;
         intake.queued += spans.len();
         // A wake-up is a system call: one per batch, not one per call. The rest waits for the tick.
@@ -102,7 +106,7 @@ impl SpanSink {
             intake.chunks.push(spans);
         }
         drop(intake);
-        ledger.spans.dropped(reason::QUEUE_FULL, over as u64);
+        ledger.spans.dropped(reason::QUEUE_FULL, over.len() as u64);
         if wake {
             self.shared.wake.notify_one();
         }
@@ -243,13 +247,21 @@ impl Batcher {
                 () = shared.wake.notified() => false,
                 _ = ticks.tick(), if !flush_always => true,
             };
-            let (chunks, closed) = {
-                let mut intake = shared.intake();
-                (std::mem::take(&mut intake.chunks), intake.closed)
-            };
-            self.cut(chunks, ticked || closed || flush_always);
-            if closed {
-                return;
+            loop {
+                let (chunks, closed) = {
+                    let mut intake = shared.intake();
+                    (std::mem::take(&mut intake.chunks), intake.closed)
+                };
+                self.cut(chunks, ticked || closed || flush_always);
+                if closed {
+                    return;
+                }
+                // Spans that came meanwhile woke nobody: there was a full batch already. From
+                // below one on, the submit that completes it does.
+                if shared.intake().queued < shared.settings.max_export_batch_size {
+                    break;
+                }
+                tokio::task::yield_now().await;
             }
         }
     }

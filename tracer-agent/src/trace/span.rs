@@ -39,6 +39,8 @@ pub enum Value<'a> {
     Str(Cow<'a, str>),
     /// Integer.
     Int(i64),
+    /// List of texts (the conventions make every header attribute one).
+    StrList(&'a [Box<str>]),
 }
 
 /// One finished span. Names and attributes are computed from the exchange when asked for,

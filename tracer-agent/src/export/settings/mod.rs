@@ -75,8 +75,7 @@ impl Default for QueueSettings {
 pub struct SettingsError {
     /// The variable, as the user wrote it.
     pub variable: String,
-    /// What is wrong with it.
-    #[source]
+    /// What is wrong with it, part of the message already.
     pub problem: Problem,
 }
 

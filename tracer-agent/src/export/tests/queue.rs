@@ -278,3 +278,29 @@ async fn many_threads_and_a_ledger_that_adds_up() {
         snapshot.exported
     );
 }
+
+/// Only full batches wake the batcher here: a wake-up that gets lost leaves one lying.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_full_batch_is_left_lying() {
+    let gate = Gate::new(1_000_000);
+    let (pipeline, ledger) = start(settings(1_000_000, 16, 600_000), vec![Box::new(gate)]);
+    for round in 1..=4 {
+        let sink = pipeline.sink();
+        let chunks: Vec<_> = (0..3000).map(|_| spans(15)).collect();
+        let submit = move || {
+            for chunk in chunks {
+                sink.submit(chunk);
+                // Let the batcher run between, so that they meet in the middle of its work.
+                std::thread::yield_now();
+            }
+        };
+        tokio::task::spawn_blocking(submit).await.expect("submits");
+        until("full batches are gone", || {
+            ledger.spans.snapshot().pending < 16
+        })
+        .await;
+        assert_eq!(ledger.spans.snapshot().seen, round * 45_000);
+    }
+    pipeline.drain(soon()).await;
+    assert_eq!(ledger.spans.snapshot().exported, 4 * 45_000);
+}
