@@ -97,7 +97,8 @@ fn check_object(bytes: &[u8]) -> Result<()> {
     if bytes.get(..6) != Some(b"\x7fELF\x02\x01") || bytes.get(18..20) != Some(&EM_BPF) {
         bail!("it is not an eBPF object");
     }
-    if !bytes.windows(6).any(|window| window == b"\0.BTF\0") {
+    // Not necessarily a string of its own: linkers share it with the end of `.rel.BTF`.
+    if !bytes.windows(5).any(|window| window == b".BTF\0") {
         bail!("it has no BTF section");
     }
     Ok(())
@@ -120,7 +121,7 @@ mod tests {
         };
         check(b"", "it is not an eBPF object");
         check(&object, "it has no BTF section");
-        object.extend_from_slice(b"\0.BTF\0");
+        object.extend_from_slice(b"\0.rel.BTF\0");
         check(&object, "");
         object[18] = 62;
         check(&object, "it is not an eBPF object");
