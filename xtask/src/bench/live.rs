@@ -48,6 +48,7 @@ struct Traced {
     server_spans: u64,
     client_spans: u64,
     other_spans: u64,
+    surplus: u64,
     ledger: serde_json::Value,
 }
 
@@ -119,6 +120,11 @@ fn traced(
     let after = sink.counts()?;
     let total = |counts: &super::sink::Counts| counts.values().sum::<u64>();
     let (server_spans, client_spans) = (spans(server)?, spans(client)?);
+    // Without the request that asks.
+    let served = nginx.requests()?.saturating_sub(served_before + 1);
+    // A call that wrk gave up at its end has a client span, but is not among the answers it read.
+    let most_clients = plain.load.requests + u64::from(load.connections);
+    let surplus = server_spans.saturating_sub(served) + client_spans.saturating_sub(most_clients);
     Ok(Traced {
         agent_micros: micros_per(used, plain.load.requests),
         plain,
@@ -127,8 +133,8 @@ fn traced(
         rss_idle,
         rss_peak,
         maps,
-        // Without the request that asks.
-        served: nginx.requests()?.saturating_sub(served_before + 1),
+        served,
+        surplus,
         server_spans,
         client_spans,
         other_spans: total(&after) - total(&spans_before) - server_spans - client_spans,
@@ -136,9 +142,24 @@ fn traced(
     })
 }
 
+/// How many of the spans that must be there arrived, in percent, of the side that lacks more.
+fn complete(run: &Traced) -> f64 {
+    let percent = |spans: u64, calls: u64| match calls {
+        0 => 0.0,
+        _ => spans.min(calls) as f64 / calls as f64 * 100.0,
+    };
+    percent(run.server_spans, run.served).min(percent(run.client_spans, run.plain.load.requests))
+}
+
 fn print(load: &Load, without: &[Plain], with: &[Traced]) {
+    use Target::{AtLeast, AtMost, None as Shown};
+
     let of_plain = |value: fn(&Plain) -> f64| median(without.iter().map(value));
     let of_traced = |value: fn(&Traced) -> f64| median(with.iter().map(value));
+    // Of all runs, for what must hold always.
+    let most = |value: fn(&Traced) -> f64| with.iter().map(value).fold(0.0, f64::max);
+    let least = |value: fn(&Traced) -> f64| with.iter().map(value).fold(f64::INFINITY, f64::min);
+
     let rate = (
         of_plain(|run| run.load.rate),
         of_traced(|run| run.plain.load.rate),
@@ -151,94 +172,15 @@ fn print(load: &Load, without: &[Plain], with: &[Traced]) {
         of_plain(|run| run.nginx_micros),
         of_traced(|run| run.plain.nginx_micros),
     );
-    // Worst of all runs, for what must hold always.
-    let worst = |value: fn(&Traced) -> f64| with.iter().map(value).fold(0.0, f64::max);
-    let least = |value: fn(&Traced) -> f64| with.iter().map(value).fold(f64::INFINITY, f64::min);
-    let percent = |part: u64, whole: u64| {
-        if whole == 0 {
-            0.0
-        } else {
-            part as f64 / whole as f64 * 100.0
-        }
-    };
+    let agent = of_traced(|run| run.agent_micros);
+    let spans = least(complete);
+    let surplus = most(|run| run.surplus as f64);
+    let idle = most(|run| mib(run.rss_idle));
+    let peak = most(|run| mib(run.rss_peak));
+    let maps = most(|run| mib(run.maps.0));
+    let start = most(|run| run.start.as_secs_f64());
+    let stop = most(|run| run.stop.as_secs_f64());
 
-    let lines = [
-        row("requests/s without the agent", rate.0, "1/s", Target::None),
-        row("requests/s with the agent", rate.1, "1/s", Target::None),
-        row(
-            "throughput with / without",
-            rate.1 / rate.0,
-            "",
-            Target::None,
-        ),
-        row("p99 without the agent", p99.0, "µs", Target::None),
-        row("p99 with the agent", p99.1, "µs", Target::None),
-        row("p99 with / without", p99.1 / p99.0, "", Target::None),
-        row(
-            "CPU of nginx per request without",
-            nginx.0,
-            "µs",
-            Target::None,
-        ),
-        row(
-            "CPU added inside nginx per request",
-            nginx.1 - nginx.0,
-            "µs",
-            Target::AtMost(3.0),
-        ),
-        row(
-            "CPU of the agent per exchange",
-            of_traced(|run| run.agent_micros),
-            "µs",
-            Target::AtMost(8.0),
-        ),
-        row(
-            "server spans of requests served, worst",
-            with.iter()
-                .map(|r| percent(r.server_spans, r.served))
-                .fold(f64::INFINITY, f64::min),
-            "%",
-            Target::AtLeast(100.0),
-        ),
-        row(
-            "client spans of answers read, worst",
-            with.iter()
-                .map(|r| percent(r.client_spans, r.plain.load.requests))
-                .fold(f64::INFINITY, f64::min),
-            "%",
-            Target::AtLeast(100.0),
-        ),
-        row(
-            "RSS idle",
-            worst(|run| mib(run.rss_idle)),
-            "MiB",
-            Target::AtMost(60.0),
-        ),
-        row(
-            "RSS peak",
-            worst(|run| mib(run.rss_peak)),
-            "MiB",
-            Target::AtMost(150.0),
-        ),
-        row(
-            "kernel map memory",
-            worst(|run| mib(run.maps.0)),
-            "MiB",
-            Target::AtMost(32.0),
-        ),
-        row(
-            "start to ready, worst",
-            worst(|run| run.start.as_secs_f64()),
-            "s",
-            Target::AtMost(2.0),
-        ),
-        row(
-            "SIGTERM to end, worst",
-            worst(|run| run.stop.as_secs_f64()),
-            "s",
-            Target::AtMost(5.0),
-        ),
-    ];
     println!(
         "live: one nginx worker, wrk with 2 threads and {} keep-alive connections, \
          medians of {} pairs of {} s",
@@ -246,14 +188,39 @@ fn print(load: &Load, without: &[Plain], with: &[Traced]) {
         load.pairs,
         load.time.as_secs(),
     );
-    lines.iter().for_each(|line| println!("{line}"));
-    if least(|run| run.maps.1 as f64) == 0.0 {
-        println!("  (no BPF map is held by the agent: it traces nothing)");
+    let lines: [(&str, f64, &str, Target); 16] = [
+        ("requests/s without the agent", rate.0, "1/s", Shown),
+        ("requests/s with the agent", rate.1, "1/s", Shown),
+        ("throughput with / without", rate.1 / rate.0, "", Shown),
+        ("p99 without the agent", p99.0, "µs", Shown),
+        ("p99 with the agent", p99.1, "µs", Shown),
+        ("p99 with / without", p99.1 / p99.0, "", Shown),
+        ("CPU of nginx per request without", nginx.0, "µs", Shown),
+        (
+            "CPU added inside nginx per request",
+            nginx.1 - nginx.0,
+            "µs",
+            AtMost(3.0),
+        ),
+        ("CPU of the agent per exchange", agent, "µs", AtMost(8.0)),
+        ("spans of requests, worst run", spans, "%", AtLeast(100.0)),
+        ("spans too many, worst run", surplus, "", AtMost(0.0)),
+        ("RSS idle", idle, "MiB", AtMost(60.0)),
+        ("RSS peak", peak, "MiB", AtMost(150.0)),
+        ("kernel map memory", maps, "MiB", AtMost(32.0)),
+        ("start to ready, worst run", start, "s", AtMost(2.0)),
+        ("SIGTERM to end, worst run", stop, "s", AtMost(5.0)),
+    ];
+    for (name, value, unit, target) in lines {
+        println!("{}", row(name, value, unit, target));
     }
-    for (index, run) in with.iter().enumerate() {
+    if most(|run| run.maps.1 as f64) == 0.0 {
+        println!("  (the agent holds no BPF map: it traces nothing)");
+    }
+    for (run, number) in with.iter().zip(1..) {
         println!(
-            "  run {}: {} served, {} server spans; {} answers read, {} client spans; {} other spans",
-            index + 1,
+            "  run {number}: {} served, {} server spans; {} answers read, {} client spans; \
+             {} other spans",
             run.served,
             run.server_spans,
             run.plain.load.requests,
