@@ -1,0 +1,83 @@
+//! `cargo xtask bench`: what tracing costs and how fast the pipeline is.
+//!
+//! - `live`: one nginx worker under wrk, in alternating runs without and with the agent.
+//! - `replay`: the pipeline over a large capture file, exporter off, on one core.
+
+mod agent;
+mod live;
+mod nginx;
+mod offline;
+mod procfs;
+mod report;
+mod sink;
+mod wrk;
+
+pub use sink::serve as sink;
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::agent::{self as binary, BuildArgs};
+use crate::{setup, sh, sys};
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// Only this row
+    #[arg(value_enum)]
+    pub row: Option<Row>,
+    /// Pairs of runs without and with the agent; medians are printed
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub pairs: u32,
+    /// Seconds of each run
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Connections of wrk
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub connections: u32,
+    /// Exchanges in the replayed capture
+    #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub exchanges: u64,
+}
+
+/// A row of the bench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Row {
+    /// nginx under wrk, without and with the agent
+    Live,
+    /// `tracer-agent replay` of a large capture
+    Replay,
+}
+
+/// Measures and prints.
+pub fn bench(args: &BenchArgs) -> Result<()> {
+    let wanted = |row| args.row.is_none_or(|only| only == row);
+    if wanted(Row::Live) {
+        setup::for_tests()?;
+    }
+    let agent = binary::build(BuildArgs::default())?;
+    let directory = sh::target().join("bench");
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    if wanted(Row::Live) {
+        if sys::is_root() {
+            setup::mount_all()?;
+            let load = live::Load {
+                pairs: args.pairs,
+                time: Duration::from_secs(args.seconds),
+                connections: args.connections,
+            };
+            live::measure(&agent, &directory, &load)?;
+        } else if args.row.is_some() {
+            anyhow::bail!("the live row needs root's rights: run it under sudo");
+        } else {
+            eprintln!("bench: the live row is skipped: it needs root's rights");
+        }
+    }
+    if wanted(Row::Replay) {
+        offline::measure(&agent, &directory, args.exchanges)?;
+    }
+    Ok(())
+}
