@@ -9,6 +9,7 @@
 //! and exit status.
 
 pub mod agent;
+pub mod check;
 pub mod driver;
 pub mod http;
 pub mod ledger;

@@ -1,9 +1,12 @@
 //! The services by language.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::Command;
 
-use super::{Listens, Service, build, own_binary, source, target_dir};
+use tempfile::TempDir;
+
+use super::{Listens, Service, build, own_binary, source};
 use crate::agent::free_address;
 use crate::driver::SIZES;
 
@@ -65,8 +68,12 @@ impl Language {
 
     /// Starts it; the reason if this machine cannot.
     pub fn start(self) -> Result<Service, String> {
+        let mut files = None;
         let (command, listens) = match self {
-            Self::Nginx => nginx()?,
+            Self::Nginx => {
+                let files = files.insert(TempDir::new().map_err(|error| error.to_string())?);
+                nginx(files.path())?
+            }
             Self::PythonThreaded => (with_argument("python3", source("python/threaded.py")), Listens::Prints),
             Self::GunicornSync => gunicorn(&GUNICORN_SYNC)?,
             Self::GunicornThreads => gunicorn(&GUNICORN_THREADS)?,
@@ -82,7 +89,7 @@ impl Language {
             Self::Rust => (Command::new(own_binary("tracer-service")), Listens::Prints),
             Self::C => (Command::new(build::c("c-iovec", "c/iovec.c")?), Listens::Prints),
         };
-        Service::start(self.name(), command, listens)
+        Service::start(self.name(), command, listens, files)
     }
 }
 
@@ -102,10 +109,9 @@ fn gunicorn(kind: &[&str]) -> Result<(Command, Listens), String> {
 
 /// nginx cannot compute a body or a status, so the configuration lists the statuses of the
 /// driver's mix and files of its sizes.
-fn nginx() -> Result<(Command, Listens), String> {
+fn nginx(root: &Path) -> Result<(Command, Listens), String> {
     let program = build::nginx()?;
     let address = free_address();
-    let root = target_dir().join(format!("services/nginx-{}", address.port()));
     let files = root.join("files");
     std::fs::create_dir_all(&files).map_err(|error| error.to_string())?;
     for size in SIZES.into_iter().chain([200_000]) {
@@ -125,6 +131,6 @@ fn nginx() -> Result<(Command, Listens), String> {
     let file = root.join("nginx.conf");
     std::fs::write(&file, config).map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
-    command.arg("-e").arg(root.join("error.log")).arg("-p").arg(&root).arg("-c").arg(&file);
+    command.arg("-e").arg(root.join("error.log")).arg("-p").arg(root).arg("-c").arg(&file);
     Ok((command, Listens::At(address)))
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 pub use catalog::{ALL, Language};
 
+use tempfile::TempDir;
+
 use crate::process;
 
 /// Longest start; a Java program on a busy machine is the slowest.
@@ -25,6 +27,8 @@ pub struct Service {
     pub address: SocketAddr,
     /// Its `service.name`.
     pub name: String,
+    /// Its files, removed with it.
+    _files: Option<TempDir>,
 }
 
 /// How a service says where it listens.
@@ -38,13 +42,18 @@ pub(crate) enum Listens {
 
 impl Service {
     /// Starts `command` and waits until it listens.
-    pub(crate) fn start(name: &str, mut command: Command, listens: Listens) -> Result<Self, String> {
+    pub(crate) fn start(
+        name: &str,
+        mut command: Command,
+        listens: Listens,
+        files: Option<TempDir>,
+    ) -> Result<Self, String> {
         command.env("OTEL_SERVICE_NAME", name).stdin(Stdio::piped()).stderr(Stdio::null());
         command.stdout(if listens == Listens::Prints { Stdio::piped() } else { Stdio::null() });
         let child =
             command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut service = Self { child, address, name: name.to_owned() };
+        let mut service = Self { child, address, name: name.to_owned(), _files: files };
         service.address = match listens {
             Listens::At(address) => {
                 process::poll_until(START_LIMIT, || TcpStream::connect(address).ok())
