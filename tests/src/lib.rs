@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod check;
 pub mod driver;
+pub mod finish;
 pub mod http;
 pub mod ledger;
 pub mod process;
