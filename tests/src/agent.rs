@@ -201,6 +201,20 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// SIGTERM to an agent of `run -- CMD`: it must end in time and leave none of its children.
+    pub fn stop_with_command(self) -> Stopped {
+        let children = process::tree(self.pid());
+        assert!(sys::signal(self.pid(), libc::SIGTERM), "the agent is gone\n{}", self.stderr());
+        let stopped = self.wait(STOP_LIMIT);
+        for child in children {
+            let gone = process::poll_until(STOP_LIMIT, || (!process::runs(child)).then_some(()));
+            assert!(gone.is_some(), "its child {child} was left");
+        }
+        stopped
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {

@@ -71,6 +71,13 @@ pub fn run(command: &mut Command) -> Result<(), String> {
     Err(format!("{name}: {}: {}", output.status, tail.into_iter().rev().collect::<Vec<_>>().join(" | ")))
 }
 
+/// `pid` exists and is not a zombie.
+pub fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may contain any.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
 /// `pid` and everything it started that still runs.
 pub fn tree(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
