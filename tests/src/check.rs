@@ -64,7 +64,7 @@ pub fn mismatches(spans: &[Span], report: &Report, sides: &Sides<'_>) -> Vec<Str
     let mut by_key = HashMap::<(&str, Kind), Vec<&Span>>::new();
     let own = format!("/r/{}-", report.run);
     for span in spans.iter().filter(|span| span.mentions(&own)) {
-        by_key.entry((span.text("url.path").unwrap_or_else(|| path_of_full(span)), span.kind)).or_default().push(span);
+        by_key.entry((path_of(span), span.kind)).or_default().push(span);
     }
     let mut late = Vec::new();
     for record in &report.records {
@@ -101,8 +101,11 @@ pub fn mismatches(spans: &[Span], report: &Report, sides: &Sides<'_>) -> Vec<Str
     wrong
 }
 
-/// Clients carry `url.full`; its path.
-fn path_of_full(span: &Span) -> &str {
+/// `url.path`, or the path of the `url.full` that clients have instead.
+pub fn path_of(span: &Span) -> &str {
+    if let Some(path) = span.text("url.path") {
+        return path;
+    }
     let full = span.text("url.full").unwrap_or_default();
     let rest = full.split_once("://").map_or(full, |(_, rest)| rest);
     let path = rest.find('/').map_or("", |start| &rest[start..]);

@@ -14,6 +14,7 @@ pub mod driver;
 pub mod finish;
 pub mod http;
 pub mod ledger;
+pub mod oddities;
 pub mod process;
 pub mod receiver;
 pub mod services;

@@ -100,6 +100,11 @@ pub fn own_binary(name: &str) -> PathBuf {
     directory.join(name)
 }
 
+/// The program of the recvmmsg and sendmmsg scenarios.
+pub fn mmsg() -> Result<PathBuf, String> {
+    build::c("c-mmsg", "c/mmsg.c")
+}
+
 /// Source of the services.
 pub fn source(path: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "services", path].iter().collect()
