@@ -69,25 +69,39 @@ impl Start {
     pub fn new() -> Self {
         let admin = free_address();
         let mut command = Command::new(binary());
-        command.arg("run").arg("--admin").arg(admin.to_string()).stdin(Stdio::null());
+        command
+            .arg("run")
+            .arg("--admin")
+            .arg(admin.to_string())
+            .stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("OTEL_") {
                 command.env_remove(name);
             }
         }
-        Self { command, admin, files: TempDir::new().expect("a directory for the agent's output") }
+        Self {
+            command,
+            admin,
+            files: TempDir::new().expect("a directory for the agent's output"),
+        }
     }
 
     /// Exports to `receiver` as http/protobuf.
     pub fn export_http(self, receiver: &Receiver) -> Self {
-        self.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", receiver.http))
-            .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        self.env(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            format!("http://{}", receiver.http),
+        )
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     }
 
     /// Exports to `receiver` over gRPC.
     pub fn export_grpc(self, receiver: &Receiver) -> Self {
-        self.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", receiver.grpc))
-            .env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        self.env(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            format!("http://{}", receiver.grpc),
+        )
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     }
 
     /// Sets a variable of its environment.
@@ -108,21 +122,41 @@ impl Start {
         let start = Instant::now();
         let ready = process::poll_until(READY_LIMIT, || {
             if let Some(status) = agent.child.try_wait().expect("wait for the agent") {
-                panic!("the agent ended before it was ready: {status}\n{}", agent.stderr());
+                panic!(
+                    "the agent ended before it was ready: {status}\n{}",
+                    agent.stderr()
+                );
             }
-            http::get(agent.admin, "/readyz").ok().filter(|response| response.status == 200)
+            http::get(agent.admin, "/readyz")
+                .ok()
+                .filter(|response| response.status == 200)
         });
-        assert!(ready.is_some(), "not ready within {READY_LIMIT:?}\n{}", agent.stderr());
+        assert!(
+            ready.is_some(),
+            "not ready within {READY_LIMIT:?}\n{}",
+            agent.stderr()
+        );
         agent.ready_after = start.elapsed();
         agent
     }
 
     /// Starts it and waits for nothing.
     pub fn spawn(mut self) -> Agent {
-        let file = |name| File::create(self.files.path().join(name)).expect("a file for the agent's output");
-        let child = self.command.stdout(file("stdout")).stderr(file("stderr")).spawn();
+        let file = |name| {
+            File::create(self.files.path().join(name)).expect("a file for the agent's output")
+        };
+        let child = self
+            .command
+            .stdout(file("stdout"))
+            .stderr(file("stderr"))
+            .spawn();
         let child = child.unwrap_or_else(|error| panic!("{}: {error}", binary().display()));
-        Agent { child, admin: self.admin, ready_after: Duration::ZERO, files: self.files }
+        Agent {
+            child,
+            admin: self.admin,
+            ready_after: Duration::ZERO,
+            files: self.files,
+        }
     }
 }
 
@@ -140,7 +174,8 @@ impl Agent {
 
     /// Body of an admin page that must answer 200.
     pub fn page(&self, path: &str) -> Vec<u8> {
-        let response = http::get(self.admin, path).unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.stderr()));
+        let response = http::get(self.admin, path)
+            .unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.stderr()));
         assert_eq!(response.status, 200, "{path}");
         response.body
     }
@@ -148,7 +183,8 @@ impl Agent {
     /// The ledger now.
     pub fn ledger(&self) -> Ledger {
         let body = self.page("/ledger");
-        Ledger::parse(&body).unwrap_or_else(|error| panic!("/ledger: {error}: {}", String::from_utf8_lossy(&body)))
+        Ledger::parse(&body)
+            .unwrap_or_else(|error| panic!("/ledger: {error}: {}", String::from_utf8_lossy(&body)))
     }
 
     /// The metrics page now.
@@ -188,15 +224,30 @@ impl Agent {
     pub fn wait(mut self, limit: Duration) -> Stopped {
         let start = Instant::now();
         let status = process::wait(&mut self.child, limit);
-        let status = status.unwrap_or_else(|| panic!("still running after {limit:?}\n{}", self.stderr()));
-        Stopped { status, took: start.elapsed(), stderr: self.stderr(), stdout: self.stdout() }
+        let status =
+            status.unwrap_or_else(|| panic!("still running after {limit:?}\n{}", self.stderr()));
+        Stopped {
+            status,
+            took: start.elapsed(),
+            stderr: self.stderr(),
+            stdout: self.stdout(),
+        }
     }
 
     /// SIGTERM; it must drain and end with status 0 in time.
     pub fn stop(self) -> Stopped {
-        assert!(sys::signal(self.pid(), libc::SIGTERM), "the agent is gone\n{}", self.stderr());
+        assert!(
+            sys::signal(self.pid(), libc::SIGTERM),
+            "the agent is gone\n{}",
+            self.stderr()
+        );
         let stopped = self.wait(STOP_LIMIT);
-        assert!(stopped.status.success(), "{}\n{}", stopped.status, stopped.stderr);
+        assert!(
+            stopped.status.success(),
+            "{}\n{}",
+            stopped.status,
+            stopped.stderr
+        );
         stopped
     }
 }
@@ -205,7 +256,11 @@ impl Agent {
     /// SIGTERM to an agent of `run -- CMD`: it must end in time and leave none of its children.
     pub fn stop_with_command(self) -> Stopped {
         let children = process::tree(self.pid());
-        assert!(sys::signal(self.pid(), libc::SIGTERM), "the agent is gone\n{}", self.stderr());
+        assert!(
+            sys::signal(self.pid(), libc::SIGTERM),
+            "the agent is gone\n{}",
+            self.stderr()
+        );
         let stopped = self.wait(STOP_LIMIT);
         for child in children {
             let gone = process::poll_until(STOP_LIMIT, || (!process::runs(child)).then_some(()));

@@ -52,10 +52,16 @@ pub fn assert_run(spans: &[Span], report: &Report, sides: &Sides<'_>) {
     }
     let mut counts = BTreeMap::<&str, usize>::new();
     for mismatch in &wrong {
-        *counts.entry(mismatch.split(':').next().unwrap_or_default()).or_default() += 1;
+        *counts
+            .entry(mismatch.split(':').next().unwrap_or_default())
+            .or_default() += 1;
     }
     let shown = &wrong[..wrong.len().min(SHOWN)];
-    panic!("{} requests, {} mismatches: {counts:#?}\n{shown:#?}", report.records.len(), wrong.len());
+    panic!(
+        "{} requests, {} mismatches: {counts:#?}\n{shown:#?}",
+        report.records.len(),
+        wrong.len()
+    );
 }
 
 /// Everything that is wrong, each as `kind: detail`.
@@ -64,25 +70,40 @@ pub fn mismatches(spans: &[Span], report: &Report, sides: &Sides<'_>) -> Vec<Str
     let mut by_key = HashMap::<(&str, Kind), Vec<&Span>>::new();
     let own = format!("/r/{}-", report.run);
     for span in spans.iter().filter(|span| span.mentions(&own)) {
-        by_key.entry((path_of(span), span.kind)).or_default().push(span);
+        by_key
+            .entry((path_of(span), span.kind))
+            .or_default()
+            .push(span);
     }
     let mut late = Vec::new();
     for record in &report.records {
         let mut side = |kind, wanted: bool| {
-            let found = by_key.remove(&(record.path.as_str(), kind)).unwrap_or_default();
+            let found = by_key
+                .remove(&(record.path.as_str(), kind))
+                .unwrap_or_default();
             if found.len() != usize::from(wanted) {
                 let want = usize::from(wanted);
-                wrong.push(format!("{kind:?} spans {} instead of {want}: {record:?} {found:#?}", found.len()));
+                wrong.push(format!(
+                    "{kind:?} spans {} instead of {want}: {record:?} {found:#?}",
+                    found.len()
+                ));
             }
             found.first().copied()
         };
         let server = side(Kind::Server, sides.server.is_some());
         let client = side(Kind::Client, sides.client);
         let mut note = |kind: Kind, differences: Vec<String>| {
-            wrong.extend(differences.into_iter().map(|text| format!("{kind:?} {text} ({record:?})")));
+            wrong.extend(
+                differences
+                    .into_iter()
+                    .map(|text| format!("{kind:?} {text} ({record:?})")),
+            );
         };
         if let Some((span, expected)) = server.zip(sides.server.as_ref()) {
-            note(Kind::Server, server_span(span, record, report.address, expected));
+            note(
+                Kind::Server,
+                server_span(span, record, report.address, expected),
+            );
         }
         if let Some(span) = client {
             note(Kind::Client, client_span(span, record, report));
@@ -123,14 +144,16 @@ impl Compare<'_> {
         let got = self.span.attributes.get(name);
         let got_text = self.span.text(name);
         if got_text != expected || got.is_some() != expected.is_some() {
-            self.wrong.push(format!("{name}: {got:?} instead of {expected:?}"));
+            self.wrong
+                .push(format!("{name}: {got:?} instead of {expected:?}"));
         }
     }
 
     fn int(&mut self, name: &str, expected: i64) {
         if self.span.int(name) != Some(expected) {
             let got = self.span.attributes.get(name);
-            self.wrong.push(format!("{name}: {got:?} instead of {expected}"));
+            self.wrong
+                .push(format!("{name}: {got:?} instead of {expected}"));
         }
     }
 
@@ -143,21 +166,36 @@ impl Compare<'_> {
 
 /// What both sides have in common.
 fn both<'a>(span: &'a Span, record: &Record, address: SocketAddr) -> Compare<'a> {
-    let mut compare = Compare { span, wrong: Vec::new() };
+    let mut compare = Compare {
+        span,
+        wrong: Vec::new(),
+    };
     compare.that("name", span.name == record.method, &span.name);
     compare.text("http.request.method", Some(&record.method));
     compare.int("http.response.status_code", record.status.into());
     compare.int("server.port", address.port().into());
     compare.text("server.address", Some(&address.ip().to_string()));
     compare.text("network.protocol.version", Some("1.1"));
-    compare.that("end before start", span.end_ns >= span.start_ns, span.duration_ns());
+    compare.that(
+        "end before start",
+        span.end_ns >= span.start_ns,
+        span.duration_ns(),
+    );
     let failed = record.status >= if span.kind == Kind::Client { 400 } else { 500 };
     compare.that("status", span.error == failed, span.error);
-    compare.text("error.type", failed.then(|| record.status.to_string()).as_deref());
+    compare.text(
+        "error.type",
+        failed.then(|| record.status.to_string()).as_deref(),
+    );
     compare
 }
 
-fn server_span(span: &Span, record: &Record, address: SocketAddr, server: &Server<'_>) -> Vec<String> {
+fn server_span(
+    span: &Span,
+    record: &Record,
+    address: SocketAddr,
+    server: &Server<'_>,
+) -> Vec<String> {
     let mut compare = both(span, record, address);
     compare.text("url.path", Some(&record.path));
     compare.text("url.query", Some(&record.query));
@@ -165,9 +203,17 @@ fn server_span(span: &Span, record: &Record, address: SocketAddr, server: &Serve
     compare.text("user_agent.original", Some(USER_AGENT));
     compare.text("client.address", Some(&address.ip().to_string()));
     compare.int("network.peer.port", record.local_port.into());
-    compare.that("service.name", span.service() == Some(server.name), span.service());
+    compare.that(
+        "service.name",
+        span.service() == Some(server.name),
+        span.service(),
+    );
     let pid = span.pid();
-    compare.that("pid", server.pids.iter().any(|known| pid == Some((*known).into())), (pid, &server.pids));
+    compare.that(
+        "pid",
+        server.pids.iter().any(|known| pid == Some((*known).into())),
+        (pid, &server.pids),
+    );
     compare.wrong
 }
 
@@ -176,10 +222,18 @@ fn client_span(span: &Span, record: &Record, report: &Report) -> Vec<String> {
     let full = format!("http://{}{}?{}", report.address, record.path, record.query);
     compare.text("url.full", Some(&full));
     compare.int("network.peer.port", report.address.port().into());
-    compare.that("service.name", span.service() == Some(SERVICE_NAME), span.service());
+    compare.that(
+        "service.name",
+        span.service() == Some(SERVICE_NAME),
+        span.service(),
+    );
     compare.that("pid", span.pid() == Some(report.pid.into()), span.pid());
     let offset = i128::from(span.start_ns) - i128::from(record.started_ns);
-    compare.that("start", record.preempted || offset.abs() <= START_NS, offset);
+    compare.that(
+        "start",
+        record.preempted || offset.abs() <= START_NS,
+        offset,
+    );
     compare.wrong
 }
 
@@ -190,13 +244,17 @@ fn durations(server: Option<&Span>, client: Option<&Span>, record: &Record) -> V
     if let Some(client) = client {
         let got = client.duration_ns();
         if got > own + CLOCK_NS || got < own - tolerance {
-            wrong.push(format!("Client duration: {got} ns, measured {own} ns ({record:?})"));
+            wrong.push(format!(
+                "Client duration: {got} ns, measured {own} ns ({record:?})"
+            ));
         }
     }
     if let Some(server) = server {
         let got = server.duration_ns();
         if got > own + tolerance {
-            wrong.push(format!("Server duration: {got} ns, client measured {own} ns ({record:?})"));
+            wrong.push(format!(
+                "Server duration: {got} ns, client measured {own} ns ({record:?})"
+            ));
         }
     }
     wrong
@@ -211,10 +269,17 @@ fn ids(spans: &[Span], own: &str) -> Vec<String> {
         if !seen.insert(&span.span_id) {
             wrong.push(format!("span id twice: {}", span.span_id));
         }
-        if span.span_id.len() != 16 || zero(&span.span_id) || span.trace_id.len() != 32 || zero(&span.trace_id) {
+        if span.span_id.len() != 16
+            || zero(&span.span_id)
+            || span.trace_id.len() != 32
+            || zero(&span.trace_id)
+        {
             wrong.push(format!("bad ids: {} {}", span.trace_id, span.span_id));
         }
-        if !span.schema_url.starts_with("https://opentelemetry.io/schemas/") {
+        if !span
+            .schema_url
+            .starts_with("https://opentelemetry.io/schemas/")
+        {
             wrong.push(format!("schema: {:?}", span.schema_url));
         }
     }

@@ -13,12 +13,20 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// Waits for `count` spans that mention `marker`, checks the ledger, stops the agent and gives back
 /// all spans of the run: what the stop flushed included, so "none extra" is final.
-pub fn finish(agent: Agent, receiver: &Receiver, marker: &str, count: usize) -> (Vec<Span>, Stopped) {
+pub fn finish(
+    agent: Agent,
+    receiver: &Receiver,
+    marker: &str,
+    count: usize,
+) -> (Vec<Span>, Stopped) {
     let arrived = receiver.wait_count(marker, count, ARRIVAL);
     if !arrived {
         // What is missing is told better by the caller's comparison; the ledger says where it went.
         let spans = receiver.spans_of(marker).len();
-        eprintln!("{spans} of {count} spans of {marker} arrived; ledger {:#?}", agent.ledger());
+        eprintln!(
+            "{spans} of {count} spans of {marker} arrived; ledger {:#?}",
+            agent.ledger()
+        );
     }
     let ledger = agent.drained_ledger(DRAIN);
     let mut wrong = ledger.wrong_sums();
@@ -29,7 +37,11 @@ pub fn finish(agent: Agent, receiver: &Receiver, marker: &str, count: usize) -> 
     }
     let stopped = agent.stop();
     if arrived {
-        assert!(wrong.is_empty(), "{wrong:#?}\n{ledger:#?}\n{}", stopped.stderr);
+        assert!(
+            wrong.is_empty(),
+            "{wrong:#?}\n{ledger:#?}\n{}",
+            stopped.stderr
+        );
     }
     (receiver.spans_of(marker), stopped)
 }

@@ -62,7 +62,12 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, buffer: Vec::new(), last_read: Instant::now(), exchanges: 0 })
+        Ok(Self {
+            stream,
+            buffer: Vec::new(),
+            last_read: Instant::now(),
+            exchanges: 0,
+        })
     }
 
     /// Port of this end.
@@ -85,7 +90,11 @@ impl Connection {
         }
         let response = self.response(bodiless)?;
         self.exchanges += 1;
-        Ok(Timed { response, duration: self.last_read.duration_since(start), started })
+        Ok(Timed {
+            response,
+            duration: self.last_read.duration_since(start),
+            started,
+        })
     }
 
     fn response(&mut self, bodiless: bool) -> io::Result<Response> {
@@ -107,7 +116,11 @@ impl Connection {
             while self.fill()? {}
             std::mem::take(&mut self.buffer)
         };
-        Ok(Response { status: head.status, body, keep_alive })
+        Ok(Response {
+            status: head.status,
+            body,
+            keep_alive,
+        })
     }
 
     fn head(&mut self) -> io::Result<Head> {
@@ -125,12 +138,18 @@ impl Connection {
             if line.is_empty() {
                 return Ok(head);
             }
-            let (name, value) = line.split_once(':').ok_or_else(|| bad("a header without a colon"))?;
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| bad("a header without a colon"))?;
             let value = value.trim().to_ascii_lowercase();
             match name.to_ascii_lowercase().as_str() {
-                "content-length" => head.length = Some(value.parse().map_err(|_| bad("content-length"))?),
+                "content-length" => {
+                    head.length = Some(value.parse().map_err(|_| bad("content-length"))?)
+                }
                 "transfer-encoding" => head.chunked = value.ends_with("chunked"),
-                "connection" => head.close = value == "close" || (head.close && value != "keep-alive"),
+                "connection" => {
+                    head.close = value == "close" || (head.close && value != "keep-alive")
+                }
                 _ => {}
             }
         }
@@ -171,7 +190,11 @@ impl Connection {
     }
 
     fn more(&mut self) -> io::Result<()> {
-        if self.fill()? { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        if self.fill()? {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
     }
 
     /// One read; false at the end of the stream.
@@ -192,16 +215,25 @@ impl Connection {
 /// One GET on a connection of its own.
 pub fn get(address: SocketAddr, target: &str) -> io::Result<Response> {
     let request = format!("GET {target} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    Ok(Connection::open(address)?.exchange(&[request.as_bytes()], false)?.response)
+    Ok(Connection::open(address)?
+        .exchange(&[request.as_bytes()], false)?
+        .response)
 }
 
 /// One POST on a connection of its own.
-pub fn post(address: SocketAddr, target: &str, content_type: &str, body: &[u8]) -> io::Result<Response> {
+pub fn post(
+    address: SocketAddr,
+    target: &str,
+    content_type: &str,
+    body: &[u8],
+) -> io::Result<Response> {
     let head = format!(
         "POST {target} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    Ok(Connection::open(address)?.exchange(&[head.as_bytes(), body], false)?.response)
+    Ok(Connection::open(address)?
+        .exchange(&[head.as_bytes(), body], false)?
+        .response)
 }
 
 #[cfg(test)]
@@ -224,23 +256,53 @@ mod tests {
         let got = get(address, "/");
         server.join().expect("server");
         let got = got.map_err(|error| error.kind());
-        let got = got.map(|r| (r.status, String::from_utf8(r.body).expect("text"), r.keep_alive));
-        assert_eq!(got, expected.map(|(status, body, keep)| (status, body.to_owned(), keep)), "{wire:?}");
+        let got = got.map(|r| {
+            (
+                r.status,
+                String::from_utf8(r.body).expect("text"),
+                r.keep_alive,
+            )
+        });
+        assert_eq!(
+            got,
+            expected.map(|(status, body, keep)| (status, body.to_owned(), keep)),
+            "{wire:?}"
+        );
     }
 
     #[test]
     fn framings() {
         for step in [1, 7, 4096] {
-            check("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", step, Ok((200, "hi", true)));
-            check("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n", step, Ok((204, "", true)));
+            check(
+                "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi",
+                step,
+                Ok((200, "hi", true)),
+            );
+            check(
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n",
+                step,
+                Ok((204, "", true)),
+            );
             check(
                 "HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nhi\r\n1\r\n!\r\n0\r\nt: 1\r\n\r\n",
                 step,
                 Ok((404, "hi!", true)),
             );
-            check("HTTP/1.0 500 No\r\n\r\nto the end", step, Ok((500, "to the end", false)));
-            check("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx", step, Ok((200, "x", false)));
-            check("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort", step, Err(io::ErrorKind::UnexpectedEof));
+            check(
+                "HTTP/1.0 500 No\r\n\r\nto the end",
+                step,
+                Ok((500, "to the end", false)),
+            );
+            check(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx",
+                step,
+                Ok((200, "x", false)),
+            );
+            check(
+                "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort",
+                step,
+                Err(io::ErrorKind::UnexpectedEof),
+            );
             check("no http\r\n\r\n", step, Err(io::ErrorKind::InvalidData));
         }
     }

@@ -38,23 +38,38 @@ impl Ledger {
     /// Stages whose `seen` is not the sum of the others.
     pub fn wrong_sums(&self) -> Vec<String> {
         let wrong = self.0.iter().filter(|(_, stage)| {
-            let Stage { seen, exported, sampled_out, dropped, pending } = stage;
+            let Stage {
+                seen,
+                exported,
+                sampled_out,
+                dropped,
+                pending,
+            } = stage;
             *seen != exported + sampled_out + dropped.values().sum::<u64>() + pending
         });
-        wrong.map(|(name, stage)| format!("{name} does not add up: {stage:?}")).collect()
+        wrong
+            .map(|(name, stage)| format!("{name} does not add up: {stage:?}"))
+            .collect()
     }
 
     /// Nothing is on its way between a finished request and an acknowledged span.
     pub fn drained(&self) -> bool {
-        ["exchanges", "spans"].iter().all(|stage| self.0.get(*stage).is_some_and(|stage| stage.pending == 0))
+        ["exchanges", "spans"]
+            .iter()
+            .all(|stage| self.0.get(*stage).is_some_and(|stage| stage.pending == 0))
     }
 
     /// Losses of any stage.
     pub fn losses(&self) -> Vec<String> {
         let all = self.0.iter().flat_map(|(name, stage)| {
-            stage.dropped.iter().filter(|(_, count)| **count > 0).map(move |loss| (name, loss))
+            stage
+                .dropped
+                .iter()
+                .filter(|(_, count)| **count > 0)
+                .map(move |loss| (name, loss))
         });
-        all.map(|(name, (reason, count))| format!("{name} dropped {count}: {reason}")).collect()
+        all.map(|(name, (reason, count))| format!("{name} dropped {count}: {reason}"))
+            .collect()
     }
 
     /// A stage by its name; an empty one if it is missing.
@@ -77,14 +92,33 @@ mod tests {
         let check = |spans: &str, sums: usize, losses: usize, drained: bool| {
             let ledger = Ledger::parse(body(spans).as_bytes()).expect("valid");
             assert_eq!(
-                (ledger.wrong_sums().len(), ledger.losses().len(), ledger.drained()),
+                (
+                    ledger.wrong_sums().len(),
+                    ledger.losses().len(),
+                    ledger.drained()
+                ),
                 (sums, losses, drained),
                 "{spans}"
             );
         };
-        check(r#"{"seen":9,"exported":5,"sampled_out":1,"dropped":{"queue_full":3},"pending":0}"#, 0, 1, true);
-        check(r#"{"seen":9,"exported":5,"sampled_out":1,"dropped":{"queue_full":2},"pending":0}"#, 1, 1, true);
-        check(r#"{"seen":9,"exported":5,"sampled_out":1,"dropped":{"queue_full":0},"pending":3}"#, 0, 0, false);
+        check(
+            r#"{"seen":9,"exported":5,"sampled_out":1,"dropped":{"queue_full":3},"pending":0}"#,
+            0,
+            1,
+            true,
+        );
+        check(
+            r#"{"seen":9,"exported":5,"sampled_out":1,"dropped":{"queue_full":2},"pending":0}"#,
+            1,
+            1,
+            true,
+        );
+        check(
+            r#"{"seen":9,"exported":5,"sampled_out":1,"dropped":{"queue_full":0},"pending":3}"#,
+            0,
+            0,
+            false,
+        );
     }
 
     #[test]

@@ -68,14 +68,19 @@ pub fn run(command: &mut Command) -> Result<(), String> {
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let tail: Vec<&str> = text.lines().rev().take(5).collect();
-    Err(format!("{name}: {}: {}", output.status, tail.into_iter().rev().collect::<Vec<_>>().join(" | ")))
+    Err(format!(
+        "{name}: {}: {}",
+        output.status,
+        tail.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    ))
 }
 
 /// `pid` exists and is not a zombie.
 pub fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The state follows the name, which is in parentheses and may contain any.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// `pid` and everything it started that still runs.
@@ -84,10 +89,17 @@ pub fn tree(pid: u32) -> Vec<u32> {
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
         next += 1;
-        let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else {
+            continue;
+        };
         for thread in threads.flatten() {
             let children = std::fs::read_to_string(thread.path().join("children"));
-            found.extend(children.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            found.extend(
+                children
+                    .unwrap_or_default()
+                    .split_whitespace()
+                    .filter_map(|pid| pid.parse::<u32>().ok()),
+            );
         }
     }
     found
@@ -106,7 +118,10 @@ mod tests {
             .spawn()
             .expect("sh");
         let output = child.stdout.take().expect("stdout is piped");
-        assert_eq!(first_line(output, Duration::from_secs(5)).as_deref(), Ok("started"));
+        assert_eq!(
+            first_line(output, Duration::from_secs(5)).as_deref(),
+            Ok("started")
+        );
         let tree = tree(child.id());
         assert_eq!(tree.len(), 2, "the shell and its sleep: {tree:?}");
         assert!(sys::signal(tree[1], libc::SIGTERM));
@@ -116,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_failed_step_says_why() {
-        let error = run(Command::new("sh").args(["-c", "echo no luck >&2; exit 3"])).expect_err("exit 3");
+        let error =
+            run(Command::new("sh").args(["-c", "echo no luck >&2; exit 3"])).expect_err("exit 3");
         assert!(error.contains("no luck"), "{error}");
     }
 }

@@ -13,8 +13,12 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::post;
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use prost::Message;
 use tokio::net::TcpListener;
 use tonic::codec::CompressionEncoding;
@@ -77,9 +81,14 @@ impl Receiver {
             .build()
             .expect("a runtime for the receiver");
         let store = Arc::new(Store::default());
-        let bind = || runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("bind the receiver");
+        let bind = || {
+            runtime
+                .block_on(TcpListener::bind("127.0.0.1:0"))
+                .expect("bind the receiver")
+        };
         let (grpc_listener, http_listener) = (bind(), bind());
-        let address = |listener: &TcpListener| listener.local_addr().expect("address of the receiver");
+        let address =
+            |listener: &TcpListener| listener.local_addr().expect("address of the receiver");
         let (grpc, http) = (address(&grpc_listener), address(&http_listener));
 
         let service = TraceServiceServer::new(Grpc(Arc::clone(&store)))
@@ -97,7 +106,12 @@ impl Receiver {
             .layer(DefaultBodyLimit::max(LIMIT))
             .with_state(Arc::clone(&store));
         runtime.spawn(axum::serve(http_listener, routes).into_future());
-        Self { grpc, http, store, _runtime: runtime }
+        Self {
+            grpc,
+            http,
+            store,
+            _runtime: runtime,
+        }
     }
 
     /// Everything received so far.
@@ -107,7 +121,13 @@ impl Receiver {
 
     /// What was received so far and mentions `marker`.
     pub fn spans_of(&self, marker: &str) -> Vec<Span> {
-        self.store.lock().spans.iter().filter(|span| span.mentions(marker)).cloned().collect()
+        self.store
+            .lock()
+            .spans
+            .iter()
+            .filter(|span| span.mentions(marker))
+            .cloned()
+            .collect()
     }
 
     /// Export requests taken so far.
@@ -130,8 +150,15 @@ impl Receiver {
         let deadline = Instant::now() + limit;
         let mut inner = self.store.lock();
         while !enough(&inner.spans) {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
-            inner = self.store.grown.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return false;
+            };
+            inner = self
+                .store
+                .grown
+                .wait_timeout(inner, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         true
     }
@@ -141,7 +168,10 @@ impl Receiver {
         // Batches are large and many: look only at what is new.
         let (mut looked, mut found) = (0, 0);
         self.wait_for(limit, |spans| {
-            found += spans[looked..].iter().filter(|span| span.mentions(marker)).count();
+            found += spans[looked..]
+                .iter()
+                .filter(|span| span.mentions(marker))
+                .count();
             looked = spans.len();
             found >= count
         })
@@ -156,15 +186,27 @@ impl TraceService for Grpc {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        let agent = request.metadata().get("user-agent").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        self.0.add(request.into_inner(), Via::Grpc, agent.as_deref());
+        let agent = request
+            .metadata()
+            .get("user-agent")
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
+        self.0
+            .add(request.into_inner(), Via::Grpc, agent.as_deref());
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
-async fn take_http(State(store): State<Arc<Store>>, headers: HeaderMap, body: Bytes) -> (StatusCode, Vec<u8>) {
+async fn take_http(
+    State(store): State<Arc<Store>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> (StatusCode, Vec<u8>) {
     if let Some(status) = store.lock().refusals.pop_front() {
-        return (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Vec::new());
+        return (
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            Vec::new(),
+        );
     }
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if header(header::CONTENT_TYPE) != Some("application/x-protobuf") {
@@ -173,7 +215,10 @@ async fn take_http(State(store): State<Arc<Store>>, headers: HeaderMap, body: By
     let mut plain = Vec::new();
     let body = match header(header::CONTENT_ENCODING) {
         None => &body[..],
-        Some("gzip") => match flate2::read::GzDecoder::new(&body[..]).take(LIMIT as u64).read_to_end(&mut plain) {
+        Some("gzip") => match flate2::read::GzDecoder::new(&body[..])
+            .take(LIMIT as u64)
+            .read_to_end(&mut plain)
+        {
             Ok(_) => &plain[..],
             Err(_) => return (StatusCode::BAD_REQUEST, Vec::new()),
         },
@@ -182,7 +227,10 @@ async fn take_http(State(store): State<Arc<Store>>, headers: HeaderMap, body: By
     match ExportTraceServiceRequest::decode(body) {
         Ok(request) => {
             store.add(request, Via::HttpProtobuf, header(header::USER_AGENT));
-            (StatusCode::OK, ExportTraceServiceResponse::default().encode_to_vec())
+            (
+                StatusCode::OK,
+                ExportTraceServiceResponse::default().encode_to_vec(),
+            )
         }
         Err(_) => (StatusCode::BAD_REQUEST, Vec::new()),
     }
@@ -198,44 +246,67 @@ mod tests {
     use std::io::Write;
 
     fn request(path: &str) -> ExportTraceServiceRequest {
-        let value = Some(AnyValue { value: Some(Value::StringValue(path.to_owned())) });
+        let value = Some(AnyValue {
+            value: Some(Value::StringValue(path.to_owned())),
+        });
         let span = Wire {
             trace_id: vec![1; 16],
             span_id: vec![2; 8],
             kind: 3,
-            attributes: vec![KeyValue { key: "url.path".to_owned(), value, ..KeyValue::default() }],
+            attributes: vec![KeyValue {
+                key: "url.path".to_owned(),
+                value,
+                ..KeyValue::default()
+            }],
             ..Wire::default()
         };
-        let scope_spans = vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }];
+        let scope_spans = vec![ScopeSpans {
+            spans: vec![span],
+            ..ScopeSpans::default()
+        }];
         ExportTraceServiceRequest {
-            resource_spans: vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }],
+            resource_spans: vec![ResourceSpans {
+                scope_spans,
+                ..ResourceSpans::default()
+            }],
         }
     }
 
     fn arrived(receiver: &Receiver, marker: &str, via: Via) {
-        assert!(receiver.wait_count(marker, 1, Duration::from_secs(5)), "{marker} did not arrive");
+        assert!(
+            receiver.wait_count(marker, 1, Duration::from_secs(5)),
+            "{marker} did not arrive"
+        );
         let spans = receiver.spans_of(marker);
         assert_eq!(spans.len(), 1);
-        assert_eq!((spans[0].via, spans[0].kind), (via, crate::span::Kind::Client));
+        assert_eq!(
+            (spans[0].via, spans[0].kind),
+            (via, crate::span::Kind::Client)
+        );
     }
 
     #[test]
     fn takes_protobuf_over_http_plain_gzip_and_after_a_refusal() {
         let receiver = Receiver::start();
         let send = |body: &[u8]| {
-            http::post(receiver.http, "/v1/traces", "application/x-protobuf", body).expect("post").status
+            http::post(receiver.http, "/v1/traces", "application/x-protobuf", body)
+                .expect("post")
+                .status
         };
         assert_eq!(send(&request("/plain").encode_to_vec()), 200);
         arrived(&receiver, "/plain", Via::HttpProtobuf);
         receiver.refuse(&[503, 429]);
-        let statuses: Vec<u16> = (0..3).map(|_| send(&request("/again").encode_to_vec())).collect();
+        let statuses: Vec<u16> = (0..3)
+            .map(|_| send(&request("/again").encode_to_vec()))
+            .collect();
         assert_eq!(statuses, [503, 429, 200]);
         arrived(&receiver, "/again", Via::HttpProtobuf);
         assert_eq!(send(b"\xff\xff"), 400);
         assert_eq!(receiver.requests(), 2);
 
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&request("/gzip").encode_to_vec()).expect("gzip");
+        gzip.write_all(&request("/gzip").encode_to_vec())
+            .expect("gzip");
         let body = gzip.finish().expect("gzip");
         let head = format!(
             "POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
@@ -243,7 +314,9 @@ mod tests {
             body.len()
         );
         let mut connection = http::Connection::open(receiver.http).expect("connect");
-        let answer = connection.exchange(&[head.as_bytes(), &body], false).expect("answer");
+        let answer = connection
+            .exchange(&[head.as_bytes(), &body], false)
+            .expect("answer");
         assert_eq!(answer.response.status, 200);
         arrived(&receiver, "/gzip", Via::HttpProtobuf);
     }
@@ -251,13 +324,22 @@ mod tests {
     #[test]
     fn takes_grpc() {
         let receiver = Receiver::start();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime");
         runtime.block_on(async {
-            let mut client = TraceServiceClient::connect(format!("http://{}", receiver.grpc)).await.expect("connect");
+            let mut client = TraceServiceClient::connect(format!("http://{}", receiver.grpc))
+                .await
+                .expect("connect");
             client.export(request("/grpc")).await.expect("export");
         });
         arrived(&receiver, "/grpc", Via::Grpc);
-        assert!(receiver.user_agents()[0].contains("tonic"), "{:?}", receiver.user_agents());
+        assert!(
+            receiver.user_agents()[0].contains("tonic"),
+            "{:?}",
+            receiver.user_agents()
+        );
         assert!(!receiver.wait_count("/never", 1, Duration::from_millis(20)));
     }
 }

@@ -23,9 +23,15 @@ impl Session {
     /// `cargo xtask test` does) a missing condition is a failure instead.
     pub fn begin(test: &str) -> Option<Self> {
         match missing() {
-            None => Some(Self { run: unique(), _lock: lock() }),
+            None => Some(Self {
+                run: unique(),
+                _lock: lock(),
+            }),
             Some(reason) => {
-                assert!(std::env::var_os("TRACER_TESTS_REQUIRED").is_none(), "{test}: {reason}");
+                assert!(
+                    std::env::var_os("TRACER_TESTS_REQUIRED").is_none(),
+                    "{test}: {reason}"
+                );
                 skipped(test, &reason);
                 None
             }
@@ -41,7 +47,9 @@ pub fn skipped(test: &str, reason: &str) {
 
 /// Text that no other run on this host uses.
 pub fn unique() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     format!("run{:x}{:x}", std::process::id(), now.as_nanos())
 }
 
@@ -50,7 +58,8 @@ fn missing() -> Option<String> {
         return Some("needs root to trace".to_owned());
     }
     let binary = agent::binary();
-    (!binary.is_file()).then(|| format!("no agent at {}: run `cargo xtask build`", binary.display()))
+    (!binary.is_file())
+        .then(|| format!("no agent at {}: run `cargo xtask build`", binary.display()))
 }
 
 fn lock() -> File {

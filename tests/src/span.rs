@@ -101,7 +101,9 @@ impl Span {
 
     /// Some text attribute of the span contains `marker`: how a test knows its own traffic.
     pub fn mentions(&self, marker: &str) -> bool {
-        self.attributes.values().any(|value| matches!(value, Attribute::Text(text) if text.contains(marker)))
+        self.attributes
+            .values()
+            .any(|value| matches!(value, Attribute::Text(text) if text.contains(marker)))
     }
 }
 
@@ -132,17 +134,27 @@ fn attribute(value: Option<AnyValue>) -> Attribute {
 }
 
 fn attributes(list: Vec<KeyValue>) -> Attributes {
-    list.into_iter().map(|KeyValue { key, value, .. }| (key, attribute(value))).collect()
+    list.into_iter()
+        .map(|KeyValue { key, value, .. }| (key, attribute(value)))
+        .collect()
 }
 
 /// All spans of an export request.
 pub fn flatten(request: ExportTraceServiceRequest, via: Via) -> Vec<Span> {
     let mut spans = Vec::new();
     for group in request.resource_spans {
-        let resource = attributes(group.resource.map(|resource| resource.attributes).unwrap_or_default());
+        let resource = attributes(
+            group
+                .resource
+                .map(|resource| resource.attributes)
+                .unwrap_or_default(),
+        );
         for scope in group.scope_spans {
-            let schema_url =
-                if scope.schema_url.is_empty() { group.schema_url.clone() } else { scope.schema_url };
+            let schema_url = if scope.schema_url.is_empty() {
+                group.schema_url.clone()
+            } else {
+                scope.schema_url
+            };
             for span in scope.spans {
                 spans.push(Span {
                     via,
@@ -158,7 +170,9 @@ pub fn flatten(request: ExportTraceServiceRequest, via: Via) -> Vec<Span> {
                     name: span.name,
                     start_ns: span.start_time_unix_nano,
                     end_ns: span.end_time_unix_nano,
-                    error: span.status.is_some_and(|status| status.code == status::StatusCode::Error as i32),
+                    error: span
+                        .status
+                        .is_some_and(|status| status.code == status::StatusCode::Error as i32),
                     attributes: attributes(span.attributes),
                     resource: resource.clone(),
                     schema_url: schema_url.clone(),
@@ -195,10 +209,20 @@ mod tests {
         let spans = from_json_lines(&format!("{line}\n{line}\n")).expect("valid");
         assert_eq!(spans.len(), 2);
         let span = &spans[0];
-        assert_eq!((span.service(), span.pid(), span.kind), (Some("shop"), Some(7), Kind::Server));
+        assert_eq!(
+            (span.service(), span.pid(), span.kind),
+            (Some("shop"), Some(7), Kind::Server)
+        );
         assert_eq!(span.trace_id, "5b8efff798038103d269b633813fc60c");
-        assert_eq!((span.duration_ns(), span.error, span.parent.as_deref()), (2000, true, None));
+        assert_eq!(
+            (span.duration_ns(), span.error, span.parent.as_deref()),
+            (2000, true, None)
+        );
         assert!(span.mentions("x-1") && !span.mentions("x-2"));
-        assert!(from_json_lines("{\n").expect_err("cut off").starts_with("line 1"));
+        assert!(
+            from_json_lines("{\n")
+                .expect_err("cut off")
+                .starts_with("line 1")
+        );
     }
 }

@@ -8,7 +8,9 @@ pub fn effective_user() -> u32 {
 
 /// Sends `signal` to one process. Returns false if it is gone (or is not ours to signal).
 pub fn signal(pid: u32, signal: i32) -> bool {
-    let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
+    let Ok(pid) = libc::pid_t::try_from(pid) else {
+        return false;
+    };
     // 0 and negative numbers address groups: never what the harness wants.
     if pid <= 1 {
         return false;

@@ -23,7 +23,9 @@ enum Opened {
 }
 
 fn check(test: &str, language: Language, opened: Opened) {
-    let Some(session) = Session::begin(test) else { return };
+    let Some(session) = Session::begin(test) else {
+        return;
+    };
     let service = match language.start() {
         Ok(service) => service,
         Err(reason) => return skipped(test, &reason),
@@ -44,18 +46,49 @@ fn check(test: &str, language: Language, opened: Opened) {
             let agent = Start::new().export_http(&receiver).ready();
             driver.go();
             let report = driver.report();
-            assert!(report.records.iter().filter(|record| record.preopened).count() >= CONCURRENCY);
+            assert!(
+                report
+                    .records
+                    .iter()
+                    .filter(|record| record.preopened)
+                    .count()
+                    >= CONCURRENCY
+            );
             (agent, report, driver)
         }
     };
     compare(agent, &receiver, &report, &service);
 }
 
-fn compare(agent: tracer_tests::agent::Agent, receiver: &Receiver, report: &Report, service: &Service) {
-    assert_eq!(report.failures(), Vec::<String>::new(), "the run itself failed");
-    let (spans, _) = finish(agent, receiver, &format!("/r/{}-", report.run), 2 * REQUESTS);
-    let server = Server { name: &service.name, pids: service.pids() };
-    assert_run(&spans, report, &Sides { server: Some(server), client: true });
+fn compare(
+    agent: tracer_tests::agent::Agent,
+    receiver: &Receiver,
+    report: &Report,
+    service: &Service,
+) {
+    assert_eq!(
+        report.failures(),
+        Vec::<String>::new(),
+        "the run itself failed"
+    );
+    let (spans, _) = finish(
+        agent,
+        receiver,
+        &format!("/r/{}-", report.run),
+        2 * REQUESTS,
+    );
+    let server = Server {
+        name: &service.name,
+        pids: service.pids(),
+    };
+    assert_run(
+        &spans,
+        report,
+        &Sides {
+            server: Some(server),
+            client: true,
+        },
+    );
 }
 
 macro_rules! services {

@@ -12,10 +12,18 @@ use tracer_tests::session::{Session, unique};
 fn the_scenarios_play() {
     let mut wrong = Vec::new();
     for scenario in SCENARIOS {
-        match play(scenario, &unique()) {
-            Ok(played) if played.server_pids.is_empty() => wrong.push(format!("{}: nobody served", scenario.name)),
+        let start = std::time::Instant::now();
+        let result = play(scenario, &unique());
+        println!("{:>6} ms {}", start.elapsed().as_millis(), scenario.name);
+        match result {
+            Ok(played) if played.server_pids.is_empty() => {
+                wrong.push(format!("{}: nobody served", scenario.name))
+            }
             Ok(played) if played.server_pids.contains(&played.client_pid) => {
-                wrong.push(format!("{}: the client served itself: {played:?}", scenario.name));
+                wrong.push(format!(
+                    "{}: the client served itself: {played:?}",
+                    scenario.name
+                ));
             }
             Ok(_) => {}
             Err(reason) => wrong.push(format!("{}: {reason}", scenario.name)),
@@ -26,7 +34,9 @@ fn the_scenarios_play() {
 
 #[test]
 fn each_scenario_gives_its_spans() {
-    let Some(session) = Session::begin("oddities") else { return };
+    let Some(session) = Session::begin("oddities") else {
+        return;
+    };
     let receiver = Receiver::start();
     let agent = Start::new().export_http(&receiver).ready();
     let played: Vec<_> = SCENARIOS
@@ -38,9 +48,14 @@ fn each_scenario_gives_its_spans() {
             play(scenario, &run).unwrap_or_else(|reason| panic!("{}: {reason}", scenario.name))
         })
         .collect();
-    let count = SCENARIOS.iter().map(|scenario| 2 * scenario.wants.len()).sum();
+    let count = SCENARIOS
+        .iter()
+        .map(|scenario| 2 * scenario.wants.len())
+        .sum();
     let (spans, _) = finish(agent, &receiver, &session.run, count);
     let all = SCENARIOS.iter().zip(&played);
-    let wrong: Vec<String> = all.flat_map(|(scenario, played)| mismatches(scenario, played, &spans)).collect();
+    let wrong: Vec<String> = all
+        .flat_map(|(scenario, played)| mismatches(scenario, played, &spans))
+        .collect();
     assert!(wrong.is_empty(), "{} mismatches: {wrong:#?}", wrong.len());
 }

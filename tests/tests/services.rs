@@ -12,12 +12,22 @@ const REQUESTS: usize = 1_500;
 fn whole(report: &Report, service: &Service) {
     assert_eq!(report.records.len(), REQUESTS);
     let failures = report.failures();
-    assert!(failures.is_empty(), "{} of {}: {} failed, first: {:#?}", REQUESTS, service.name, failures.len(), &failures[..failures.len().min(3)]);
+    assert!(
+        failures.is_empty(),
+        "{} of {}: {} failed, first: {:#?}",
+        REQUESTS,
+        service.name,
+        failures.len(),
+        &failures[..failures.len().min(3)]
+    );
     for record in &report.records {
         let asked = format!("&bytes={}&", record.response_bytes);
         let bodiless = record.method == "HEAD" || matches!(record.status, 204 | 304);
         let fixed = service.name == "svc-nginx" && record.status != 200;
-        assert!(bodiless || fixed || record.query.contains(&asked), "{record:?}");
+        assert!(
+            bodiless || fixed || record.query.contains(&asked),
+            "{record:?}"
+        );
     }
     assert!(report.records.iter().any(|record| !record.reused));
     assert!(service.pids().iter().all(|pid| *pid != report.pid));
@@ -40,7 +50,15 @@ fn check(language: Language) {
     driver.go();
     let report = driver.report();
     whole(&report, &service);
-    assert_eq!(report.records.iter().filter(|record| record.preopened && record.reused == plan.warm).count().min(32), 32);
+    assert_eq!(
+        report
+            .records
+            .iter()
+            .filter(|record| record.preopened && record.reused == plan.warm)
+            .count()
+            .min(32),
+        32
+    );
 }
 
 macro_rules! services {

@@ -40,7 +40,10 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "zero-trace",
-        headers: &["traceparent: 00-00000000000000000000000000000000-00f067aa0ba902b7-01", "tracestate: a=b"],
+        headers: &[
+            "traceparent: 00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "tracestate: a=b",
+        ],
         state: None,
     },
     Case {
@@ -58,8 +61,16 @@ const CASES: &[Case] = &[
         headers: &["traceparent: 00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"],
         state: None,
     },
-    Case { name: "too-short", headers: &["traceparent: 00-4bf92f35"], state: None },
-    Case { name: "none", headers: &[], state: None },
+    Case {
+        name: "too-short",
+        headers: &["traceparent: 00-4bf92f35"],
+        state: None,
+    },
+    Case {
+        name: "none",
+        headers: &[],
+        state: None,
+    },
 ];
 
 fn check(case: &Case, spans: &[Span]) {
@@ -73,15 +84,26 @@ fn check(case: &Case, spans: &[Span]) {
     match case.state {
         Some(state) => {
             assert_eq!(server.trace_id, TRACE, "{name}: server");
-            assert_eq!(server.parent.as_deref(), Some(PARENT), "{name}: parent of the server span");
+            assert_eq!(
+                server.parent.as_deref(),
+                Some(PARENT),
+                "{name}: parent of the server span"
+            );
             assert_eq!(server.trace_state, state, "{name}: tracestate");
             assert_eq!(client.trace_id, TRACE, "{name}: client");
             assert_ne!(client.span_id, server.span_id, "{name}");
         }
         None => {
             assert_ne!(server.trace_id, TRACE, "{name}: half-used context");
-            assert_ne!(server.parent.as_deref(), Some(PARENT), "{name}: half-used context");
-            assert_eq!(server.trace_state, "", "{name}: tracestate without traceparent");
+            assert_ne!(
+                server.parent.as_deref(),
+                Some(PARENT),
+                "{name}: half-used context"
+            );
+            assert_eq!(
+                server.trace_state, "",
+                "{name}: tracestate without traceparent"
+            );
             assert_ne!(client.trace_id, TRACE, "{name}: half-used context");
         }
     }
@@ -89,18 +111,32 @@ fn check(case: &Case, spans: &[Span]) {
 
 #[test]
 fn traceparent() {
-    let Some(session) = Session::begin("traceparent") else { return };
+    let Some(session) = Session::begin("traceparent") else {
+        return;
+    };
     let service = Language::Rust.start().expect("the Rust service");
     let receiver = Receiver::start();
     let agent = Start::new().export_http(&receiver).ready();
     for case in CASES {
-        let mut plan = Plan::load(service.address, &format!("{}-{}", session.run, case.name), 1, 1);
+        let mut plan = Plan::load(
+            service.address,
+            &format!("{}-{}", session.run, case.name),
+            1,
+            1,
+        );
         plan.mix = Mix::Simple;
-        plan.header = case.headers.iter().map(|header| (*header).to_owned()).collect();
+        plan.header = case
+            .headers
+            .iter()
+            .map(|header| (*header).to_owned())
+            .collect();
         assert_eq!(plan.run().failures(), Vec::<String>::new());
     }
     finish(agent, &receiver, &session.run, 2 * CASES.len());
     for case in CASES {
-        check(case, &receiver.spans_of(&format!("{}-{}-", session.run, case.name)));
+        check(
+            case,
+            &receiver.spans_of(&format!("{}-{}-", session.run, case.name)),
+        );
     }
 }

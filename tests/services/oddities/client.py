@@ -8,6 +8,7 @@ Prints its pid in brackets when all went as it should; ends with its stdin.
 import os
 import socket
 import sys
+import time
 
 from moves import Wire, options
 
@@ -113,6 +114,14 @@ def undelimited(opened, run, host):
     wire = opened()
     wire.write(head("GET", target(run, "a", bytes=90000, do="close"), host, run))
     answer(wire, 200, 90000)
+
+
+def slow(opened, run, host):
+    """Lets a large response wait until the server's buffers are full."""
+    wire = opened()
+    wire.write(head("GET", target(run, "a", bytes=8_000_000), host, run))
+    time.sleep(0.1)
+    answer(wire, 200, 8_000_000)
 
 
 def chunked(opened, run, host):

@@ -36,12 +36,18 @@ def read_peek(sock, size):
 
 
 def read_nonblocking(sock, size):
-    """Reads until EAGAIN before it ever waits."""
+    """Reads until EAGAIN, every time, as edge-triggered event loops do."""
     sock.setblocking(False)
+    data = b""
     while True:
         try:
-            return sock.recv(size)
+            piece = sock.recv(size)
+            if not piece:
+                return data
+            data += piece
         except BlockingIOError:
+            if data:
+                return data
             select.select([sock], [], [], 10)
 
 

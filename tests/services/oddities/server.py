@@ -78,7 +78,7 @@ def listen(kind):
     """A listening socket and how to connect to it."""
     if kind in ("unix", "abstract"):
         name = f"odd-{os.getpid()}"
-        path = "\0" + name if kind == "abstract" else os.path.join(tempfile.mkdtemp(), name)
+        path = "\0" + name if kind == "abstract" else os.path.join(tempfile.gettempdir(), name)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         where = f"abstract:{name}" if kind == "abstract" else f"unix:{path}"
@@ -160,3 +160,5 @@ else:
     print(where, flush=True)
 while sys.stdin.readline():
     print(json.dumps(serving), flush=True)
+if given.get("address") == "unix":
+    os.unlink(listener.getsockname())

@@ -14,8 +14,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub use plan::{Mix, Request, SERVICE_NAME, USER_AGENT};
 pub(crate) use plan::SIZES;
+pub use plan::{Mix, Request, SERVICE_NAME, USER_AGENT};
 pub use spawn::Driver;
 
 use crate::http::{Connection, Timed};
@@ -112,7 +112,10 @@ pub fn run(plan: &Plan, go_ahead: impl FnOnce()) -> Report {
             .map(|lane| {
                 let (next, opened, start) = (&next, &opened, &start);
                 scope.spawn(move || {
-                    let connection = plan.preopen.then(|| preopen(plan, lane)).and_then(Result::ok);
+                    let connection = plan
+                        .preopen
+                        .then(|| preopen(plan, lane))
+                        .and_then(Result::ok);
                     opened.wait();
                     start.wait();
                     lane_loop(plan, next, connection)
@@ -122,18 +125,30 @@ pub fn run(plan: &Plan, go_ahead: impl FnOnce()) -> Report {
         opened.wait();
         go_ahead();
         start.wait();
-        threads.into_iter().flat_map(|thread| thread.join().expect("a driver thread")).collect::<Vec<_>>()
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("a driver thread"))
+            .collect::<Vec<_>>()
     });
     numbered.sort_by_key(|(number, _)| *number);
     let records = numbered.into_iter().map(|(_, record)| record).collect();
-    Report { pid: std::process::id(), address: plan.address, run: plan.run.clone(), records }
+    Report {
+        pid: std::process::id(),
+        address: plan.address,
+        run: plan.run.clone(),
+        records,
+    }
 }
 
 fn preopen(plan: &Plan, lane: usize) -> io::Result<Connection> {
     let mut connection = Connection::open(plan.address)?;
     if plan.warm {
         // Not part of the run: its path must not carry the marker.
-        let request = Request::simple("GET", &format!("/r/warm-{lane}"), "status=200&bytes=1&delay_ms=0");
+        let request = Request::simple(
+            "GET",
+            &format!("/r/warm-{lane}"),
+            "status=200&bytes=1&delay_ms=0",
+        );
         let wire = request.wire(plan.address, &[], false);
         let pieces: Vec<&[u8]> = wire.iter().map(Vec::as_slice).collect();
         connection.exchange(&pieces, false)?;
@@ -142,7 +157,11 @@ fn preopen(plan: &Plan, lane: usize) -> io::Result<Connection> {
 }
 
 /// One connection at a time, until all requests are taken.
-fn lane_loop(plan: &Plan, next: &AtomicUsize, mut connection: Option<Connection>) -> Vec<(usize, Record)> {
+fn lane_loop(
+    plan: &Plan,
+    next: &AtomicUsize,
+    mut connection: Option<Connection>,
+) -> Vec<(usize, Record)> {
     let mut records = Vec::new();
     let mut preopened = connection.is_some();
     loop {
@@ -177,7 +196,9 @@ fn one(
         duration_ns: 0,
         started_ns: 0,
         local_port: 0,
-        reused: connection.as_ref().is_some_and(|connection| connection.exchanges() > 0),
+        reused: connection
+            .as_ref()
+            .is_some_and(|connection| connection.exchanges() > 0),
         preopened,
         preempted: false,
         response_bytes: 0,
@@ -206,7 +227,11 @@ fn attempt(
     let wire = request.wire(plan.address, &plan.header, request.close);
     let pieces: Vec<&[u8]> = wire.iter().map(Vec::as_slice).collect();
     let switches = sys::involuntary_switches();
-    let Timed { response, duration, started } = connection.exchange(&pieces, request.method == "HEAD")?;
+    let Timed {
+        response,
+        duration,
+        started,
+    } = connection.exchange(&pieces, request.method == "HEAD")?;
     record.preempted = sys::involuntary_switches() != switches;
     record.status = response.status;
     record.duration_ns = nanoseconds(duration);

@@ -7,8 +7,12 @@ pub const USER_AGENT: &str = "tracer-driver/1";
 /// `service.name` of the driver.
 pub const SERVICE_NAME: &str = "tracer-driver";
 
-const METHODS: [&str; 10] = ["GET", "POST", "GET", "PUT", "GET", "DELETE", "POST", "HEAD", "OPTIONS", "PATCH"];
-const STATUSES: [u16; 16] = [200, 200, 200, 200, 200, 200, 200, 201, 204, 301, 304, 400, 404, 429, 500, 503];
+const METHODS: [&str; 10] = [
+    "GET", "POST", "GET", "PUT", "GET", "DELETE", "POST", "HEAD", "OPTIONS", "PATCH",
+];
+const STATUSES: [u16; 16] = [
+    200, 200, 200, 200, 200, 200, 200, 201, 204, 301, 304, 400, 404, 429, 500, 503,
+];
 /// The sizes for which the nginx service has files.
 pub(crate) const SIZES: [usize; 8] = [0, 1, 17, 500, 500, 4_000, 16_000, 65_536];
 const LARGE: usize = 200_000;
@@ -55,10 +59,22 @@ impl Mix {
         let mut random = fastrand::Rng::with_seed(number as u64);
         let method = random.choice(METHODS).unwrap_or("GET");
         let status = random.choice(STATUSES).unwrap_or(200);
-        let bytes = if random.u8(..100) < 2 { LARGE } else { random.choice(SIZES).unwrap_or(0) };
-        let delay = if random.u8(..100) < 1 { random.u8(30..=80) } else { 0 };
+        let bytes = if random.u8(..100) < 2 {
+            LARGE
+        } else {
+            random.choice(SIZES).unwrap_or(0)
+        };
+        let delay = if random.u8(..100) < 1 {
+            random.u8(30..=80)
+        } else {
+            0
+        };
         let has_body = matches!(method, "POST" | "PUT" | "PATCH");
-        let size = if has_body { random.choice(REQUEST_SIZES).unwrap_or(0) } else { 0 };
+        let size = if has_body {
+            random.choice(REQUEST_SIZES).unwrap_or(0)
+        } else {
+            0
+        };
         Request {
             method,
             path,
@@ -133,18 +149,27 @@ mod tests {
 
     #[test]
     fn a_run_is_mixed_and_repeatable() {
-        let run: Vec<Request> = (0..5_000).map(|number| Mix::Everything.request("x", number)).collect();
+        let run: Vec<Request> = (0..5_000)
+            .map(|number| Mix::Everything.request("x", number))
+            .collect();
         assert_eq!(run[4_999], Mix::Everything.request("x", 4_999));
         let methods: BTreeSet<_> = run.iter().map(|request| request.method).collect();
         assert_eq!(methods.len(), METHODS.iter().collect::<BTreeSet<_>>().len());
-        let count = |what: &dyn Fn(&Request) -> bool| run.iter().filter(|request| what(request)).count();
+        let count =
+            |what: &dyn Fn(&Request) -> bool| run.iter().filter(|request| what(request)).count();
         for (what, found) in [
             ("chunked", count(&|request| request.chunked)),
             ("split", count(&|request| request.split)),
             ("fresh", count(&|request| request.fresh)),
             ("close", count(&|request| request.close)),
-            ("large", count(&|request| request.query.contains("bytes=200000"))),
-            ("slow", count(&|request| !request.query.ends_with("delay_ms=0"))),
+            (
+                "large",
+                count(&|request| request.query.contains("bytes=200000")),
+            ),
+            (
+                "slow",
+                count(&|request| !request.query.ends_with("delay_ms=0")),
+            ),
         ] {
             assert!((20..4_000).contains(&found), "{what}: {found}");
         }
@@ -157,6 +182,9 @@ mod tests {
         let address = "127.0.0.1:80".parse().expect("address");
         let wire = request.wire(address, &["x: y".to_owned()], false);
         assert!(wire[0].starts_with(b"POST /r/x?a=b HTTP/1.1\r\nHost: 127.0.0.1:80\r\n"));
-        assert!(wire[1].starts_with(b"1388;part=1\r\nbb") && wire[1].ends_with(b"3;part=1\r\nbbb\r\n0\r\n\r\n"));
+        assert!(
+            wire[1].starts_with(b"1388;part=1\r\nbb")
+                && wire[1].ends_with(b"3;part=1\r\nbbb\r\n0\r\n\r\n")
+        );
     }
 }

@@ -16,7 +16,12 @@ pub struct Driver {
 
 impl Plan {
     /// `requests` of everything at `concurrency`.
-    pub fn load(address: std::net::SocketAddr, run: &str, requests: usize, concurrency: usize) -> Self {
+    pub fn load(
+        address: std::net::SocketAddr,
+        run: &str,
+        requests: usize,
+        concurrency: usize,
+    ) -> Self {
         Self {
             address,
             run: run.to_owned(),
@@ -31,10 +36,27 @@ impl Plan {
 
     /// The command line of a driver that carries this plan out.
     pub fn command(&self) -> Command {
-        let Self { address, run, requests, concurrency, mix, header, preopen, warm } = self;
+        let Self {
+            address,
+            run,
+            requests,
+            concurrency,
+            mix,
+            header,
+            preopen,
+            warm,
+        } = self;
         let mut command = Command::new(services::own_binary("tracer-driver"));
-        command.arg("--address").arg(address.to_string()).arg("--run").arg(run);
-        command.arg("--requests").arg(requests.to_string()).arg("--concurrency").arg(concurrency.to_string());
+        command
+            .arg("--address")
+            .arg(address.to_string())
+            .arg("--run")
+            .arg(run);
+        command
+            .arg("--requests")
+            .arg(requests.to_string())
+            .arg("--concurrency")
+            .arg(concurrency.to_string());
         command.arg("--mix").arg(match mix {
             super::Mix::Everything => "everything",
             super::Mix::Simple => "simple",
@@ -62,12 +84,20 @@ impl Plan {
 impl Driver {
     /// Starts it. With `preopen` it comes back when the connections are open.
     pub fn start(plan: &Plan) -> Self {
-        let mut child =
-            plan.command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start the driver");
+        let mut child = plan
+            .command()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start the driver");
         let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let mut driver = Self { child, output };
         if plan.preopen {
-            assert_eq!(driver.line(), "ready", "the driver did not get its connections open");
+            assert_eq!(
+                driver.line(),
+                "ready",
+                "the driver did not get its connections open"
+            );
         }
         driver
     }
@@ -82,12 +112,15 @@ impl Driver {
     /// connections are still open would.
     pub fn report(&mut self) -> Report {
         let line = self.line();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("report of the driver: {error}: {line}"))
+        serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("report of the driver: {error}: {line}"))
     }
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("output of the driver");
+        self.output
+            .read_line(&mut line)
+            .expect("output of the driver");
         line.trim_end().to_owned()
     }
 }

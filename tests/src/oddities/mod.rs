@@ -78,18 +78,33 @@ struct Actor {
 
 impl Actor {
     fn start(mut command: Command, service: &str) -> Result<Self, String> {
-        command.env("OTEL_SERVICE_NAME", service).env("PYTHONDONTWRITEBYTECODE", "1");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child =
-            command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+        command
+            .env("OTEL_SERVICE_NAME", service)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let output = child.stdout.take().ok_or("stdout is piped")?;
-        Ok(Self { child, output: BufReader::new(output) })
+        Ok(Self {
+            child,
+            output: BufReader::new(output),
+        })
     }
 
     fn line(&mut self) -> Result<String, String> {
         let mut line = String::new();
-        self.output.read_line(&mut line).map_err(|error| error.to_string())?;
-        if line.is_empty() { Err("ended without a word".to_owned()) } else { Ok(line.trim_end().to_owned()) }
+        self.output
+            .read_line(&mut line)
+            .map_err(|error| error.to_string())?;
+        if line.is_empty() {
+            Err("ended without a word".to_owned())
+        } else {
+            Ok(line.trim_end().to_owned())
+        }
     }
 
     fn ask(&mut self) -> Result<String, String> {
@@ -112,7 +127,9 @@ fn python(script: &str) -> Command {
     // A peer that hangs must not hang the test.
     let mut command = Command::new("timeout");
     command.arg("--foreground").arg(LIMIT.as_secs().to_string());
-    command.arg("python3").arg(services::source("oddities").join(script));
+    command
+        .arg(services::python())
+        .arg(services::source("oddities").join(script));
     command
 }
 
@@ -140,11 +157,18 @@ pub fn play(scenario: &Scenario, run: &str) -> Result<Played, String> {
         }
     };
     command.current_dir(std::env::temp_dir());
-    let mut server = Actor::start(command, SERVER_NAME).map_err(|error| format!("server: {error}"))?;
+    let mut server =
+        Actor::start(command, SERVER_NAME).map_err(|error| format!("server: {error}"))?;
     let address = server.line().map_err(|error| format!("server: {error}"))?;
     let (client_pid, client_name) = if matches!(scenario.server, Server::PythonPair) {
         // Below `timeout`.
-        (process::tree(server.child.id()).get(1).copied().ok_or("no client")?, SERVER_NAME)
+        (
+            process::tree(server.child.id())
+                .get(1)
+                .copied()
+                .ok_or("no client")?,
+            SERVER_NAME,
+        )
     } else {
         let command = match scenario.client {
             Client::Python(act, arguments) => {
@@ -158,10 +182,20 @@ pub fn play(scenario: &Scenario, run: &str) -> Result<Played, String> {
                 command
             }
         };
-        let mut client = Actor::start(command, CLIENT_NAME).map_err(|error| format!("client: {error}"))?;
+        let mut client =
+            Actor::start(command, CLIENT_NAME).map_err(|error| format!("client: {error}"))?;
         let line = client.line().map_err(|error| format!("client: {error}"))?;
-        (pids(&line)?.first().copied().ok_or("no client")?, CLIENT_NAME)
+        (
+            pids(&line)?.first().copied().ok_or("no client")?,
+            CLIENT_NAME,
+        )
     };
     let server_pids = pids(&server.ask().map_err(|error| format!("server: {error}"))?)?;
-    Ok(Played { run: run.to_owned(), address, server_pids, client_pid, client_name })
+    Ok(Played {
+        run: run.to_owned(),
+        address,
+        server_pids,
+        client_pid,
+        client_name,
+    })
 }

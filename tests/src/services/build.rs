@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use super::{source, target_dir};
+use super::{python, source, target_dir};
 use crate::process::run;
 
 /// Tests run in parallel threads; a thing is built by one of them.
@@ -17,8 +17,14 @@ fn newer(built: &Path, from: &Path) -> bool {
 }
 
 /// `target/services/<name>`, made by `make` if it is missing or older than `from`.
-fn once(name: &str, from: &Path, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<PathBuf, String> {
-    let _building = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+fn once(
+    name: &str,
+    from: &Path,
+    make: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    let _building = BUILDING
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let directory = target_dir().join("services");
     std::fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
     let built = directory.join(name);
@@ -36,7 +42,10 @@ pub(crate) fn c(name: &str, file: &str) -> Result<PathBuf, String> {
     let from = source(file);
     once(name, &from, |built| {
         let mut command = Command::new("cc");
-        run(command.args(["-O2", "-Wall", "-Werror", "-pthread", "-o"]).arg(built).arg(&from))
+        run(command
+            .args(["-O2", "-Wall", "-Werror", "-pthread", "-o"])
+            .arg(built)
+            .arg(&from))
     })
 }
 
@@ -45,7 +54,12 @@ pub(crate) fn go() -> Result<PathBuf, String> {
     let from = source("go/main.go");
     once("go-service", &from, |built| {
         let mut command = Command::new("go");
-        command.arg("build").arg("-o").arg(built).arg(".").current_dir(source("go"));
+        command
+            .arg("build")
+            .arg("-o")
+            .arg(built)
+            .arg(".")
+            .current_dir(source("go"));
         run(command.env("GOFLAGS", "-mod=mod").env("GO111MODULE", "on"))
     })
 }
@@ -64,9 +78,11 @@ pub(crate) fn java() -> Result<PathBuf, String> {
 pub(crate) fn gunicorn() -> Result<PathBuf, String> {
     let venv = target_dir().join("venv");
     let gunicorn = venv.join("bin/gunicorn");
-    let _building = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _building = BUILDING
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if !gunicorn.is_file() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        run(Command::new(python()).args(["-m", "venv"]).arg(&venv))?;
         run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "gunicorn"]))?;
     }
     Ok(gunicorn)
@@ -75,7 +91,11 @@ pub(crate) fn gunicorn() -> Result<PathBuf, String> {
 /// nginx: the installed one, or the distribution's package unpacked below target.
 pub(crate) fn nginx() -> Result<PathBuf, String> {
     let works = |path: &Path| {
-        let status = Command::new(path).arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let status = Command::new(path)
+            .arg("-v")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         status.is_ok_and(|status| status.success())
     };
     for installed in ["nginx", "/usr/sbin/nginx"].map(PathBuf::from) {
@@ -86,9 +106,16 @@ pub(crate) fn nginx() -> Result<PathBuf, String> {
     let unpacked = once("nginx/usr/sbin/nginx", Path::new("/bin/sh"), |built| {
         let root = built.ancestors().nth(3).ok_or("no directory")?;
         std::fs::create_dir_all(root).map_err(|error| error.to_string())?;
-        run(Command::new("apt-get").args(["download", "nginx"]).current_dir(root))?;
-        let unpack = "for package in nginx_*.deb; do dpkg -x \"$package\" .; done && touch usr/sbin/nginx";
+        run(Command::new("apt-get")
+            .args(["download", "nginx"])
+            .current_dir(root))?;
+        let unpack =
+            "for package in nginx_*.deb; do dpkg -x \"$package\" .; done && touch usr/sbin/nginx";
         run(Command::new("sh").args(["-c", unpack]).current_dir(root))
     })?;
-    if works(&unpacked) { Ok(unpacked) } else { Err("nginx is not installed".to_owned()) }
+    if works(&unpacked) {
+        Ok(unpacked)
+    } else {
+        Err("nginx is not installed".to_owned())
+    }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{Listens, Service, build, own_binary, source};
+use super::{Listens, Service, build, own_binary, python, source};
 use crate::agent::free_address;
 use crate::driver::SIZES;
 
@@ -47,8 +47,16 @@ pub const ALL: [Language; 9] = [
 ];
 
 const GUNICORN_SYNC: [&str; 4] = ["--worker-class", "sync", "--workers", "4"];
-const GUNICORN_THREADS: [&str; 8] =
-    ["--worker-class", "gthread", "--workers", "2", "--threads", "32", "--keep-alive", "75"];
+const GUNICORN_THREADS: [&str; 8] = [
+    "--worker-class",
+    "gthread",
+    "--workers",
+    "2",
+    "--threads",
+    "32",
+    "--keep-alive",
+    "75",
+];
 
 impl Language {
     /// Its `service.name`.
@@ -74,20 +82,36 @@ impl Language {
                 let files = files.insert(TempDir::new().map_err(|error| error.to_string())?);
                 nginx(files.path())?
             }
-            Self::PythonThreaded => (with_argument("python3", source("python/threaded.py")), Listens::Prints),
+            Self::PythonThreaded => (
+                with_argument(python(), source("python/threaded.py")),
+                Listens::Prints,
+            ),
             Self::GunicornSync => gunicorn(&GUNICORN_SYNC)?,
             Self::GunicornThreads => gunicorn(&GUNICORN_THREADS)?,
-            Self::Node => (with_argument("node", source("node/server.js")), Listens::Prints),
+            Self::Node => (
+                with_argument("node", source("node/server.js")),
+                Listens::Prints,
+            ),
             Self::Java => {
                 let mut command = Command::new("java");
                 // Without nodelay its two writes per response cost 40 ms each.
-                command.args(["-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Dsun.net.httpserver.nodelay=true"]);
-                command.args(["-Dsun.net.httpserver.idleInterval=120", "-cp"]).arg(build::java()?).arg("Server");
+                command.args([
+                    "-Xshare:auto",
+                    "-XX:TieredStopAtLevel=1",
+                    "-Dsun.net.httpserver.nodelay=true",
+                ]);
+                command
+                    .args(["-Dsun.net.httpserver.idleInterval=120", "-cp"])
+                    .arg(build::java()?)
+                    .arg("Server");
                 (command, Listens::Prints)
             }
             Self::Go => (Command::new(build::go()?), Listens::Prints),
             Self::Rust => (Command::new(own_binary("tracer-service")), Listens::Prints),
-            Self::C => (Command::new(build::c("c-iovec", "c/iovec.c")?), Listens::Prints),
+            Self::C => (
+                Command::new(build::c("c-iovec", "c/iovec.c")?),
+                Listens::Prints,
+            ),
         };
         Service::start(self.name(), command, listens, files)
     }
@@ -102,8 +126,18 @@ fn with_argument(program: &str, argument: std::path::PathBuf) -> Command {
 fn gunicorn(kind: &[&str]) -> Result<(Command, Listens), String> {
     let address = free_address();
     let mut command = Command::new(build::gunicorn()?);
-    command.args(kind).args(["--bind", &address.to_string(), "--timeout", "120", "--no-control-socket"]);
-    command.arg("--chdir").arg(source("python")).arg("app:application").env("PYTHONDONTWRITEBYTECODE", "1");
+    command.args(kind).args([
+        "--bind",
+        &address.to_string(),
+        "--timeout",
+        "120",
+        "--no-control-socket",
+    ]);
+    command
+        .arg("--chdir")
+        .arg(source("python"))
+        .arg("app:application")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     Ok((command, Listens::At(address)))
 }
 
@@ -115,15 +149,24 @@ fn nginx(root: &Path) -> Result<(Command, Listens), String> {
     let files = root.join("files");
     std::fs::create_dir_all(&files).map_err(|error| error.to_string())?;
     for size in SIZES.into_iter().chain([200_000]) {
-        std::fs::write(files.join(size.to_string()), vec![b'x'; size]).map_err(|error| error.to_string())?;
+        std::fs::write(files.join(size.to_string()), vec![b'x'; size])
+            .map_err(|error| error.to_string())?;
     }
     let mut returns = String::new();
     for status in [201, 204, 301, 304, 400, 404, 429, 500, 503] {
         // 301 with a text would make the text the location.
-        let text = if status == 301 { "/elsewhere" } else { "status" };
-        let _ = writeln!(returns, "            if ($arg_status = {status}) {{ return {status} {text}; }}");
+        let text = if status == 301 {
+            "/elsewhere"
+        } else {
+            "status"
+        };
+        let _ = writeln!(
+            returns,
+            "            if ($arg_status = {status}) {{ return {status} {text}; }}"
+        );
     }
-    let config = std::fs::read_to_string(source("nginx/nginx.conf.in")).map_err(|error| error.to_string())?;
+    let config = std::fs::read_to_string(source("nginx/nginx.conf.in"))
+        .map_err(|error| error.to_string())?;
     let config = config
         .replace("@ROOT@", &root.display().to_string())
         .replace("@ADDRESS@", &address.to_string())
@@ -131,6 +174,12 @@ fn nginx(root: &Path) -> Result<(Command, Listens), String> {
     let file = root.join("nginx.conf");
     std::fs::write(&file, config).map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
-    command.arg("-e").arg(root.join("error.log")).arg("-p").arg(root).arg("-c").arg(&file);
+    command
+        .arg("-e")
+        .arg(root.join("error.log"))
+        .arg("-p")
+        .arg(root)
+        .arg("-c")
+        .arg(&file);
     Ok((command, Listens::At(address)))
 }

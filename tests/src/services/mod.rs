@@ -8,6 +8,7 @@ mod catalog;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 pub use catalog::{ALL, Language};
@@ -48,12 +49,25 @@ impl Service {
         listens: Listens,
         files: Option<TempDir>,
     ) -> Result<Self, String> {
-        command.env("OTEL_SERVICE_NAME", name).stdin(Stdio::piped()).stderr(Stdio::null());
-        command.stdout(if listens == Listens::Prints { Stdio::piped() } else { Stdio::null() });
-        let child =
-            command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+        command
+            .env("OTEL_SERVICE_NAME", name)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null());
+        command.stdout(if listens == Listens::Prints {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        });
+        let child = command
+            .spawn()
+            .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut service = Self { child, address, name: name.to_owned(), _files: files };
+        let mut service = Self {
+            child,
+            address,
+            name: name.to_owned(),
+            _files: files,
+        };
         service.address = match listens {
             Listens::At(address) => {
                 process::poll_until(START_LIMIT, || TcpStream::connect(address).ok())
@@ -62,8 +76,11 @@ impl Service {
             }
             Listens::Prints => {
                 let output = service.child.stdout.take().ok_or("stdout is piped")?;
-                let line = process::first_line(output, START_LIMIT).map_err(|error| format!("{name}: {error}"))?;
-                let port: u16 = line.parse().map_err(|_| format!("{name} printed {line:?}, not a port"))?;
+                let line = process::first_line(output, START_LIMIT)
+                    .map_err(|error| format!("{name}: {error}"))?;
+                let port: u16 = line
+                    .parse()
+                    .map_err(|_| format!("{name} printed {line:?}, not a port"))?;
                 SocketAddr::from((Ipv4Addr::LOCALHOST, port))
             }
         };
@@ -86,8 +103,11 @@ impl Drop for Service {
 /// The build directory that this test program lies in.
 pub fn target_dir() -> PathBuf {
     let program = std::env::current_exe().expect("path of this program");
-    let root = program.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
-    root.expect("test programs lie in cargo's target directory").to_owned()
+    let root = program
+        .ancestors()
+        .find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    root.expect("test programs lie in cargo's target directory")
+        .to_owned()
 }
 
 /// A binary of this crate, built by cargo before its integration tests.
@@ -95,7 +115,9 @@ pub fn own_binary(name: &str) -> PathBuf {
     let program = std::env::current_exe().expect("path of this program");
     let mut directory = program.parent().expect("a program lies in a directory");
     if directory.ends_with("deps") {
-        directory = directory.parent().expect("deps lies in the profile's directory");
+        directory = directory
+            .parent()
+            .expect("deps lies in the profile's directory");
     }
     directory.join(name)
 }
@@ -105,7 +127,28 @@ pub fn mmsg() -> Result<PathBuf, String> {
     build::c("c-mmsg", "c/mmsg.c")
 }
 
+/// The Python interpreter itself: what lies on the path may be a script that chooses one.
+pub fn python() -> &'static str {
+    static PYTHON: OnceLock<String> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let output = Command::new("python3")
+            .args(["-c", "import sys; print(sys.executable)"])
+            .output();
+        let path = output
+            .ok()
+            .and_then(|output| String::from_utf8(output.stdout).ok())
+            .unwrap_or_default();
+        if path.trim().is_empty() {
+            "python3".to_owned()
+        } else {
+            path.trim().to_owned()
+        }
+    })
+}
+
 /// Source of the services.
 pub fn source(path: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "services", path].iter().collect()
+    [env!("CARGO_MANIFEST_DIR"), "services", path]
+        .iter()
+        .collect()
 }
