@@ -62,7 +62,8 @@ fn missing() -> Option<String> {
         .then(|| format!("no agent at {}: run `cargo xtask build`", binary.display()))
 }
 
-fn lock() -> File {
+/// The lock of all tests that start an agent, for those that only make traffic.
+pub fn lock() -> File {
     let path = std::env::temp_dir().join("tracer-agent-e2e.lock");
     let file = File::options().create(true).append(true).open(&path);
     let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));

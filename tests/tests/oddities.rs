@@ -5,11 +5,13 @@ use tracer_tests::agent::Start;
 use tracer_tests::finish::finish;
 use tracer_tests::oddities::{SCENARIOS, mismatches, play};
 use tracer_tests::receiver::Receiver;
-use tracer_tests::session::{Session, unique};
+use tracer_tests::session::{self, Session, unique};
 
 /// Without an agent: every scenario's own programs do what they should.
 #[test]
 fn the_scenarios_play() {
+    // Not beside a test with an agent, which would see this traffic too.
+    let _lock = session::lock();
     let mut wrong = Vec::new();
     for scenario in SCENARIOS {
         let start = std::time::Instant::now();

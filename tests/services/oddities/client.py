@@ -119,9 +119,9 @@ def undelimited(opened, run, host):
 def slow(opened, run, host):
     """Lets a large response wait until the server's buffers are full."""
     wire = opened()
-    wire.write(head("GET", target(run, "a", bytes=8_000_000), host, run))
+    wire.write(head("GET", target(run, "a", bytes=3_000_000), host, run))
     time.sleep(0.1)
-    answer(wire, 200, 8_000_000)
+    answer(wire, 200, 3_000_000)
 
 
 def chunked(opened, run, host):

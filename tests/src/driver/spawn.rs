@@ -70,7 +70,6 @@ impl Plan {
         if *warm {
             command.arg("--warm");
         }
-        command.env("OTEL_SERVICE_NAME", SERVICE_NAME);
         command
     }
 
@@ -84,14 +83,7 @@ impl Plan {
 impl Driver {
     /// Starts it. With `preopen` it comes back when the connections are open.
     pub fn start(plan: &Plan) -> Self {
-        let mut child = plan
-            .command()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start the driver");
-        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let mut driver = Self { child, output };
+        let mut driver = Self::of(plan.command());
         if plan.preopen {
             assert_eq!(
                 driver.line(),
@@ -100,6 +92,18 @@ impl Driver {
             );
         }
         driver
+    }
+
+    /// Starts any client that reports as the driver does.
+    pub fn of(mut command: Command) -> Self {
+        let mut child = command
+            .env("OTEL_SERVICE_NAME", SERVICE_NAME)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start the driver");
+        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        Self { child, output }
     }
 
     /// Lets a driver that waits with open connections send.

@@ -49,18 +49,17 @@ pub(crate) fn c(name: &str, file: &str) -> Result<PathBuf, String> {
     })
 }
 
-/// The Go program.
-pub(crate) fn go() -> Result<PathBuf, String> {
-    let from = source("go/main.go");
-    once("go-service", &from, |built| {
+/// A Go program, named as its directory.
+pub(crate) fn go(name: &str) -> Result<PathBuf, String> {
+    let directory = source(name);
+    once(name, &directory.join("main.go"), |built| {
         let mut command = Command::new("go");
-        command
+        run(command
             .arg("build")
             .arg("-o")
             .arg(built)
             .arg(".")
-            .current_dir(source("go"));
-        run(command.env("GOFLAGS", "-mod=mod").env("GO111MODULE", "on"))
+            .current_dir(&directory))
     })
 }
 

@@ -106,7 +106,7 @@ impl Language {
                     .arg("Server");
                 (command, Listens::Prints)
             }
-            Self::Go => (Command::new(build::go()?), Listens::Prints),
+            Self::Go => (Command::new(build::go("go-service")?), Listens::Prints),
             Self::Rust => (Command::new(own_binary("tracer-service")), Listens::Prints),
             Self::C => (
                 Command::new(build::c("c-iovec", "c/iovec.c")?),

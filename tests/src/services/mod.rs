@@ -4,6 +4,7 @@
 
 mod build;
 mod catalog;
+mod clients;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 pub use catalog::{ALL, Language};
+pub use clients::Client;
 
 use tempfile::TempDir;
 
