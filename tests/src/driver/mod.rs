@@ -61,7 +61,7 @@ pub struct Record {
     pub query: String,
     /// Status received; what was expected is in the query.
     pub status: u16,
-    /// Before the first write to after the last read.
+    /// Before the first write to after the last read; 0 if the client does not measure.
     pub duration_ns: u64,
     /// Wall clock before the first write, since the epoch.
     pub started_ns: u64,
