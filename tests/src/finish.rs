@@ -1,0 +1,47 @@
+//! The end of every live test: all spans arrived, nothing lost, the ledger adds up, a clean stop.
+
+use std::time::Duration;
+
+use crate::agent::{Agent, Stopped};
+use crate::receiver::Receiver;
+use crate::span::Span;
+
+/// From the last response to its spans at the receiver.
+const ARRIVAL: Duration = Duration::from_secs(15);
+/// From there to an empty agent.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Waits for `count` spans that mention `marker`, checks the ledger, stops the agent and gives back
+/// all spans of the run: what the stop flushed included, so "none extra" is final.
+pub fn finish(
+    agent: Agent,
+    receiver: &Receiver,
+    marker: &str,
+    count: usize,
+) -> (Vec<Span>, Stopped) {
+    let arrived = receiver.wait_count(marker, count, ARRIVAL);
+    if !arrived {
+        // What is missing is told better by the caller's comparison; the ledger says where it went.
+        let spans = receiver.spans_of(marker).len();
+        eprintln!(
+            "{spans} of {count} spans of {marker} arrived; ledger {:#?}",
+            agent.ledger()
+        );
+    }
+    let ledger = agent.drained_ledger(DRAIN);
+    let mut wrong = ledger.wrong_sums();
+    wrong.extend(ledger.losses());
+    let exported = ledger.stage("spans").exported;
+    if exported < count as u64 {
+        wrong.push(format!("only {exported} spans exported"));
+    }
+    let stopped = agent.stop();
+    if arrived {
+        assert!(
+            wrong.is_empty(),
+            "{wrong:#?}\n{ledger:#?}\n{}",
+            stopped.stderr
+        );
+    }
+    (receiver.spans_of(marker), stopped)
+}

@@ -1,0 +1,120 @@
+//! Builds what services need, once per target directory: compiled programs, a Python venv, nginx
+//! from the distribution's archive where it is not installed. Errors are reasons to skip.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use super::{python, source, target_dir};
+use crate::process::run;
+
+/// Tests run in parallel threads; a thing is built by one of them.
+static BUILDING: Mutex<()> = Mutex::new(());
+
+fn newer(built: &Path, from: &Path) -> bool {
+    let time = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
+    matches!((time(built), time(from)), (Some(built), Some(from)) if built >= from)
+}
+
+/// `target/services/<name>`, made by `make` if it is missing or older than `from`.
+fn once(
+    name: &str,
+    from: &Path,
+    make: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    let _building = BUILDING
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let directory = target_dir().join("services");
+    std::fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
+    let built = directory.join(name);
+    if !newer(&built, from) {
+        make(&built)?;
+        if !built.exists() {
+            return Err(format!("{} was not made", built.display()));
+        }
+    }
+    Ok(built)
+}
+
+/// A C program.
+pub(crate) fn c(name: &str, file: &str) -> Result<PathBuf, String> {
+    let from = source(file);
+    once(name, &from, |built| {
+        let mut command = Command::new("cc");
+        run(command
+            .args(["-O2", "-Wall", "-Werror", "-pthread", "-o"])
+            .arg(built)
+            .arg(&from))
+    })
+}
+
+/// A Go program, named as its directory.
+pub(crate) fn go(name: &str) -> Result<PathBuf, String> {
+    let directory = source(name);
+    once(name, &directory.join("main.go"), |built| {
+        let mut command = Command::new("go");
+        run(command
+            .arg("build")
+            .arg("-o")
+            .arg(built)
+            .arg(".")
+            .current_dir(&directory))
+    })
+}
+
+/// Directory with the compiled Java class.
+pub(crate) fn java() -> Result<PathBuf, String> {
+    let from = source("java/Server.java");
+    let class = once("java/Server.class", &from, |built| {
+        let directory = built.parent().ok_or("no directory")?;
+        run(Command::new("javac").arg("-d").arg(directory).arg(&from))
+    })?;
+    Ok(class.parent().ok_or("no directory")?.to_owned())
+}
+
+/// gunicorn of a venv at `target/venv`.
+pub(crate) fn gunicorn() -> Result<PathBuf, String> {
+    let venv = target_dir().join("venv");
+    let gunicorn = venv.join("bin/gunicorn");
+    let _building = BUILDING
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if !gunicorn.is_file() {
+        run(Command::new(python()).args(["-m", "venv"]).arg(&venv))?;
+        run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "gunicorn"]))?;
+    }
+    Ok(gunicorn)
+}
+
+/// nginx: the installed one, or the distribution's package unpacked below target.
+pub(crate) fn nginx() -> Result<PathBuf, String> {
+    let works = |path: &Path| {
+        let status = Command::new(path)
+            .arg("-v")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success())
+    };
+    for installed in ["nginx", "/usr/sbin/nginx"].map(PathBuf::from) {
+        if works(&installed) {
+            return Ok(installed);
+        }
+    }
+    let unpacked = once("nginx/usr/sbin/nginx", Path::new("/bin/sh"), |built| {
+        let root = built.ancestors().nth(3).ok_or("no directory")?;
+        std::fs::create_dir_all(root).map_err(|error| error.to_string())?;
+        run(Command::new("apt-get")
+            .args(["download", "nginx"])
+            .current_dir(root))?;
+        let unpack =
+            "for package in nginx_*.deb; do dpkg -x \"$package\" .; done && touch usr/sbin/nginx";
+        run(Command::new("sh").args(["-c", unpack]).current_dir(root))
+    })?;
+    if works(&unpacked) {
+        Ok(unpacked)
+    } else {
+        Err("nginx is not installed".to_owned())
+    }
+}
