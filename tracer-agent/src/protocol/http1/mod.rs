@@ -37,14 +37,7 @@ impl Session {
     }
 
     /// Takes the next piece of one direction.
-    pub fn receive(
-        &mut self,
-        _direction: Direction,
-        _input: Input<'_>,
-        _at: &At,
-        _out: &mut Output,
-    ) {
-    }
+    pub fn receive(&mut self, _direction: Direction, _input: Input<'_>, _at: &At, _out: &mut Output) {}
 
     /// A direction or the connection ended.
     pub fn end(&mut self, _end: End, _at: &At, _out: &mut Output) {}
