@@ -2,9 +2,9 @@
 //! privileges, no sockets, and memory that does not grow with the file.
 //!
 //! ```text
-//! capture -> packet -> table -> tcp -> driver -> a Handler (http1) -> the caller's sink
-//! records    headers   which    order  which end
-//!                      connection      serves
+//! capture -> packet -> driver, table -> tcp -> flow -> a Handler (http1) -> the caller's sink
+//! records    headers   which            order  which end
+//!                      connection              serves
 //! ```
 //!
 //! A capture is taken from the wire and knows no processes. Each exchange is therefore told once,
@@ -23,6 +23,7 @@
 pub mod capture;
 mod driver;
 mod error;
+mod flow;
 mod http1;
 pub mod packet;
 pub mod sniff;
