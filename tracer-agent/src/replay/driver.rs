@@ -76,7 +76,7 @@ pub struct Replay<H: Handler> {
     limits: Limits,
     table: Table<Flow<H::Session>>,
     tcp: tcp::Shared,
-    sweep_at_ns: u64,
+    swept_ns: u64,
     context: Context<H>,
 }
 
@@ -95,7 +95,7 @@ impl<H: Handler> Replay<H> {
                 limits: limits.tcp,
                 ..tcp::Shared::default()
             },
-            sweep_at_ns: 0,
+            swept_ns: 0,
             context: Context::new(handler),
         }
     }
@@ -171,7 +171,8 @@ impl<H: Handler> Replay<H> {
             payload,
             wire_len,
         };
-        if time_ns >= self.sweep_at_ns {
+        // The clock of a capture may be set back.
+        if time_ns.abs_diff(self.swept_ns) >= SWEEP_NS {
             self.sweep(time_ns);
         }
         let slot = match self.table.find(&key) {
@@ -256,7 +257,7 @@ impl<H: Handler> Replay<H> {
     }
 
     fn sweep(&mut self, now_ns: u64) {
-        self.sweep_at_ns = now_ns.saturating_add(SWEEP_NS);
+        self.swept_ns = now_ns;
         for (ring, patience_ns) in [
             (Ring::Live, self.limits.idle_ns),
             (Ring::Quiet, self.limits.linger_ns),

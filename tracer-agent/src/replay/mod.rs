@@ -24,6 +24,8 @@ pub mod capture;
 mod driver;
 mod error;
 mod flow;
+#[doc(hidden)]
+pub mod fuzz;
 mod http1;
 pub mod packet;
 pub mod sniff;

@@ -67,9 +67,25 @@ impl Stats {
             .unwrap_or_default()
     }
 
-    /// Payload bytes that the reassembly saw or was told of as lost.
+    /// Bytes of payload that the handler was told of as lost.
     pub fn lost_bytes(&self) -> u64 {
         self.tcp.lost_gap + self.tcp.lost_cut
+    }
+
+    /// Every packet and every byte of payload is in exactly one count.
+    pub fn adds_up(&self) -> bool {
+        let tcp::Counts {
+            delivered,
+            lost_cut,
+            repeated,
+            out_of_window,
+            after_end,
+            ..
+        } = self.tcp;
+        let reassembled = delivered + lost_cut + repeated + out_of_window + after_end;
+        let without: u64 = self.without_segment.iter().sum();
+        self.payload_bytes == reassembled + self.ignored_bytes + self.stray_bytes
+            && self.packets == self.segments + without
     }
 }
 

@@ -145,7 +145,7 @@ impl<T> Table<T> {
         let Some(node) = self.node_mut(slot.0) else {
             return;
         };
-        node.last_ns = node.last_ns.max(now_ns);
+        node.last_ns = now_ns;
         if node.newer != NONE {
             self.unlink(slot.0);
             self.link(slot.0);

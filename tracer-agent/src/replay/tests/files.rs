@@ -12,7 +12,10 @@ impl Read for Dribble<'_> {
     }
 }
 
-fn times_of(file: impl Read) -> Result<(Vec<(u64, usize, u32)>, Ending), Error> {
+/// Time, captured and wire length of a packet.
+type Seen = (u64, usize, u32);
+
+fn times_of(file: impl Read) -> Result<(Vec<Seen>, Ending), Error> {
     let mut packets = Vec::new();
     let ending = capture::read(file, |packet| {
         packets.push((packet.time_ns, packet.data.len(), packet.wire_len))
