@@ -1,4 +1,5 @@
 mod files;
+mod measure;
 mod packets;
 mod real;
 
@@ -6,7 +7,6 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::time::Instant;
 
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ use super::testdata::{
     ACK, ETHERNET, FIN, RST, START_NS, SYN, Tcp, pcap_header, put_ethernet, put_ip, put_record,
 };
 use super::*;
-use crate::protocol::{At, Connection, Direction, End, Endpoint, Input, Role};
+use crate::protocol::{At, Connection, Direction, End, Endpoint, Input};
 
 /// Writes down per connection what it is told, in words.
 #[derive(Default)]
@@ -443,59 +443,5 @@ proptest! {
         let _ = stream(capture.as_slice(), &mut replay);
         let (_, stats) = replay.finish();
         assert_adds_up(&stats);
-    }
-}
-
-/// Takes the bytes and does nothing, to measure what comes before the parser.
-struct Sink(u64);
-
-impl Handler for Sink {
-    type Session = ();
-
-    fn open(&mut self, _: &Connection) {}
-
-    fn receive(&mut self, (): &mut (), _: &Owner, _: Direction, input: Input<'_>, _: &At) {
-        if let Input::Bytes(bytes) = input {
-            self.0 += bytes.len() as u64;
-        }
-    }
-
-    fn end(&mut self, (): &mut (), _: &Owner, _: End, _: &At) {}
-
-    fn abandon(&mut self, (): (), _: &Owner) {}
-}
-
-/// `cargo test --release -p tracer-agent --lib replay::tests::speed -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement, for release builds"]
-fn speed() {
-    let exchanges = 500_000;
-    let mut capture = Vec::new();
-    testdata::keep_alive(exchanges, 100, &mut capture).expect("memory");
-    let report = |what: &str, packets: u64, start: Instant| {
-        let elapsed = start.elapsed();
-        println!(
-            "{what}: {} ns/packet, {:.0} exchanges/s",
-            elapsed.as_nanos() / u128::from(packets),
-            exchanges as f64 / elapsed.as_secs_f64()
-        );
-    };
-    for _ in 0..3 {
-        let start = Instant::now();
-        let mut replay = Replay::new(Sink(0));
-        stream(capture.as_slice(), &mut replay).expect("a capture");
-        let (Sink(bytes), stats) = replay.finish();
-        report("without parser", stats.packets, start);
-        assert_eq!(bytes, stats.payload_bytes);
-
-        let start = Instant::now();
-        let mut finished = 0u64;
-        let mut replay = Replay::new(Http1::new(|exchange, _| {
-            finished += u64::from(exchange.role == Role::Server)
-        }));
-        stream(capture.as_slice(), &mut replay).expect("a capture");
-        let (_, stats) = replay.finish();
-        report("with parser", stats.packets, start);
-        println!("{finished} exchanges\n{stats}");
     }
 }
