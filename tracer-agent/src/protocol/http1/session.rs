@@ -294,8 +294,9 @@ impl Session {
         } else {
             !self.requests && !self.responses
         };
+        let synced = self.lane(direction).synced;
         self.fruitless += 1;
-        if (self.from_start && stranger) || self.fruitless > MAX_FRUITLESS_TURNS {
+        if (synced && self.from_start && stranger) || self.fruitless > MAX_FRUITLESS_TURNS {
             self.abandon_all(reason::NOT_HTTP1, out);
             let kept = self.lane(opposite(direction)).forget();
             out.unparsed(kept);
@@ -305,7 +306,6 @@ impl Session {
             self.phase = Phase::Dead;
             return;
         }
-        let synced = self.lane(direction).synced;
         self.unsync(direction, State::Seeking, out);
         if response {
             let given_up = self.abandon_all(reason, out);
