@@ -93,7 +93,10 @@ impl From<anyhow::Error> for Failure {
 
 impl From<app::AppError> for Failure {
     fn from(error: app::AppError) -> Self {
-        anyhow::Error::from(error).into()
+        Failure {
+            status: error.status(),
+            error: error.into(),
+        }
     }
 }
 

@@ -67,6 +67,16 @@ pub mod policy {
     pub const INHERIT: u32 = 4;
 }
 
+/// What user space knows of the kernel's connection table entries; asserted by the kernel side.
+pub mod connection_entry {
+    /// 64-bit words of an entry; the first is the connection's id.
+    pub const WORDS: usize = 15;
+    /// Where the verdict is.
+    pub const VERDICT_BYTE: usize = 107;
+    /// The verdict that stops looking.
+    pub const IGNORED: u8 = 2;
+}
+
 /// Why the kernel side gave something up; indexes the per-CPU `DROPS` array.
 pub mod drop_reason {
     /// The ring buffer was full: a data event was lost (its bytes show up as a gap).

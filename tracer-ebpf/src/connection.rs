@@ -1,7 +1,7 @@
 //! What the kernel side remembers of a connection, and how one comes into the table.
 
 use aya_ebpf::bindings::BPF_ANY;
-use tracer_common::abi::{drop_reason, role};
+use tracer_common::abi::{connection_entry, drop_reason, role};
 
 use crate::emit;
 use crate::kernel::{self, AF_UNIX, Socket, SocketFile};
@@ -44,6 +44,14 @@ pub struct Connection {
     pub reserved: u8,
     pub reserved_too: u32,
 }
+
+const _: () = {
+    use core::mem::{offset_of, size_of};
+    assert!(size_of::<Connection>() == connection_entry::WORDS * 8);
+    assert!(offset_of!(Connection, id) == 0);
+    assert!(offset_of!(Connection, verdict) == connection_entry::VERDICT_BYTE);
+    assert!(verdict::IGNORED == connection_entry::IGNORED);
+};
 
 /// One direction of a connection.
 #[repr(C)]

@@ -2,19 +2,70 @@
 //!
 //! In: a validated [`Config`]. Out: an exit status, or an [`AppError`] that main prints.
 
-use std::ffi::OsString;
-use std::path::Path;
+mod capture;
+mod command;
+mod pipeline;
+mod replay;
+mod run;
+mod status;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::config::Config;
+pub use replay::replay;
+pub use run::run;
 
-/// Why a command failed at run time (exit status 1).
+use crate::config::Config;
+use crate::discover::pattern::{Cmdline, Glob};
+use crate::discover::{PolicyConfig, PortRange, Rule};
+use crate::export::{ExportError, SettingsError};
+use crate::meta::{Options as MetaOptions, ServiceRule};
+use crate::probes::{Kernel, LoadError, Options};
+use crate::telemetry::admin::AdminError;
+use crate::trace::{Propagators, Redaction, SpanBuilder};
+
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The command's room is not connected.
-    #[error("`{0}` is not built into this binary")]
-    NotBuilt(&'static str),
+    /// An exporter setting that cannot be followed: bad configuration.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// An exporter that cannot be made.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// The admin endpoint cannot listen.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The kernel side cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The capture file cannot be replayed.
+    #[error(transparent)]
+    Replay(#[from] crate::replay::Error),
+    /// The command of `run -- CMD` cannot be started.
+    #[error("cannot start {command}")]
+    Command {
+        /// As given.
+        command: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A thread or a signal handler cannot be set up.
+    #[error("cannot {0}")]
+    Start(&'static str, #[source] std::io::Error),
+    /// The capture thread ended by itself.
+    #[error("the capture thread ended unexpectedly; please report this with the log above")]
+    CaptureEnded,
+}
+
+impl AppError {
+    /// Exit status by the contract: 2 for bad configuration, else 1.
+    pub fn status(&self) -> u8 {
+        match self {
+            AppError::Settings(_) => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// An eBPF program as the verifier saw it.
@@ -30,21 +81,95 @@ pub struct VerifiedProgram {
 
 /// Size of the eBPF object built into this binary; `None` if it was built without one.
 pub fn ebpf_object_size() -> Option<usize> {
-    None
-}
-
-/// Traces the host, or `command` and its children only, until SIGINT or SIGTERM or the command's end.
-/// With a command, the exit code is the command's.
-pub async fn run(_config: Config, _command: Option<Vec<OsString>>) -> Result<ExitCode, AppError> {
-    Err(AppError::NotBuilt("run"))
-}
-
-/// Sends a capture file through the pipeline.
-pub async fn replay(_config: Config, _capture: &Path) -> Result<(), AppError> {
-    Err(AppError::NotBuilt("replay"))
+    crate::probes::object_size()
 }
 
 /// Loads every eBPF program and tells what the verifier said.
 pub fn verify() -> Result<Vec<VerifiedProgram>, AppError> {
-    Err(AppError::NotBuilt("verify"))
+    let options = Options {
+        ring_bytes: 1 << 20,
+        max_connections: 1024,
+        agent_tgid: std::process::id(),
+        policy_active: true,
+        policy_default: 0,
+        ports_active: true,
+    };
+    let programs = Kernel::verify(&options)?;
+    Ok(programs
+        .into_iter()
+        .map(|program| VerifiedProgram {
+            name: program.name,
+            instructions: program.instructions.unwrap_or(0),
+            load_time: program.elapsed,
+        })
+        .collect())
+}
+
+/// Turns the flat lists of the configuration, any of which may match, into rules.
+fn policy_config(config: &Config) -> PolicyConfig {
+    let rules = |lists: &crate::config::Rules, containers_only: bool| {
+        let exe = lists.exe.iter().map(|glob| Rule {
+            exe: Some(Glob::new(glob)),
+            ..Rule::default()
+        });
+        let cmdline = lists.cmdline.iter().map(|glob| Rule {
+            cmdline: Some(Cmdline::new(glob)),
+            ..Rule::default()
+        });
+        let ports = lists.ports.iter().map(|range| Rule {
+            ports: vec![PortRange {
+                first: *range.start(),
+                last: *range.end(),
+            }],
+            ..Rule::default()
+        });
+        let pids = lists.pids.iter().map(|pid| Rule {
+            pid: Some(*pid),
+            ..Rule::default()
+        });
+        let mut rules: Vec<Rule> = exe.chain(cmdline).chain(ports).chain(pids).collect();
+        if containers_only && rules.is_empty() {
+            rules.push(Rule::default());
+        }
+        for rule in &mut rules {
+            rule.containers_only = containers_only;
+        }
+        rules
+    };
+    let discovery = &config.discovery;
+    PolicyConfig {
+        include: rules(&discovery.include, discovery.containers_only),
+        exclude: rules(&discovery.exclude, false),
+    }
+}
+
+fn span_builder(config: &Config) -> SpanBuilder {
+    let (propagators, unknown) = Propagators::parse(&config.propagators);
+    for name in unknown {
+        tracing::warn!(%name, "OTEL_PROPAGATORS: unknown propagator, ignored");
+    }
+    let redaction = Redaction::new(config.redaction.query_keys.iter().map(String::as_str));
+    SpanBuilder::new(propagators, redaction, fastrand::Rng::new())
+}
+
+fn meta_options(config: &Config, resource: &[(String, String)]) -> MetaOptions {
+    MetaOptions {
+        service_rules: config
+            .service_names
+            .iter()
+            .map(|rule| ServiceRule {
+                exe: rule.exe.as_deref().map(Glob::new),
+                cmdline: rule.cmdline.as_deref().map(Cmdline::new),
+                name: rule.name.as_str().into(),
+            })
+            .collect(),
+        command_args: config.process.command_args,
+        resource_attributes: resource.to_vec(),
+        ..MetaOptions::default()
+    }
+}
+
+/// Exit code of a command's exit status.
+fn exit_code(code: u8) -> ExitCode {
+    ExitCode::from(code)
 }

@@ -6,3 +6,4 @@ pub mod doctor;
 pub mod features;
 pub mod host;
 pub mod offsets;
+pub mod prepare;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{Program, TracePoint};
 use aya::{Ebpf, EbpfLoader};
-use tracer_common::abi::drop_reason;
+use tracer_common::abi::{connection_entry, drop_reason};
 
 use super::reader::Reader;
 use crate::kernel::btf::Btf;
@@ -13,6 +13,11 @@ use crate::kernel::offsets::{self, OffsetError};
 
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
+
+/// Size of the object built in; `None` without one.
+pub fn object_size() -> Option<usize> {
+    (!OBJECT.is_empty()).then_some(OBJECT.len())
+}
 
 /// Why nothing can be traced.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +160,12 @@ impl Kernel {
         Ok(())
     }
 
+    /// Detaches and unloads all programs; the maps that were taken stay readable.
+    pub fn detach(self) {
+        let Kernel { ebpf, attached: _, missing: _ } = self;
+        drop(ebpf);
+    }
+
     /// The event ring; to be taken once.
     pub fn reader(&mut self) -> Result<Reader, LoadError> {
         let map = self.ebpf.take_map("EVENTS").ok_or(LoadError::Mismatch("EVENTS map"))?;
@@ -185,8 +196,11 @@ pub struct Maps {
     unix_seen: Array<MapData, u32>,
 }
 
+/// Only update what is there (`BPF_EXIST`).
+const BPF_EXIST: u64 = 2;
+
 /// Value of the kernel's connection table; only its id (the first field) is of interest here.
-type ConnectionValue = [u64; 18];
+type ConnectionValue = [u64; connection_entry::WORDS];
 
 /// Counters of the kernel side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -240,6 +254,20 @@ impl Maps {
     pub fn forget_connection(&mut self, socket: u64, id: u64) {
         if self.connections.get(&socket, 0).is_ok_and(|value| value[0] == id) {
             let _ = self.connections.remove(&socket);
+        }
+    }
+
+    /// Has a connection only counted from now on, if it still is the one meant. A call that is under
+    /// way may overwrite this; then the connection is met again and this is done again.
+    pub fn ignore_connection(&mut self, socket: u64, id: u64) {
+        if let Ok(mut value) = self.connections.get(&socket, 0)
+            && value[0] == id
+        {
+            let shift = 8 * (connection_entry::VERDICT_BYTE % 8);
+            let word = &mut value[connection_entry::VERDICT_BYTE / 8];
+            *word = *word & !(0xff << shift) | u64::from(connection_entry::IGNORED) << shift;
+            // Gone in between is as good.
+            let _ = self.connections.insert(socket, value, BPF_EXIST);
         }
     }
 

@@ -10,11 +10,17 @@ use crate::sys;
 /// Reads records in the order the kernel side reserved them.
 pub struct Reader {
     ring: RingBuf<MapData>,
+    size: usize,
 }
 
 impl Reader {
-    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
-        Reader { ring }
+    pub(super) fn new(ring: RingBuf<MapData>, size: usize) -> Self {
+        Reader { ring, size }
+    }
+
+    /// Bytes of the ring.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// Hands up to `max` records to `each`; returns how many there were.

@@ -62,6 +62,23 @@ impl Stage {
         }
     }
 
+    /// `n` that entered turned out not to belong here (the agent's own traffic, excluded ports).
+    pub fn retract(&self, n: u64) {
+        self.seen.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// For a stage that is counted elsewhere: everything that entered so far.
+    pub fn set_seen(&self, total: u64) {
+        self.seen.store(total, Ordering::Relaxed);
+    }
+
+    /// For a stage that is counted elsewhere: everything dropped for `reason` so far.
+    pub fn set_dropped(&self, reason: &'static str, total: u64) {
+        if total > 0 {
+            self.lock().insert(reason, total);
+        }
+    }
+
     /// The stage now. Reads outcomes before `seen`, so that pending is never negative.
     pub fn snapshot(&self) -> StageSnapshot {
         let dropped = self.lock().clone();

@@ -7,6 +7,7 @@
 //! latest. What comes later is printed as a tree of its own. It cannot see spans that were
 //! exported by others: a span whose parent it does not have is a root.
 
+mod exporter;
 mod line;
 mod text;
 mod tree;
@@ -17,6 +18,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use crate::trace::{Span, TraceId};
+pub use exporter::ConsoleExporter;
 use line::Row;
 
 /// How it looks and how long it waits.

@@ -1,0 +1,71 @@
+//! `tracer-agent replay FILE`: a capture through the same parsers, spans and exporters.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::run::{exporting, report, settings};
+use super::{AppError, span_builder};
+use crate::config::Config;
+use crate::replay::{Http1, Owner, Replay};
+use crate::telemetry::ledger::Ledger;
+
+/// Spans handed on at a time.
+const BATCH: usize = 1024;
+/// Spans that may wait for the exporters before the file is read on.
+const AHEAD: u64 = 16 * 1024;
+/// For the last spans to be exported.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Sends a capture file through the pipeline. The summary goes to stderr.
+pub async fn replay(config: Config, capture: &Path) -> Result<(), AppError> {
+    let ledger = Arc::new(Ledger::default());
+    let settings = settings(&config)?;
+    let pipeline = exporting(&settings, &ledger)?;
+    let (sink, counted, path) = (pipeline.sink(), Arc::clone(&ledger), capture.to_owned());
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut builder = span_builder(&config);
+        let mut spans = Vec::with_capacity(BATCH);
+        let mut exported = 0u64;
+        let (sink_too, ledger_too) = (sink.clone(), Arc::clone(&counted));
+        let mut replay = Replay::new(Http1::new(|exchange, owner: &Owner| {
+            // Times of a capture are wall-clock times already.
+            spans.push(builder.build(exchange, &owner.connection, &owner.process, 0));
+            exported += 1;
+            if spans.len() == BATCH {
+                sink.submit(std::mem::replace(&mut spans, Vec::with_capacity(BATCH)));
+                wait_for_room(&counted);
+            }
+        }));
+        let result = crate::replay::file(&path, &mut replay);
+        let (http1, stats) = replay.finish();
+        let counts = http1.counts().clone();
+        let unfinished = http1.unfinished();
+        drop(http1);
+        sink_too.submit(spans);
+        let exchanges = &ledger_too.exchanges;
+        exchanges.seen(counts.requests);
+        exchanges.exported(exported);
+        exchanges.dropped("unfinished_at_end_of_capture", unfinished);
+        for (reason, n) in counts.abandoned {
+            exchanges.dropped(reason, n);
+        }
+        (result, stats)
+    });
+    let (result, stats) = reading.await.map_err(|_| AppError::CaptureEnded)?;
+    pipeline.drain(Instant::now() + DRAIN).await;
+    // A closed stderr is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "{stats}");
+    report(&ledger);
+    Ok(result?)
+}
+
+/// A file is read faster than spans are exported: unlike live traffic it can wait.
+fn wait_for_room(ledger: &Ledger) {
+    while ledger.spans.snapshot().pending > AHEAD {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,200 @@
+//! `tracer-agent run`: the whole pipeline until a signal, or until the command ends.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::process::Child;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::capture::{Capture, Start};
+use super::status::Status;
+use super::{AppError, command, exit_code};
+use crate::config::Config;
+use crate::discover::Mode;
+use crate::export::console::{ConsoleExporter, ConsoleOptions};
+use crate::export::{self, ExportPipeline, ExportSettings, Exporter};
+use crate::kernel::prepare;
+use crate::telemetry::admin::{Admin, Readiness, Sources};
+use crate::telemetry::ledger::Ledger;
+
+/// From the signal to the end, export included (contract: 5 s).
+const SHUTDOWN: Duration = Duration::from_millis(4500);
+/// After the command's end, for the last events to arrive.
+const LAST_EVENTS: Duration = Duration::from_millis(100);
+
+/// Traces the host, or `command` and its children only, until SIGINT or SIGTERM or the command's end.
+/// With a command, the exit code is the command's.
+pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitCode, AppError> {
+    let mut signals = Signals::install()?;
+    let ledger = Arc::new(Ledger::default());
+    let settings = settings(&config)?;
+    let admin = match config.admin {
+        Some(address) => Some(Admin::bind(address).await?),
+        None => None,
+    };
+    let pipeline = exporting(&settings, &ledger)?;
+    let status = Arc::new(Status::default());
+    let readiness = Readiness::waiting_for("the probes are being attached");
+    let admin = admin.map(|admin| serve(admin, &readiness, &ledger, &status, &pipeline));
+
+    prepare::mount_tracefs();
+    prepare::raise_memlock();
+    let mode = if command.is_some() { Mode::Command } else { Mode::Host };
+    let started = Capture::start(Start {
+        resource: settings.resource.clone(),
+        config,
+        mode,
+        sink: pipeline.sink(),
+        ledger: Arc::clone(&ledger),
+        status: Arc::clone(&status),
+    })
+    .await;
+    let mut capture = match started {
+        Ok(capture) => capture,
+        Err(error) => {
+            pipeline.drain(Instant::now()).await;
+            return Err(error);
+        }
+    };
+    readiness.ready();
+    tracing::info!("tracing; stop with SIGINT or SIGTERM");
+
+    let ended = match command {
+        Some(words) => follow(&words, &mut signals, &capture).await,
+        None => wait(&mut signals, &capture).await.map(|()| ExitCode::SUCCESS),
+    };
+    let deadline = Instant::now() + SHUTDOWN;
+    readiness.not_ready("the agent is shutting down");
+    let capture = tokio::task::spawn_blocking(move || capture.stop());
+    if tokio::time::timeout_at(deadline, capture).await.is_err() {
+        tracing::warn!("the ring could not be emptied in time");
+    }
+    pipeline.drain(deadline).await;
+    report(&ledger);
+    if let Some((stop, serving)) = admin {
+        let _ = stop.send(());
+        let _ = tokio::time::timeout(Duration::from_millis(500), serving).await;
+    }
+    ended
+}
+
+/// The exporters' settings: the environment with the file's behind it.
+pub(super) fn settings(config: &Config) -> Result<ExportSettings, AppError> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let lookup = config.export.lookup(&environment);
+    Ok(ExportSettings::from_variables(&lookup, config.export.otlp_file.clone())?)
+}
+
+/// Starts the queue and its exporters.
+pub(super) fn exporting(
+    settings: &ExportSettings,
+    ledger: &Arc<Ledger>,
+) -> Result<ExportPipeline, AppError> {
+    let console = ConsoleExporter::start(ConsoleOptions::for_stdout())
+        .map_err(|error| AppError::Start("start the console thread", error))?;
+    let mut console = Some(console);
+    let exporters = export::exporters(settings, || -> Box<dyn Exporter> {
+        match console.take() {
+            Some(console) => Box::new(console),
+            // One console is all there ever is in a validated configuration.
+            None => unreachable!("two consoles"),
+        }
+    })?;
+    Ok(ExportPipeline::start(settings.queue, exporters, Arc::clone(ledger)))
+}
+
+type Serving = (oneshot::Sender<()>, tokio::task::JoinHandle<()>);
+
+fn serve(
+    admin: Admin,
+    readiness: &Readiness,
+    ledger: &Arc<Ledger>,
+    status: &Arc<Status>,
+    pipeline: &ExportPipeline,
+) -> Serving {
+    let (stop, stopped) = oneshot::channel::<()>();
+    tracing::info!(address = %admin.address(), "admin endpoint");
+    let (status, exporters) = (Arc::clone(status), pipeline.stats());
+    let counted = Arc::clone(ledger);
+    let sources = Sources {
+        readiness: readiness.clone(),
+        ledger: Arc::clone(ledger),
+        metrics: Arc::new(move || status.page(&counted, &exporters)),
+    };
+    let serving = admin.serve(sources, async move {
+        let _ = stopped.await;
+    });
+    (stop, tokio::spawn(serving))
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Self, AppError> {
+        let install = |kind| {
+            signal(kind).map_err(|error| AppError::Start("install a signal handler", error))
+        };
+        Ok(Signals {
+            interrupt: install(SignalKind::interrupt())?,
+            terminate: install(SignalKind::terminate())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+async fn wait(signals: &mut Signals, capture: &Capture) -> Result<(), AppError> {
+    let mut watch = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = signals.any() => return Ok(()),
+            _ = watch.tick() => if capture.ended() { return Err(AppError::CaptureEnded) },
+        }
+    }
+}
+
+/// Starts the command and waits for its end, or for a signal, which is passed on.
+async fn follow(
+    words: &[OsString],
+    signals: &mut Signals,
+    capture: &Capture,
+) -> Result<ExitCode, AppError> {
+    let mut child: Child = command::start(words)?;
+    tokio::select! {
+        ended = wait(signals, capture) => {
+            command::end(&mut child).await;
+            ended?;
+        }
+        _ = child.wait() => tokio::time::sleep(LAST_EVENTS).await,
+    }
+    let status = child.wait().await;
+    let status = status.map_err(|error| AppError::Start("wait for the command", error))?;
+    Ok(exit_code(command::exit_code(status)))
+}
+
+/// The ledger in the log's last lines.
+pub(super) fn report(ledger: &Ledger) {
+    for (stage, counts) in ledger.snapshot() {
+        tracing::info!(
+            stage,
+            seen = counts.seen,
+            exported = counts.exported,
+            sampled_out = counts.sampled_out,
+            pending = counts.pending,
+            dropped = ?counts.dropped,
+            "ledger"
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! What the capture thread last said of itself, for the admin endpoint.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracer_common::abi::drop_reason;
+
+use crate::export::ExporterStats;
+use crate::probes::KernelCounts;
+use crate::telemetry::Usage;
+use crate::telemetry::ledger::Ledger;
+use crate::telemetry::metrics::{Exporter, Probes, Ring, Snapshot, render};
+
+/// Shared by the capture thread (which writes) and the admin endpoint (which reads).
+#[derive(Debug, Default)]
+pub struct Status {
+    latest: Mutex<Snapshot>,
+}
+
+impl Status {
+    /// Probes are attached.
+    pub fn attached(&self, attached: usize, missing: usize, ring_bytes: usize) {
+        let mut latest = self.lock();
+        latest.probes = Probes {
+            attached: attached as u64,
+            wanted: (attached + missing) as u64,
+        };
+        latest.ring.size_bytes = ring_bytes as u64;
+    }
+
+    /// The kernel side's counters; the ledger's events stage is counted there.
+    pub fn kernel(&self, ledger: &Ledger, counts: &KernelCounts) {
+        let mut seen = counts.submitted;
+        let mut drops = Vec::with_capacity(counts.drops.len());
+        for (index, (name, n)) in drop_reason::NAMES.into_iter().zip(counts.drops).enumerate() {
+            drops.push((name, n));
+            if [drop_reason::RING_FULL_DATA, drop_reason::RING_FULL_CONTROL]
+                .contains(&(index as u32))
+            {
+                seen += n;
+                ledger.events.set_dropped(name, n);
+            }
+        }
+        ledger.events.set_seen(seen);
+        self.lock().kernel_drops = drops;
+    }
+
+    /// Sizes of tables, and bytes pending in the ring.
+    pub fn sizes(&self, connections: usize, processes: usize, pending: usize) {
+        let mut latest = self.lock();
+        latest.connections = connections as u64;
+        latest.sessions = connections as u64;
+        latest.processes = processes as u64;
+        let Ring { pending_bytes, wakeups, .. } = &mut latest.ring;
+        *pending_bytes = pending as u64;
+        *wakeups += 1;
+    }
+
+    /// The metrics page.
+    pub fn page(&self, ledger: &Ledger, exporters: &[Arc<ExporterStats>]) -> String {
+        let mut snapshot = self.lock().clone();
+        snapshot.ledger = ledger.snapshot();
+        snapshot.usage = Usage::now();
+        snapshot.exporters = exporters.iter().map(|stats| exporter(stats)).collect();
+        render(&snapshot)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Snapshot> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn exporter(stats: &ExporterStats) -> Exporter {
+    let now = stats.snapshot();
+    Exporter {
+        exporter: now.exporter,
+        batches: now.batches,
+        spans: now.spans,
+        lost: now.lost,
+        attempts: now.attempts,
+        failures: now.failures,
+        retries: now.retries,
+        attempt_ns: now.attempt_ns,
+        backlog: now.backlog,
+    }
+}
