@@ -48,10 +48,10 @@ pub(super) enum Found {
     Head { head: Head, first: At, used: usize },
     /// All were taken; the head is not whole yet.
     Partial,
-    /// So many kept bytes and all of this piece's are not a head.
-    Garbage { kept: u64 },
-    /// A head began, but it is too long.
-    TooLong { kept: u64 },
+    /// All bytes of this piece and those kept before, so many, are not a head.
+    Garbage { unparsed: u64 },
+    /// They begin one, but it is too long.
+    TooLong { unparsed: u64 },
 }
 
 impl Lane {
@@ -86,7 +86,9 @@ impl Lane {
                 kind_of(kind, bytes).and_then(|kind| head::parse(kind, bytes))
             {
                 if used > MAX_HEAD {
-                    return Found::TooLong { kept: 0 };
+                    return Found::TooLong {
+                        unparsed: bytes.len() as u64,
+                    };
                 }
                 return Found::Head {
                     head,
@@ -105,10 +107,10 @@ impl Lane {
         };
         match scan {
             Scan::Bad => Found::Garbage {
-                kept: self.forget(),
+                unparsed: self.forget() + bytes.len() as u64,
             },
             Scan::More | Scan::End(_) if kept + used > MAX_HEAD => Found::TooLong {
-                kept: self.forget(),
+                unparsed: self.forget() + bytes.len() as u64,
             },
             Scan::More => {
                 self.partial.extend_from_slice(bytes);
@@ -128,7 +130,9 @@ impl Lane {
                         first: self.first,
                         used: blank + used,
                     },
-                    None => Found::Garbage { kept: kept as u64 },
+                    None => Found::Garbage {
+                        unparsed: (kept + bytes.len()) as u64,
+                    },
                 }
             }
         }

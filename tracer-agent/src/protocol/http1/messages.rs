@@ -65,7 +65,7 @@ impl Session {
         self.fruitless = 0;
         let began_ns = began_ns(direction, first);
         self.settle_before_request(role, direction, out);
-        if self.queue.len() > 0 && first.time_ns == self.request_ns {
+        if !self.queue.is_empty() && first.time_ns == self.request_ns {
             self.pipelining = true;
         }
         let declared = head.declared;

@@ -200,13 +200,13 @@ impl Session {
                 }
                 State::Start => match lane.find(kind, rest, at) {
                     Found::Partial => return,
-                    Found::Garbage { kept } => {
-                        out.unparsed(kept + rest.len() as u64);
+                    Found::Garbage { unparsed } => {
+                        out.unparsed(unparsed);
                         self.garbage(direction, reason::MALFORMED_RESPONSE, out);
                         return;
                     }
-                    Found::TooLong { kept } => {
-                        out.unparsed(kept + rest.len() as u64);
+                    Found::TooLong { unparsed } => {
+                        out.unparsed(unparsed);
                         self.garbage(direction, reason::HEAD_TOO_LONG, out);
                         return;
                     }

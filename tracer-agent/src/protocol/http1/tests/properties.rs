@@ -163,8 +163,6 @@ fn whole(runs: &[(Direction, Vec<u8>)]) -> Vec<Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-
     #[test]
     fn every_exchange_is_found(turns in prop::collection::vec(turn(), 1..6), depth in 1usize..4, known in any::<bool>()) {
         let role = known.then_some(Role::Server);
