@@ -32,7 +32,12 @@ pub fn count_one(index: u32) {
 /// more than everything else here together.
 #[inline(always)]
 fn flags() -> u64 {
-    if EVENTS.query(BPF_RB_AVAIL_DATA as u64) >= WAKE_BYTES.load() {
+    let pending = EVENTS.query(BPF_RB_AVAIL_DATA as u64);
+    if let Some(highest) = COUNTS.get_ptr_mut(count::RING_HIGHEST) {
+        // SAFETY: as in `drop_one`.
+        unsafe { *highest = if pending > *highest { pending } else { *highest } };
+    }
+    if pending >= WAKE_BYTES.load() {
         BPF_RB_FORCE_WAKEUP as u64
     } else {
         BPF_RB_NO_WAKEUP as u64

@@ -87,8 +87,10 @@ pub mod count {
     pub const HTTP2: u32 = 2;
     /// Connections that speak nothing we know.
     pub const OTHER: u32 = 3;
-    /// Bytes of connections that are not looked at.
-    pub const COUNT: u32 = 4;
+    /// Most bytes ever pending in the ring.
+    pub const RING_HIGHEST: u32 = 4;
+    /// Number of counters.
+    pub const COUNT: u32 = 5;
 }
 
 /// See [`ENTERED`].

@@ -1,5 +1,6 @@
 //! The capture thread: loads the kernel side, then moves records from the ring into the pipeline.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -34,6 +35,8 @@ pub struct Start {
     pub config: Config,
     /// The agent's resource attributes.
     pub resource: Vec<(String, String)>,
+    /// Where the admin endpoint listens.
+    pub admin: Option<SocketAddr>,
     /// Whole host, or one command.
     pub mode: Mode,
     /// Where spans go.
@@ -98,7 +101,7 @@ struct Loaded {
 }
 
 fn load(start: Start) -> Result<Loaded, AppError> {
-    let Start { config, resource, mode, sink, ledger, status } = start;
+    let Start { config, resource, admin, mode, sink, ledger, status } = start;
     let agent = std::process::id();
     let policy = Policy::new(super::policy_config(&config), agent);
     let ports: Vec<u16> = excluded_ports(&config);
@@ -136,6 +139,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         builder: super::span_builder(&config),
         sink,
         ledger: Arc::clone(&ledger),
+        admin,
         max_connections: config.capture.max_connections as usize,
     });
     if mode == Mode::Host {
@@ -163,12 +167,15 @@ impl Loaded {
             let pipeline = &mut self.pipeline;
             let n = self.reader.drain(BATCH, |record| pipeline.record(record));
             let now_ns = clock::boot_ns();
-            if now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS {
+            let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
+            if housekeeping {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
-                self.count();
             }
             self.pipeline.commit(n);
+            if housekeeping {
+                self.count();
+            }
             if n == 0 && stopping {
                 break;
             }
@@ -181,12 +188,12 @@ impl Loaded {
     }
 
     fn count(&mut self) {
-        let pending = self.reader.pending();
         let (connections, processes) = self.pipeline.sizes();
+        let records = self.pipeline.records();
         match self.pipeline.maps().counts() {
             Ok(counts) => {
-                self.status.kernel(&self.ledger, &counts);
-                self.status.sizes(connections, processes, pending);
+                self.status.kernel(&self.ledger, &counts, records);
+                self.status.sizes(connections, processes);
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }

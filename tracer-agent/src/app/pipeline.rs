@@ -1,7 +1,7 @@
 //! Records of the kernel side to spans: ingest, metadata, policy, span building, in one thread.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracer_common::abi::{ExecEvent, ExitEvent};
 
@@ -22,8 +22,8 @@ pub struct Pipeline {
     host: Side,
     ledger: Arc<Ledger>,
     sink: SpanSink,
-    /// Records used, for the ledger's events stage.
-    pub records: Arc<AtomicU64>,
+    /// Records used so far.
+    records: u64,
 }
 
 /// What ingest asks of the rest.
@@ -34,6 +34,8 @@ struct Side {
     discovery: Discovery,
     builder: SpanBuilder,
     boot_to_unix_ns: i64,
+    /// The agent's own endpoint.
+    admin: Option<SocketAddr>,
     has_port_rules: bool,
     spans: Vec<Span>,
     /// Exchanges that are none of ours to report.
@@ -56,6 +58,8 @@ pub struct Parts {
     pub sink: SpanSink,
     /// Where they are counted.
     pub ledger: Arc<Ledger>,
+    /// The agent's own endpoint, whose clients are not reported.
+    pub admin: Option<SocketAddr>,
     /// Connections tracked at a time.
     pub max_connections: usize,
 }
@@ -71,6 +75,7 @@ impl Pipeline {
             builder,
             sink,
             ledger,
+            admin,
             max_connections,
         } = parts;
         Pipeline {
@@ -82,13 +87,14 @@ impl Pipeline {
                 has_port_rules: discovery.policy().has_rules(),
                 discovery,
                 builder,
+                admin,
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
                 foreign: 0,
             },
             ledger,
             sink,
-            records: Arc::default(),
+            records: 0,
         }
     }
 
@@ -133,8 +139,7 @@ impl Pipeline {
             events.dropped(reason, n);
             refused += n;
         }
-        events.exported((n as u64).saturating_sub(refused));
-        self.records.fetch_add(n as u64, Ordering::Relaxed);
+        self.records += (n as u64).saturating_sub(refused);
         if !self.host.spans.is_empty() {
             let room = self.host.spans.len();
             let spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
@@ -155,6 +160,12 @@ impl Pipeline {
         let open = self.ingest.abandon_all();
         self.commit(0);
         self.ledger.exchanges.dropped("unfinished_at_shutdown", open);
+    }
+
+    /// Records used so far. The ledger gets them together with the kernel side's counters, so that
+    /// it never shows more taken out of the ring than was put in.
+    pub fn records(&self) -> u64 {
+        self.records
     }
 
     /// Doors to the kernel side.
@@ -224,6 +235,19 @@ fn is_own(user_agent: &str) -> bool {
 impl Host for Side {
     fn holds_socket(&self, tgid: u32, inode: u64) -> bool {
         self.proc.holds_socket(tgid, inode)
+    }
+
+    fn is_own(&self, connection: &Connection) -> bool {
+        let (Some(admin), Endpoint::Ip(local), Endpoint::Ip(remote)) =
+            (self.admin, &connection.local, &connection.remote)
+        else {
+            return false;
+        };
+        // A client of the admin endpoint: same port, and an address of this host.
+        remote.port() == admin.port()
+            && (remote.ip() == admin.ip()
+                || admin.ip().is_unspecified()
+                    && (remote.ip().is_loopback() || remote.ip() == local.ip()))
     }
 
     fn forget(&mut self, socket: u64, connection: u64) {

@@ -39,6 +39,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     let pipeline = exporting(&settings, &ledger)?;
     let status = Arc::new(Status::default());
     let readiness = Readiness::waiting_for("the probes are being attached");
+    let address = admin.as_ref().map(Admin::address);
     let admin = admin.map(|admin| serve(admin, &readiness, &ledger, &status, &pipeline));
 
     prepare::mount_tracefs();
@@ -47,6 +48,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     let started = Capture::start(Start {
         resource: settings.resource.clone(),
         config,
+        admin: address,
         mode,
         sink: pipeline.sink(),
         ledger: Arc::clone(&ledger),

@@ -8,7 +8,7 @@ use crate::export::ExporterStats;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::metrics::{Exporter, Probes, Ring, Snapshot, render};
+use crate::telemetry::metrics::{Exporter, Probes, Snapshot, render};
 
 /// Shared by the capture thread (which writes) and the admin endpoint (which reads).
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ impl Status {
     }
 
     /// The kernel side's counters; the ledger's events stage is counted there.
-    pub fn kernel(&self, ledger: &Ledger, counts: &KernelCounts) {
+    pub fn kernel(&self, ledger: &Ledger, counts: &KernelCounts, records: u64) {
         let mut seen = counts.submitted;
         let mut drops = Vec::with_capacity(counts.drops.len());
         for (index, (name, n)) in drop_reason::NAMES.into_iter().zip(counts.drops).enumerate() {
@@ -41,18 +41,18 @@ impl Status {
             }
         }
         ledger.events.set_seen(seen);
-        self.lock().kernel_drops = drops;
+        ledger.events.set_exported(records);
+        let mut latest = self.lock();
+        latest.kernel_drops = drops;
+        latest.ring.highest_bytes = counts.ring_highest;
     }
 
-    /// Sizes of tables, and bytes pending in the ring.
-    pub fn sizes(&self, connections: usize, processes: usize, pending: usize) {
+    /// Sizes of tables.
+    pub fn sizes(&self, connections: usize, processes: usize) {
         let mut latest = self.lock();
         latest.connections = connections as u64;
         latest.sessions = connections as u64;
         latest.processes = processes as u64;
-        let Ring { pending_bytes, wakeups, .. } = &mut latest.ring;
-        *pending_bytes = pending as u64;
-        *wakeups += 1;
     }
 
     /// The metrics page.

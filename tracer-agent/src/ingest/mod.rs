@@ -29,6 +29,8 @@ const HELD_NS: u64 = 30_000_000_000;
 pub trait Host {
     /// True when the process still has the socket with this inode number open.
     fn holds_socket(&self, tgid: u32, inode: u64) -> bool;
+    /// True for a connection to the agent itself.
+    fn is_own(&self, connection: &Connection) -> bool;
     /// The kernel side should forget a connection (it ended).
     fn forget(&mut self, socket: u64, connection: u64);
     /// The kernel side should stop looking at a connection (it speaks nothing we parse).
@@ -99,7 +101,12 @@ impl Ingest {
             host.ignore(event.socket, event.connection);
             return;
         }
-        self.connections.insert(event.connection, Tracked::new(event));
+        let mut tracked = Tracked::new(event);
+        if host.is_own(&tracked.connection) {
+            tracked.protocol = Protocol::None;
+            host.ignore(event.socket, event.connection);
+        }
+        self.connections.insert(event.connection, tracked);
     }
 
     /// Bytes moved. `bytes` are the captured ones.

@@ -18,6 +18,9 @@ impl Host for Recorder {
     fn holds_socket(&self, _tgid: u32, _inode: u64) -> bool {
         self.holds
     }
+    fn is_own(&self, _connection: &Connection) -> bool {
+        false
+    }
     fn forget(&mut self, _socket: u64, connection: u64) {
         self.forgotten.push(connection);
     }

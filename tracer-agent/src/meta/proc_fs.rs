@@ -116,6 +116,17 @@ impl ProcFs {
         self.read(pid, "maps", MAPS).map(lossy)
     }
 
+    /// True when the process has the socket with this inode number open.
+    pub fn holds_socket(&self, pid: u32, inode: u64) -> bool {
+        let wanted = format!("socket:[{inode}]");
+        let Ok(entries) = std::fs::read_dir(self.root.join(format!("{pid}/fd"))) else {
+            return false;
+        };
+        entries.flatten().any(|entry| {
+            std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str())
+        })
+    }
+
     /// The program file itself, also when it was deleted or replaced since.
     pub fn open_exe(&self, pid: u32) -> Option<File> {
         File::open(self.path(pid, "exe")).ok()

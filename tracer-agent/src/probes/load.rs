@@ -73,6 +73,13 @@ pub struct Options {
     pub ports_active: bool,
 }
 
+impl Options {
+    /// What the kernel accepts: a power of two, of pages.
+    fn ring_size(&self) -> u32 {
+        self.ring_bytes.clamp(64 * 1024, 1 << 30).next_power_of_two()
+    }
+}
+
 /// Programs that are attached to several tracepoints; all others are named after theirs.
 const ENTRIES_OF_WRITES: &[&str] = &[
     "sys_enter_write",
@@ -90,6 +97,7 @@ const TAIL_CALLED: [&str; 3] = ["window", "head", "chunks"];
 /// The loaded and attached kernel side; everything is detached when it is dropped.
 pub struct Kernel {
     ebpf: Ebpf,
+    ring_bytes: u32,
     /// Programs attached, and what could not be with the reason.
     pub attached: Vec<String>,
     /// What this kernel does not have: hook and reason.
@@ -125,7 +133,12 @@ impl Kernel {
                 ebpf.map_mut("PROGRAMS").ok_or(LoadError::Mismatch("PROGRAMS"))?.try_into()?;
             programs.set(index as u32, &fd, 0)?;
         }
-        let mut kernel = Kernel { ebpf, attached: Vec::new(), missing: Vec::new() };
+        let mut kernel = Kernel {
+            ebpf,
+            ring_bytes: options.ring_size(),
+            attached: Vec::new(),
+            missing: Vec::new(),
+        };
         kernel.attach()?;
         Ok(kernel)
     }
@@ -161,15 +174,23 @@ impl Kernel {
     }
 
     /// Detaches and unloads all programs; the maps that were taken stay readable.
-    pub fn detach(self) {
-        let Kernel { ebpf, attached: _, missing: _ } = self;
-        drop(ebpf);
+    pub fn detach(&mut self) {
+        for (name, program) in self.ebpf.programs_mut() {
+            let unloaded = match program {
+                Program::TracePoint(point) => point.unload(),
+                Program::BtfTracePoint(point) => point.unload(),
+                _ => continue,
+            };
+            if let Err(error) = unloaded {
+                tracing::warn!(program = name, %error, "cannot unload; it goes with the agent");
+            }
+        }
     }
 
     /// The event ring; to be taken once.
     pub fn reader(&mut self) -> Result<Reader, LoadError> {
         let map = self.ebpf.take_map("EVENTS").ok_or(LoadError::Mismatch("EVENTS map"))?;
-        Ok(Reader::new(RingBuf::try_from(map)?))
+        Ok(Reader::new(RingBuf::try_from(map)?, self.ring_bytes as usize))
     }
 
     /// The maps that user space reads and writes while tracing; to be taken once.
@@ -209,6 +230,8 @@ pub struct KernelCounts {
     pub submitted: u64,
     /// Connections not parsed: TLS, HTTP/2, anything else.
     pub unparsed_connections: [(&'static str, u64); 3],
+    /// Most bytes that ever were pending in the ring.
+    pub ring_highest: u64,
     /// By `abi::drop_reason`.
     pub drops: [u64; drop_reason::COUNT as usize],
 }
@@ -230,6 +253,7 @@ impl Maps {
                 ("http2", sum(&self.counts, 2)?),
                 ("other", sum(&self.counts, 3)?),
             ],
+            ring_highest: self.counts.get(&4, 0)?.iter().copied().max().unwrap_or(0),
             drops,
         })
     }
@@ -286,7 +310,7 @@ fn open(options: &Options) -> Result<Ebpf, LoadError> {
     let helper = u32::from(kernel_version() >= (5, 15));
     let policy_active = u32::from(options.policy_active);
     let ports_active = u32::from(options.ports_active);
-    let ring = options.ring_bytes.next_power_of_two().max(64 * 1024);
+    let ring = options.ring_size();
     let wake = u64::from(ring / 8);
     let mut loader = EbpfLoader::new();
     for (name, value) in &offsets {

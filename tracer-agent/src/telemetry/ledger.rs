@@ -72,6 +72,11 @@ impl Stage {
         self.seen.store(total, Ordering::Relaxed);
     }
 
+    /// For a stage that is counted elsewhere: everything handed on so far.
+    pub fn set_exported(&self, total: u64) {
+        self.exported.store(total, Ordering::Relaxed);
+    }
+
     /// For a stage that is counted elsewhere: everything dropped for `reason` so far.
     pub fn set_dropped(&self, reason: &'static str, total: u64) {
         if total > 0 {

@@ -36,12 +36,10 @@ pub struct Snapshot {
 /// The ring buffer at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ring {
-    /// Bytes written and not yet read.
-    pub pending_bytes: u64,
+    /// Most bytes that were ever written and not yet read.
+    pub highest_bytes: u64,
     /// Its size.
     pub size_bytes: u64,
-    /// Times the reader woke up.
-    pub wakeups: u64,
 }
 
 /// eBPF programs at one moment.
@@ -195,12 +193,10 @@ metrics! {
         for (reason, count) in &now.kernel_drops {
             out.count(&[reason], *count);
         };
-    "tracer_agent_ring_pending_bytes" Gauge [] "Bytes in the ring buffer that the agent has not read yet." => |now, out|
-        out.count(&[], now.ring.pending_bytes);
+    "tracer_agent_ring_highest_bytes" Gauge [] "Most bytes that ever waited in the ring buffer to be read." => |now, out|
+        out.count(&[], now.ring.highest_bytes);
     "tracer_agent_ring_size_bytes" Gauge [] "Size of the ring buffer." => |now, out|
         out.count(&[], now.ring.size_bytes);
-    "tracer_agent_ring_wakeups_total" Counter [] "Times the ring buffer's reader woke up." => |now, out|
-        out.count(&[], now.ring.wakeups);
     "tracer_agent_connections" Gauge [] "Connections tracked." => |now, out|
         out.count(&[], now.connections);
     "tracer_agent_sessions" Gauge [] "Connections whose protocol is parsed." => |now, out|
