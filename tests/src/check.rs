@@ -20,7 +20,7 @@ const CLOCK_NS: i128 = 50_000;
 /// By how much the start of a client span may differ from the driver's wall clock.
 const START_NS: i128 = 20_000_000;
 /// How many mismatches are shown.
-const SHOWN: usize = 12;
+const SHOWN: usize = 3;
 
 /// Who answered.
 #[derive(Clone, Debug)]
@@ -57,7 +57,15 @@ pub fn assert_run(spans: &[Span], report: &Report, sides: &Sides<'_>) {
             .entry(mismatch.split(':').next().unwrap_or_default())
             .or_default() += 1;
     }
-    let shown = &wrong[..wrong.len().min(SHOWN)];
+    let mut left: BTreeMap<&str, usize> = counts.keys().map(|kind| (*kind, SHOWN)).collect();
+    let shown: Vec<&String> = wrong
+        .iter()
+        .filter(|mismatch| {
+            let kind = mismatch.split(':').next().unwrap_or_default();
+            left.get_mut(kind)
+                .is_some_and(|n| std::mem::replace(n, n.saturating_sub(1)) > 0)
+        })
+        .collect();
     panic!(
         "{} requests, {} mismatches: {counts:#?}\n{shown:#?}",
         report.records.len(),

@@ -24,8 +24,9 @@ pub fn finish(
         // What is missing is told better by the caller's comparison; the ledger says where it went.
         let spans = receiver.spans_of(marker).len();
         eprintln!(
-            "{spans} of {count} spans of {marker} arrived; ledger {:#?}",
-            agent.ledger()
+            "{spans} of {count} spans of {marker} arrived; ledger {:#?}; {}",
+            agent.ledger(),
+            kernel_drops(&agent.metrics())
         );
     }
     let ledger = agent.drained_ledger(DRAIN);
@@ -44,4 +45,12 @@ pub fn finish(
         );
     }
     (receiver.spans_of(marker), stopped)
+}
+
+/// The lines of the metrics page that tell what the kernel side gave up.
+fn kernel_drops(metrics: &str) -> String {
+    let drops = metrics
+        .lines()
+        .filter(|line| line.starts_with("tracer_agent_kernel_drops_total"));
+    drops.collect::<Vec<_>>().join(", ")
 }

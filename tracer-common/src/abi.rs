@@ -17,8 +17,10 @@ pub mod kind {
     pub const END: u8 = 3;
     /// [`super::ExecEvent`] followed by `args_len` + `env_len` bytes.
     pub const EXEC: u8 = 4;
-    /// [`super::ExitEvent`]: a process (its last thread group leader) ended.
+    /// [`super::ExitEvent`]: a process (its thread group leader) ended.
     pub const EXIT: u8 = 5;
+    /// [`super::ForkEvent`]: a process made another one.
+    pub const FORK: u8 = 6;
 }
 
 /// Direction of bytes as the traced process sees it.
@@ -252,5 +254,19 @@ abi! {
         tgid: u32,
         /// Zero.
         reserved: u32,
+    }
+}
+
+abi! {
+    /// A process was forked. It is the same program as its parent until it executes another.
+    ForkEvent[24] {
+        /// No selector.
+        header: Header,
+        /// When it happened.
+        time_ns: u64,
+        /// The new process.
+        tgid: u32,
+        /// Its parent.
+        parent_tgid: u32,
     }
 }

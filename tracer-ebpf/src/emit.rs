@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use tracer_common::abi::{
-    ConnectionEvent, EndEvent, Header, connection_flags, drop_reason, kind,
+    ConnectionEvent, EndEvent, ForkEvent, Header, connection_flags, drop_reason, kind,
 };
 use tracer_common::limits::{UNIX_PATH_MAX, WINDOW};
 
@@ -167,6 +167,16 @@ pub fn end(connection: &mut Connection, ended: &Ended) {
     connection.write.skipped = 0;
     entry.submit(flags());
     count_one(count::SUBMITTED);
+}
+
+/// Tells user space of a forked process; nobody waits for it.
+#[inline(always)]
+pub fn fork(event: &ForkEvent) {
+    if EVENTS.output::<ForkEvent>(event, flags()).is_ok() {
+        count_one(count::SUBMITTED);
+    } else {
+        drop_one(drop_reason::RING_FULL_CONTROL);
+    }
 }
 
 /// Ships `len` bytes that begin with an event, and wakes the reader: for rare events that user

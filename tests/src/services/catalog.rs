@@ -62,7 +62,8 @@ impl Language {
     /// Its `service.name`.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Nginx => "svc-nginx",
+            // It overwrites its environment with its title, so that a variable given to it is not seen.
+            Self::Nginx => "nginx",
             Self::PythonThreaded => "svc-python-threaded",
             Self::GunicornSync => "svc-gunicorn-sync",
             Self::GunicornThreads => "svc-gunicorn-threads",

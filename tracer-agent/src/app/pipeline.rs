@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tracer_common::abi::{ExecEvent, ExitEvent};
+use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent};
 
 use crate::discover::{Decision, Discovery, PolicyUpdate};
 use crate::export::SpanSink;
@@ -112,6 +112,10 @@ impl Pipeline {
             Some(Record::Connection(event)) => self.ingest.connection(event, &mut self.host),
             Some(Record::End(event)) => self.ingest.end(event, &mut self.host),
             Some(Record::Exec(event, tail)) => self.host.exec(event, tail),
+            Some(Record::Fork(event)) => {
+                let ForkEvent { tgid, parent_tgid, time_ns, .. } = *event;
+                self.host.processes.on_fork(tgid, parent_tgid, time_ns);
+            }
             Some(Record::Exit(event)) => self.exit(event),
             None => self.ingest.refuse("malformed_record"),
         }

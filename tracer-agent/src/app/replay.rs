@@ -57,9 +57,11 @@ pub async fn replay(config: Config, capture: &Path) -> Result<(), AppError> {
     });
     let (result, stats) = reading.await.map_err(|_| AppError::CaptureEnded)?;
     pipeline.drain(Instant::now() + DRAIN).await;
-    // A closed stderr is no reason to fail.
-    let _ = writeln!(std::io::stderr(), "{stats}");
-    report(&ledger);
+    if result.is_ok() || stats.packets > 0 {
+        // A closed stderr is no reason to fail.
+        let _ = writeln!(std::io::stderr(), "{stats}");
+        report(&ledger);
+    }
     Ok(result?)
 }
 

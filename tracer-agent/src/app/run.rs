@@ -18,6 +18,7 @@ use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
 use crate::export::{self, ExportPipeline, ExportSettings, Exporter};
 use crate::kernel::prepare;
+use crate::probes;
 use crate::telemetry::admin::{Admin, Readiness, Sources};
 use crate::telemetry::ledger::Ledger;
 
@@ -29,6 +30,7 @@ const LAST_EVENTS: Duration = Duration::from_millis(100);
 /// Traces the host, or `command` and its children only, until SIGINT or SIGTERM or the command's end.
 /// With a command, the exit code is the command's.
 pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitCode, AppError> {
+    probes::check_rights()?;
     let mut signals = Signals::install()?;
     let ledger = Arc::new(Ledger::default());
     let settings = settings(&config)?;

@@ -1,6 +1,6 @@
 //! One record of the ring, checked and typed.
 
-use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, kind};
+use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, ForkEvent, kind};
 use zerocopy::FromBytes;
 
 /// A record, borrowed from the ring.
@@ -14,6 +14,8 @@ pub enum Record<'a> {
     End(&'a EndEvent),
     /// A new program, with its arguments and environment behind it.
     Exec(&'a ExecEvent, &'a [u8]),
+    /// A process made another one.
+    Fork(&'a ForkEvent),
     /// A process ended.
     Exit(&'a ExitEvent),
 }
@@ -36,6 +38,7 @@ impl<'a> Record<'a> {
                 let (event, rest) = ExecEvent::ref_from_prefix(bytes).ok()?;
                 Record::Exec(event, rest)
             }
+            kind::FORK => Record::Fork(ForkEvent::ref_from_prefix(bytes).ok()?.0),
             kind::EXIT => Record::Exit(ExitEvent::ref_from_prefix(bytes).ok()?.0),
             _ => return None,
         })

@@ -14,6 +14,8 @@ use super::command::{self, Command};
 use super::facts::{ExecInfo, ProcessFacts, arguments};
 use super::{Host, ProcFs, Process, ServiceRule, host, language};
 
+/// Of `/proc/PID/stat`: USER_HZ is 100 on every architecture we run on.
+const NS_PER_TICK: u64 = 10_000_000;
 /// Largest `package.json` that is read.
 const PACKAGE_MAX: u64 = 64 * 1024;
 
@@ -152,6 +154,19 @@ impl ProcessTable {
         self.counts.execs += 1;
         let facts = ProcessFacts::from_exec(&self.proc, info);
         &self.insert(facts).facts
+    }
+
+    /// A process made another one, which is the same program until it executes another, and may be
+    /// gone before it is asked for.
+    pub fn on_fork(&mut self, child: u32, parent: u32, time_ns: u64) {
+        let Some(facts) = self.facts(parent) else {
+            return;
+        };
+        let mut facts = facts.clone();
+        facts.pid = child;
+        facts.parent = parent;
+        facts.start_ticks = Some(time_ns / NS_PER_TICK);
+        self.insert(facts);
     }
 
     /// A process ended. Its entry stays for a while.

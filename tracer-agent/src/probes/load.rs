@@ -19,6 +19,15 @@ pub fn object_size() -> Option<usize> {
     (!OBJECT.is_empty()).then_some(OBJECT.len())
 }
 
+/// What can be said before anything is touched: is there a kernel side, may it be loaded?
+pub fn check_rights() -> Result<(), LoadError> {
+    match (OBJECT.is_empty(), rights()) {
+        (true, _) => Err(LoadError::NotBuilt),
+        (false, false) => Err(LoadError::NotPermitted),
+        (false, true) => Ok(()),
+    }
+}
+
 /// Why nothing can be traced.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

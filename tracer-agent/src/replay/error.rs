@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be opened.
-    #[error("cannot open {}: {source}; check the path and its permissions", path.display())]
+    #[error("cannot open {}; check the path and its permissions", path.display())]
     Open {
         /// As given.
         path: PathBuf,
@@ -16,7 +16,7 @@ pub enum Error {
     },
     /// Reading failed on the way.
     #[error(
-        "cannot read the capture after {offset} bytes: {source}; check that it is a regular file on a healthy disk"
+        "cannot read the capture after {offset} bytes; check that it is a regular file on a healthy disk"
     )]
     Read {
         /// Bytes of the capture used so far.

@@ -4,7 +4,7 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use tracer_common::abi::{DataEvent, Header, drop_reason, kind};
 use tracer_common::frame::{self, Body, Fields, Head, Window, chunk};
-use tracer_common::limits::{HEAD_BUDGET, WINDOW};
+use tracer_common::limits::{HEAD_BUDGET, MAX_MMSG, WINDOW};
 
 use super::io::{Message, side};
 use super::window::{action, at_most};
@@ -15,6 +15,8 @@ use crate::maps::{CHUNKS_PROGRAM, Call, Found, PROGRAMS, SCRATCH, Scratch, WINDO
 /// Runs per call after which a window is shipped whole instead of head by head; the kernel allows
 /// 33 tail calls, two or three for each run.
 const FRAMED_RUNS: u32 = 8;
+/// Runs per call after which the rest of a call whose framing is not known is only counted.
+const UNFRAMED_RUNS: u32 = 10;
 /// Steps over a chunked body in one run: a byte of framing, or the data of one chunk.
 const CHUNK_STEPS: u32 = 96;
 
@@ -48,7 +50,9 @@ fn try_head(ctx: &TracePointContext) -> Option<()> {
         finish(scratch, connection, 0, found.left);
     } else if found.action == action::ALL {
         side(connection, direction).unframed += found.len;
-        finish(scratch, connection, found.len, found.len);
+        // So much of one call is enough; a head behind it is missed, and counted by user space.
+        let enough = scratch.call.runs > UNFRAMED_RUNS;
+        finish(scratch, connection, found.len, if enough { found.left } else { found.len });
     } else if found.action != action::NOTHING {
         let seen = after_scan(&bytes, scanned, found, connection, direction);
         if side(connection, direction).mode == mode::CHUNKED {
@@ -107,7 +111,15 @@ pub fn go_on(
 #[inline(always)]
 fn too_complex(scratch: &mut Scratch, connection: &mut Connection) {
     emit::drop_one(drop_reason::CALL_TOO_COMPLEX);
-    let rest = scratch.call.total.wrapping_sub(scratch.call.offset) as u64;
+    let mut rest = scratch.call.total.wrapping_sub(scratch.call.offset) as u64;
+    let mut i = 0;
+    while i < MAX_MMSG as u32 && i < scratch.call.messages {
+        let next = scratch.call.next_message + i as u64 * Message::STRIDE;
+        if let Some(message) = Message::read(next) {
+            rest += message.length as u64;
+        }
+        i += 1;
+    }
     let side = side(connection, scratch.call.direction as u8);
     side.position += rest;
     side.mode = mode::UNFRAMED;
@@ -339,7 +351,8 @@ fn walk_chunks(bytes: &Bytes, side: &mut Direction, at: u32, len: u32) -> u32 {
         }
     }
     let walk = unsafe { bytes.walk.read_volatile() };
-    side.skip = walk.skip;
+    // Data that was gone over last, when the steps ran out behind it, is left to the caller too.
+    side.skip = walk.skip + walk.at.wrapping_sub(walk.seen) as u64;
     side.chunk_size = walk.size;
     side.chunk_phase = walk.phase as u8;
     if walk.phase == chunk::DONE as u32 {

@@ -11,7 +11,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
-use tracer_common::abi::{ExecEvent, ExitEvent, Header, kind, policy};
+use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, Header, kind, policy};
 use tracer_common::limits::{ARGS_MAX, ENV_MAX};
 
 use crate::emit;
@@ -107,9 +107,7 @@ pub fn sched_process_exit(_ctx: TracePointContext) -> u32 {
 /// See the module's text.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
-    if POLICY_ACTIVE.load() != 0 {
-        let _ = fork(ctx.arg::<*const u8>(1) as u64);
-    }
+    let _ = fork(ctx.arg::<*const u8>(1) as u64);
     0
 }
 
@@ -117,11 +115,23 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 fn fork(child: u64) -> Option<()> {
     let parent = (bpf_get_current_pid_tgid() >> 32) as u32;
     let child: u32 = field(child, &kernel::TASK_TGID)?;
-    // SAFETY: the value is copied before the map is changed.
-    let flags = unsafe { PROCESSES.get(&parent) }.copied()?;
-    // A thread shares its creator's tgid, and so its entry.
-    if child != parent && flags & policy::INHERIT != 0 {
-        let _ = PROCESSES.insert(&child, &flags, 0);
+    if child == parent {
+        // A thread shares its creator's process.
+        return None;
     }
+    if POLICY_ACTIVE.load() != 0 {
+        // SAFETY: the value is copied before the map is changed.
+        let flags = unsafe { PROCESSES.get(&parent) }.copied().unwrap_or(0);
+        if flags & policy::INHERIT != 0 {
+            let _ = PROCESSES.insert(&child, &flags, 0);
+        }
+    }
+    emit::fork(&ForkEvent {
+        header: Header { kind: kind::FORK, selector: 0, flags: 0, reserved: 0, value: 0 },
+        // SAFETY: the helper has no preconditions.
+        time_ns: unsafe { bpf_ktime_get_boot_ns() },
+        tgid: child,
+        parent_tgid: parent,
+    });
     None
 }

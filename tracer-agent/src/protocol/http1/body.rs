@@ -24,8 +24,8 @@ pub(super) enum Chunk {
     Extension { size: u64 },
     /// So many bytes of content are left.
     Data(u64),
-    /// Between the content and the line feed behind it.
-    DataEnd,
+    /// Between the content and the line feed behind it; whether the carriage return was there.
+    DataEnd { cr: bool },
     /// In the trailer section; whether the line has a byte yet.
     Trailer { empty: bool },
 }
@@ -65,7 +65,7 @@ impl Body {
     }
 
     /// Takes a range of which only the length is known. In a chunked body a range that reaches
-    /// beyond the current chunk hides where the next ones start.
+    /// beyond the current chunk and its line end hides where the next ones start.
     pub(super) fn range(&mut self, length: u64) -> Step {
         match self {
             Body::Length(left) => {
@@ -77,22 +77,14 @@ impl Body {
                     ended: *left == 0,
                 }
             }
-            Body::Chunked(Chunk::Data(left)) if length <= *left => {
-                *left -= length;
-                if *left == 0 {
-                    *self = Body::Chunked(Chunk::DataEnd);
+            Body::Chunked(chunk) => {
+                let content = chunk.range(length);
+                if content.is_none() {
+                    *self = Body::Unknown;
                 }
                 Step {
                     used: length,
-                    content: length,
-                    ended: false,
-                }
-            }
-            Body::Chunked(_) => {
-                *self = Body::Unknown;
-                Step {
-                    used: length,
-                    content: 0,
+                    content: content.unwrap_or_default(),
                     ended: false,
                 }
             }
@@ -106,15 +98,37 @@ impl Body {
 
     /// Whether a range of this length is known to lie within the body and to leave its end known.
     pub(super) fn contains(&self, length: u64) -> bool {
-        match self {
-            Body::Length(left) | Body::Chunked(Chunk::Data(left)) => length <= *left,
+        match *self {
+            Body::Length(left) => length <= left,
+            Body::Chunked(mut chunk) => chunk.range(length).is_some(),
             Body::UntilClose => true,
-            Body::Chunked(_) | Body::Unknown => false,
+            Body::Unknown => false,
         }
     }
 }
 
 impl Chunk {
+    /// Takes a range of content and of the line end behind it, which the kernel side leaves out with
+    /// the content; that line end is taken to be CR LF. Returns the content in it, `None` if the
+    /// range reaches further.
+    fn range(&mut self, length: u64) -> Option<u64> {
+        let (left, line_end) = match *self {
+            Chunk::Data(left) => (left, 2),
+            Chunk::DataEnd { cr: false } => (0, 2),
+            Chunk::DataEnd { cr: true } => (0, 1),
+            _ => return None,
+        };
+        let content = length.min(left);
+        *self = match (left - content, length - content) {
+            (0, n) if n == line_end => Chunk::START,
+            (0, 0) if line_end == 2 => Chunk::DataEnd { cr: false },
+            (0, 1) => Chunk::DataEnd { cr: true },
+            (left, 0) if left > 0 => Chunk::Data(left),
+            _ => return None,
+        };
+        Some(content)
+    }
+
     /// `None` when the bytes are no chunked body.
     fn bytes(&mut self, bytes: &[u8]) -> Option<Step> {
         let mut used = 0;
@@ -126,7 +140,7 @@ impl Chunk {
                 content += taken as u64;
                 *left -= taken as u64;
                 if *left == 0 {
-                    *self = Chunk::DataEnd;
+                    *self = Chunk::DataEnd { cr: false };
                 }
                 continue;
             }
@@ -167,9 +181,9 @@ impl Chunk {
             }
             (Chunk::Size { .. }, _) => return None,
             (Chunk::Extension { size }, _) => Chunk::Extension { size },
-            (Chunk::DataEnd, b'\r') => Chunk::DataEnd,
-            (Chunk::DataEnd, b'\n') => Chunk::START,
-            (Chunk::DataEnd, _) => return None,
+            (Chunk::DataEnd { .. }, b'\r') => Chunk::DataEnd { cr: true },
+            (Chunk::DataEnd { .. }, b'\n') => Chunk::START,
+            (Chunk::DataEnd { .. }, _) => return None,
             (Chunk::Trailer { empty: true }, b'\n') => return Some(true),
             (Chunk::Trailer { empty: false }, b'\n') => Chunk::Trailer { empty: true },
             (Chunk::Trailer { empty }, b'\r') => Chunk::Trailer { empty },

@@ -16,8 +16,6 @@ const MAX_BYTES: usize = 64 * 1024;
 const MAX_PIECES: usize = 64;
 /// How long a response waits for its request.
 const PATIENCE_NS: u64 = 200_000_000;
-/// How much later than its response a request may seem to begin.
-const SLACK_NS: u64 = 5_000_000;
 
 /// A response without its request, and what came behind its head.
 #[derive(Debug)]
@@ -101,9 +99,11 @@ impl Held {
         now_ns > self.last.time_ns.saturating_add(PATIENCE_NS)
     }
 
-    /// Whether a request that began then can be the one it answers.
+    /// Whether a request that began then can be the one it answers. No slack: a request is stamped
+    /// when its call is entered, a response when its call returned, so the order is certain; and
+    /// with slack the response to a request that was missed would be given to the next one.
     pub(super) fn answers(&self, request_began_ns: u64) -> bool {
-        request_began_ns <= self.began_ns.saturating_add(SLACK_NS)
+        request_began_ns <= self.began_ns
     }
 }
 

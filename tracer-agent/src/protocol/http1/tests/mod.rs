@@ -14,6 +14,8 @@ pub(super) enum Step {
     /// Read, written.
     R(Vec<u8>),
     W(Vec<u8>),
+    /// Written by a call that was entered three and a half steps before it returned.
+    SlowW(Vec<u8>),
     Skip(Direction, u64),
     Lost(Direction, u64),
     End(End),
@@ -27,6 +29,10 @@ pub(super) fn r(text: impl AsRef<[u8]>) -> Step {
 
 pub(super) fn w(text: impl AsRef<[u8]>) -> Step {
     Step::W(text.as_ref().to_vec())
+}
+
+pub(super) fn slow_w(text: impl AsRef<[u8]>) -> Step {
+    Step::SlowW(text.as_ref().to_vec())
 }
 
 /// A session under test, with a clock that goes on by a millisecond per step.
@@ -59,6 +65,14 @@ impl Bench {
             tid: 8,
         };
         match step {
+            Step::SlowW(bytes) => {
+                let at = At {
+                    start_ns: self.now_ns - 3_500_000,
+                    ..at
+                };
+                self.session
+                    .receive(Direction::Write, Input::Bytes(bytes), &at, &mut self.out)
+            }
             Step::R(bytes) => {
                 self.session
                     .receive(Direction::Read, Input::Bytes(bytes), &at, &mut self.out)

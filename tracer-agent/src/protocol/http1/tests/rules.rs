@@ -2,7 +2,7 @@
 
 use super::super::super::{At, Direction, End, Input, Protocol, Role};
 use super::super::{Output, Session, reason};
-use super::{OK, Step, client, get, play, r, server, w};
+use super::{OK, Step, client, get, play, r, server, slow_w, w};
 
 const EOF: Step = Step::End(End::ReadEof);
 const CLOSED: Step = Step::End(End::Closed(0));
@@ -233,14 +233,20 @@ fn endings() {
 #[test]
 fn responses_seen_before_their_requests() {
     client(
-        &[r(OK), w(get("/a")), r(OK), w(get("/b"))],
+        &[r(OK), slow_w(get("/a")), r(OK), slow_w(get("/b"))],
         &["GET /a -> 200 Complete 0/2", "GET /b -> 200 Complete 0/2"],
     );
     let late = "HTTP/1.1 200 OK\r\n\r\nbody";
     client(
-        &[r(late), r("more"), EOF, w(get("/a")), CLOSED],
+        &[r(late), r("more"), EOF, slow_w(get("/a")), CLOSED],
         &["GET /a -> 200 Complete 0/8"],
     );
+    // The response to a request that was missed is never given to the next one.
+    let bench = client(
+        &[r(OK), w(get("/b")), r(OK)],
+        &["GET /b -> 200 Complete 0/2"],
+    );
+    assert_eq!(bench.out.counts.unsolicited_responses, 1);
     let timeout = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n";
     for (wait, end) in [(0, true), (300, false), (100, false)] {
         let mut script = vec![w(get("/a")), r(OK), r(timeout), Step::Wait(wait)];
