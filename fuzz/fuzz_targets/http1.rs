@@ -54,14 +54,23 @@ const KNOWN: [&[u8]; 22] = [
 ];
 
 fn direction(read: bool) -> Direction {
-    if read { Direction::Read } else { Direction::Write }
+    if read {
+        Direction::Read
+    } else {
+        Direction::Write
+    }
 }
 
 fn play(script: &Script<'_>, split: bool) -> (Vec<Exchange>, Counts) {
     let role = [None, Some(Role::Server), Some(Role::Client)][usize::from(script.role % 3)];
     let mut session = Session::new(role, script.from_start);
     let mut out = Output::default();
-    let mut at = At { time_ns: 1_000_000, start_ns: 999_000, tgid: 1, tid: 2 };
+    let mut at = At {
+        time_ns: 1_000_000,
+        start_ns: 999_000,
+        tgid: 1,
+        tid: 2,
+    };
     let feed = |session: &mut Session, out: &mut Output, read, bytes: &[u8], at: &At| {
         for piece in bytes.chunks(if split { 1 } else { usize::MAX }) {
             session.receive(direction(read), Input::Bytes(piece), at, out);
@@ -74,14 +83,28 @@ fn play(script: &Script<'_>, split: bool) -> (Vec<Exchange>, Counts) {
             Step::Known { read, index, times } => {
                 let message = KNOWN[usize::from(*index) % KNOWN.len()];
                 // Now and then many times over, for the bounds.
-                let times = if *times > 250 { 1500 } else { usize::from(*times % 3) + 1 };
+                let times = if *times > 250 {
+                    1500
+                } else {
+                    usize::from(*times % 3) + 1
+                };
                 feed(&mut session, &mut out, *read, &message.repeat(times), &at);
             }
             Step::Skipped { read, length } => {
-                session.receive(direction(*read), Input::Skipped(u64::from(*length)), &at, &mut out);
+                session.receive(
+                    direction(*read),
+                    Input::Skipped(u64::from(*length)),
+                    &at,
+                    &mut out,
+                );
             }
             Step::Lost { read, length } => {
-                session.receive(direction(*read), Input::Lost(u64::from(*length)), &at, &mut out);
+                session.receive(
+                    direction(*read),
+                    Input::Lost(u64::from(*length)),
+                    &at,
+                    &mut out,
+                );
             }
             Step::End { end } => {
                 let end = match end % 16 {
@@ -109,14 +132,20 @@ fn play(script: &Script<'_>, split: bool) -> (Vec<Exchange>, Counts) {
 
 fn balance(session: &Session, out: &Output) {
     let given_up: u64 = out.counts.abandoned.values().sum();
-    assert_eq!(out.counts.requests, out.exchanges.len() as u64 + given_up + session.in_flight() as u64);
+    assert_eq!(
+        out.counts.requests,
+        out.exchanges.len() as u64 + given_up + session.in_flight() as u64
+    );
 }
 
 fuzz_target!(|script: Script<'_>| {
     let whole = play(&script, false);
     for exchange in &whole.0 {
         assert!(exchange.start_ns <= exchange.end_ns);
-        assert_eq!(exchange.response.is_some(), exchange.response_start_ns.is_some());
+        assert_eq!(
+            exchange.response.is_some(),
+            exchange.response_start_ns.is_some()
+        );
         if let Some(began_ns) = exchange.response_start_ns {
             assert!(exchange.start_ns <= began_ns && began_ns <= exchange.end_ns);
         }

@@ -140,10 +140,19 @@ pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
         }
     }
     if end == 0 {
-        return Head { end: 0, body: Body::Unknown, carry };
+        return Head {
+            end: 0,
+            body: Body::Unknown,
+            carry,
+        };
     }
     // SAFETY: as above.
-    let Fields { lengths, length_at, encodings, reserved: _ } = unsafe { fields.read_volatile() };
+    let Fields {
+        lengths,
+        length_at,
+        encodings,
+        reserved: _,
+    } = unsafe { fields.read_volatile() };
     let body = if encodings > 0 {
         Body::Chunked
     } else if lengths == 0 {
@@ -153,7 +162,11 @@ pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
     } else {
         Body::Unknown
     };
-    Head { end, body, carry: CARRY_NONE }
+    Head {
+        end,
+        body,
+        carry: CARRY_NONE,
+    }
 }
 
 const CRLF: u16 = u16::from_le_bytes(*b"\r\n");
@@ -177,7 +190,11 @@ fn parse_length(window: &impl Window, at: u32) -> Body {
         digits += 1;
     }
     let ended = matches!(window.byte(at + digits), b'\r' | b'\n');
-    if ended && digits > 0 && digits < 19 { Body::Length(value) } else { Body::Unknown }
+    if ended && digits > 0 && digits < 19 {
+        Body::Length(value)
+    } else {
+        Body::Unknown
+    }
 }
 
 /// Looks for an empty line that began before this window. Returns its end, or 0.
@@ -221,7 +238,14 @@ pub fn chunk_byte(phase: u8, size: u64, b: u8) -> (u8, u64) {
     match phase {
         chunk::SIZE | chunk::EXTENSION => {
             if b == b'\n' {
-                return (if size == 0 { chunk::TRAILER_START } else { chunk::DATA }, size);
+                return (
+                    if size == 0 {
+                        chunk::TRAILER_START
+                    } else {
+                        chunk::DATA
+                    },
+                    size,
+                );
             }
             if phase == chunk::EXTENSION {
                 return (chunk::EXTENSION, size);
@@ -243,8 +267,22 @@ pub fn chunk_byte(phase: u8, size: u64, b: u8) -> (u8, u64) {
             b'\r' => (chunk::TRAILER_CR, 0),
             _ => (chunk::TRAILER, 0),
         },
-        chunk::TRAILER_CR => (if b == b'\n' { chunk::DONE } else { chunk::TRAILER }, 0),
-        chunk::TRAILER => (if b == b'\n' { chunk::TRAILER_START } else { chunk::TRAILER }, 0),
+        chunk::TRAILER_CR => (
+            if b == b'\n' {
+                chunk::DONE
+            } else {
+                chunk::TRAILER
+            },
+            0,
+        ),
+        chunk::TRAILER => (
+            if b == b'\n' {
+                chunk::TRAILER_START
+            } else {
+                chunk::TRAILER
+            },
+            0,
+        ),
         _ => (chunk::BROKEN, size),
     }
 }
@@ -293,12 +331,23 @@ mod tests {
             ("X-Content-Length: 5\r\n", Body::Absent),
             ("Content-Lengthy: 5\r\n", Body::Absent),
             ("Transfer-Encoding: chunked\r\n", Body::Chunked),
-            ("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", Body::Chunked),
+            (
+                "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+                Body::Chunked,
+            ),
         ] {
             for tail in ["", "x", "xxxxxxxxxxxxxxxxxxxx"] {
                 let head = std::format!("GET / HTTP/1.1\r\n{fields}\r\n");
-                let expected = Head { end: head.len() as u32, body, carry: CARRY_NONE };
-                assert_eq!(scan(std::format!("{head}{tail}").as_bytes()), expected, "{fields:?}");
+                let expected = Head {
+                    end: head.len() as u32,
+                    body,
+                    carry: CARRY_NONE,
+                };
+                assert_eq!(
+                    scan(std::format!("{head}{tail}").as_bytes()),
+                    expected,
+                    "{fields:?}"
+                );
             }
         }
     }

@@ -30,12 +30,20 @@ const fn word(text: &[u8; 8]) -> u64 {
 
 /// Lower `n` bytes set.
 const fn low_bytes(n: u32) -> u64 {
-    if n >= 8 { u64::MAX } else { (1u64 << (n * 8)) - 1 }
+    if n >= 8 {
+        u64::MAX
+    } else {
+        (1u64 << (n * 8)) - 1
+    }
 }
 
 #[inline(always)]
 fn byte(first: u64, second: u64, at: u32) -> u8 {
-    if at < 8 { (first >> (at * 8)) as u8 } else { (second >> ((at & 7) * 8)) as u8 }
+    if at < 8 {
+        (first >> (at * 8)) as u8
+    } else {
+        (second >> ((at & 7) * 8)) as u8
+    }
 }
 
 /// True when `value` agrees with the first `n` bytes of `text` on the bytes that are there.
@@ -52,9 +60,14 @@ pub fn guess(first: u64, second: u64, len: u32) -> Guess {
         return Guess::Partial;
     }
     if begins(first, word(b"HTTP/1.\0"), 7, len) {
-        return if len >= 7 { Guess::Response } else { Guess::Partial };
+        return if len >= 7 {
+            Guess::Response
+        } else {
+            Guess::Partial
+        };
     }
-    if len >= 3 && first & 0xff == 0x16 && (first >> 8) & 0xff == 0x03 && (first >> 16) & 0xff <= 4 {
+    if len >= 3 && first & 0xff == 0x16 && (first >> 8) & 0xff == 0x03 && (first >> 16) & 0xff <= 4
+    {
         return Guess::Tls;
     }
     if len >= 8 && first == word(b"PRI * HT") {
@@ -66,7 +79,11 @@ pub fn guess(first: u64, second: u64, len: u32) -> Guess {
         return request(first >> 8 | second << 56, second >> 8, len - 1);
     }
     if b == b'\r' && (len < 2 || (first >> 8) as u8 == b'\n') {
-        return request(first >> 16 | second << 48, second >> 16, if len < 2 { 0 } else { len - 2 });
+        return request(
+            first >> 16 | second << 48,
+            second >> 16,
+            if len < 2 { 0 } else { len - 2 },
+        );
     }
     request(first, second, len)
 }
@@ -167,7 +184,10 @@ mod tests {
         ] {
             for cut in 0..start.len() {
                 assert!(
-                    matches!(of(&start[..cut]), Guess::Partial | Guess::Request | Guess::Response),
+                    matches!(
+                        of(&start[..cut]),
+                        Guess::Partial | Guess::Request | Guess::Response
+                    ),
                     "{:?}",
                     core::str::from_utf8(&start[..cut])
                 );

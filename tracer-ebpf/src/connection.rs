@@ -116,7 +116,11 @@ const FRESH: Direction = Direction {
 /// speak again, it is joined in the middle, and user space counts what it had outstanding.
 #[inline(always)]
 pub fn insert(sock: Socket, family: u16, role: u8, from_start: bool, now_ns: u64, inode: u64) {
-    let verdict = if ports_ignored(sock, family, role) { verdict::IGNORED } else { verdict::UNKNOWN };
+    let verdict = if ports_ignored(sock, family, role) {
+        verdict::IGNORED
+    } else {
+        verdict::UNKNOWN
+    };
     let connection = Connection {
         // Unique enough to be an identity: two connections would have to begin in the same
         // nanosecond at the same address.
@@ -138,7 +142,10 @@ pub fn insert(sock: Socket, family: u16, role: u8, from_start: bool, now_ns: u64
         reserved: 0,
         reserved_too: 0,
     };
-    if CONNECTIONS.insert(&sock, &connection, BPF_ANY as u64).is_err() {
+    if CONNECTIONS
+        .insert(&sock, &connection, BPF_ANY as u64)
+        .is_err()
+    {
         emit::drop_one(drop_reason::CONNECTIONS_FULL);
         return;
     }

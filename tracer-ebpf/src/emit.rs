@@ -35,7 +35,13 @@ fn flags() -> u64 {
     let pending = EVENTS.query(BPF_RB_AVAIL_DATA as u64);
     if let Some(highest) = COUNTS.get_ptr_mut(count::RING_HIGHEST) {
         // SAFETY: as in `drop_one`.
-        unsafe { *highest = if pending > *highest { pending } else { *highest } };
+        unsafe {
+            *highest = if pending > *highest {
+                pending
+            } else {
+                *highest
+            }
+        };
     }
     if pending >= WAKE_BYTES.load() {
         BPF_RB_FORCE_WAKEUP as u64
@@ -48,7 +54,11 @@ fn flags() -> u64 {
 #[inline(always)]
 pub fn data(scratch: &Scratch, captured: u32) {
     const HEADER: u64 = core::mem::size_of::<tracer_common::abi::DataEvent>() as u64;
-    let captured = if captured > WINDOW as u32 { WINDOW as u32 } else { captured };
+    let captured = if captured > WINDOW as u32 {
+        WINDOW as u32
+    } else {
+        captured
+    };
     // SAFETY: the window lies right behind the event, and is at least `captured` long.
     let result = unsafe {
         aya_ebpf::helpers::bpf_ringbuf_output(
@@ -83,7 +93,11 @@ pub fn connection(connection: &mut Connection, sock: Socket, tgid: u32) {
         (*event).header = Header {
             kind: kind::CONNECTION,
             selector: connection.role,
-            flags: if connection.from_start != 0 { connection_flags::FROM_START } else { 0 },
+            flags: if connection.from_start != 0 {
+                connection_flags::FROM_START
+            } else {
+                0
+            },
             reserved: 0,
             value: 0,
         };
@@ -94,7 +108,11 @@ pub fn connection(connection: &mut Connection, sock: Socket, tgid: u32) {
         (*event).tgid = tgid;
         (*event).family = connection.family;
         (*event).local_port = if is_unix { 0 } else { kernel::local_port(sock) };
-        (*event).remote_port = if is_unix { 0 } else { kernel::remote_port(sock) };
+        (*event).remote_port = if is_unix {
+            0
+        } else {
+            kernel::remote_port(sock)
+        };
         (*event).local = local;
         (*event).remote = remote;
         (*event).path = [0; UNIX_PATH_MAX];

@@ -117,7 +117,9 @@ impl Arguments {
         if TASK_REGS_HELPER.load() != 0 {
             // SAFETY: the helpers have no preconditions; they exist since 5.15 (kernel commit
             // dd6e10fbd9fb), which the agent checked before it set the global.
-            return Some(Arguments(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64));
+            return Some(Arguments(
+                unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64,
+            ));
         }
         let stack: u64 = field(task(), &TASK_STACK)?;
         Some(Arguments(stack + STACK_REGS.load() as u64))
@@ -190,7 +192,12 @@ pub fn socket_of(fd: i32) -> Option<SocketFile> {
     if sock == 0 {
         return None;
     }
-    Some(SocketFile { file, socket, sock, inode })
+    Some(SocketFile {
+        file,
+        socket,
+        sock,
+        inode,
+    })
 }
 
 impl SocketFile {
@@ -240,7 +247,10 @@ pub fn family(sock: Socket) -> u16 {
 pub fn is_tcp(sock: Socket) -> bool {
     const IPPROTO_TCP: u16 = 6;
     const IPPROTO_MPTCP: u16 = 262;
-    matches!(field::<u16>(sock, &SOCK_PROTOCOL), Some(IPPROTO_TCP | IPPROTO_MPTCP))
+    matches!(
+        field::<u16>(sock, &SOCK_PROTOCOL),
+        Some(IPPROTO_TCP | IPPROTO_MPTCP)
+    )
 }
 
 /// Pending error of a socket, positive errno or 0.

@@ -7,7 +7,10 @@
 //! pids and ports need no tracking at all.
 #![no_std]
 #![no_main]
-#![allow(clippy::missing_safety_doc, reason = "each unsafe block says why it is sound")]
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "each unsafe block says why it is sound"
+)]
 
 mod connection;
 mod emit;

@@ -73,7 +73,10 @@ impl Capture {
             })
             .map_err(|error| AppError::Start("start the capture thread", error))?;
         result.await.map_err(|_| AppError::CaptureEnded)??;
-        Ok(Capture { stop, thread: Some(thread) })
+        Ok(Capture {
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// True when the thread ended by itself, which it never should.
@@ -101,7 +104,15 @@ struct Loaded {
 }
 
 fn load(start: Start) -> Result<Loaded, AppError> {
-    let Start { config, resource, admin, mode, sink, ledger, status } = start;
+    let Start {
+        config,
+        resource,
+        admin,
+        mode,
+        sink,
+        ledger,
+        status,
+    } = start;
     let agent = std::process::id();
     let policy = Policy::new(super::policy_config(&config), agent);
     let ports: Vec<u16> = excluded_ports(&config);
@@ -146,7 +157,13 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         pipeline.apply_policy();
     }
     status.attached(kernel.attached.len(), kernel.missing.len(), reader.size());
-    Ok(Loaded { kernel, reader, pipeline, ledger, status })
+    Ok(Loaded {
+        kernel,
+        reader,
+        pipeline,
+        ledger,
+        status,
+    })
 }
 
 /// Ports that the kernel side need not look at: excluded whatever the process is.

@@ -40,8 +40,13 @@ pub enum AppError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The capture file cannot be replayed.
-    #[error(transparent)]
-    Replay(#[from] crate::replay::Error),
+    #[error("cannot replay {file}")]
+    Replay {
+        /// As given.
+        file: String,
+        /// Why.
+        source: crate::replay::Error,
+    },
     /// The command of `run -- CMD` cannot be started.
     #[error("cannot start {command}")]
     Command {

@@ -113,7 +113,12 @@ impl Pipeline {
             Some(Record::End(event)) => self.ingest.end(event, &mut self.host),
             Some(Record::Exec(event, tail)) => self.host.exec(event, tail),
             Some(Record::Fork(event)) => {
-                let ForkEvent { tgid, parent_tgid, time_ns, .. } = *event;
+                let ForkEvent {
+                    tgid,
+                    parent_tgid,
+                    time_ns,
+                    ..
+                } = *event;
                 self.host.processes.on_fork(tgid, parent_tgid, time_ns);
             }
             Some(Record::Exit(event)) => self.exit(event),
@@ -163,7 +168,9 @@ impl Pipeline {
         self.ingest.tick(u64::MAX, &mut self.host);
         let open = self.ingest.abandon_all();
         self.commit(0);
-        self.ledger.exchanges.dropped("unfinished_at_shutdown", open);
+        self.ledger
+            .exchanges
+            .dropped("unfinished_at_shutdown", open);
     }
 
     /// Records used so far. The ledger gets them together with the kernel side's counters, so that

@@ -62,7 +62,10 @@ pub async fn replay(config: Config, capture: &Path) -> Result<(), AppError> {
         let _ = writeln!(std::io::stderr(), "{stats}");
         report(&ledger);
     }
-    Ok(result?)
+    result.map_err(|source| AppError::Replay {
+        file: capture.display().to_string(),
+        source,
+    })
 }
 
 /// A file is read faster than spans are exported: unlike live traffic it can wait.

@@ -46,7 +46,11 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
 
     prepare::mount_tracefs();
     prepare::raise_memlock();
-    let mode = if command.is_some() { Mode::Command } else { Mode::Host };
+    let mode = if command.is_some() {
+        Mode::Command
+    } else {
+        Mode::Host
+    };
     let started = Capture::start(Start {
         resource: settings.resource.clone(),
         config,
@@ -69,7 +73,9 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
 
     let ended = match command {
         Some(words) => follow(&words, &mut signals, &capture).await,
-        None => wait(&mut signals, &capture).await.map(|()| ExitCode::SUCCESS),
+        None => wait(&mut signals, &capture)
+            .await
+            .map(|()| ExitCode::SUCCESS),
     };
     let deadline = Instant::now() + SHUTDOWN;
     readiness.not_ready("the agent is shutting down");
@@ -90,7 +96,10 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
 pub(super) fn settings(config: &Config) -> Result<ExportSettings, AppError> {
     let environment = |name: &str| std::env::var(name).ok();
     let lookup = config.export.lookup(&environment);
-    Ok(ExportSettings::from_variables(&lookup, config.export.otlp_file.clone())?)
+    Ok(ExportSettings::from_variables(
+        &lookup,
+        config.export.otlp_file.clone(),
+    )?)
 }
 
 /// Starts the queue and its exporters.
@@ -108,7 +117,11 @@ pub(super) fn exporting(
             None => unreachable!("two consoles"),
         }
     })?;
-    Ok(ExportPipeline::start(settings.queue, exporters, Arc::clone(ledger)))
+    Ok(ExportPipeline::start(
+        settings.queue,
+        exporters,
+        Arc::clone(ledger),
+    ))
 }
 
 type Serving = (oneshot::Sender<()>, tokio::task::JoinHandle<()>);
@@ -142,9 +155,8 @@ struct Signals {
 
 impl Signals {
     fn install() -> Result<Self, AppError> {
-        let install = |kind| {
-            signal(kind).map_err(|error| AppError::Start("install a signal handler", error))
-        };
+        let install =
+            |kind| signal(kind).map_err(|error| AppError::Start("install a signal handler", error));
         Ok(Signals {
             interrupt: install(SignalKind::interrupt())?,
             terminate: install(SignalKind::terminate())?,

@@ -66,7 +66,10 @@ pub struct Ingest {
 impl Ingest {
     /// Tracks at most `limit` connections.
     pub fn new(limit: usize) -> Self {
-        Ingest { limit, ..Ingest::default() }
+        Ingest {
+            limit,
+            ..Ingest::default()
+        }
     }
 
     /// Connections tracked now.
@@ -76,7 +79,10 @@ impl Ingest {
 
     /// Exchanges that have begun and not ended.
     pub fn in_flight(&self) -> u64 {
-        self.connections.values().map(|tracked| tracked.in_flight() as u64).sum()
+        self.connections
+            .values()
+            .map(|tracked| tracked.in_flight() as u64)
+            .sum()
     }
 
     /// Counters since the last call.
@@ -128,7 +134,9 @@ impl Ingest {
             tgid: event.tgid,
             tid: event.tid,
         };
-        let Protocol::Http1(session) = &mut tracked.protocol else { return };
+        let Protocol::Http1(session) = &mut tracked.protocol else {
+            return;
+        };
         let side = match direction {
             Direction::Read => &mut tracked.read,
             Direction::Write => &mut tracked.write,
@@ -158,7 +166,9 @@ impl Ingest {
 
     /// A direction or a connection ended.
     pub fn end(&mut self, event: &EndEvent, host: &mut impl Host) {
-        let Some(tracked) = self.connections.get_mut(&event.connection) else { return };
+        let Some(tracked) = self.connections.get_mut(&event.connection) else {
+            return;
+        };
         let errno = event.header.value as i32;
         let how = match event.header.flags {
             end::READ_EOF => End::ReadEof,
@@ -177,8 +187,18 @@ impl Ingest {
         if let Protocol::Http1(session) = &mut tracked.protocol {
             let out = &mut self.http1;
             for (side, direction, position, skipped) in [
-                (&mut tracked.read, Direction::Read, event.read_position, event.read_skipped),
-                (&mut tracked.write, Direction::Write, event.write_position, event.write_skipped),
+                (
+                    &mut tracked.read,
+                    Direction::Read,
+                    event.read_position,
+                    event.read_skipped,
+                ),
+                (
+                    &mut tracked.write,
+                    Direction::Write,
+                    event.write_position,
+                    event.write_skipped,
+                ),
             ] {
                 self.lost_bytes += side.catch_up(position, skipped, |input| {
                     session.receive(direction, input, &at, out);
@@ -198,7 +218,8 @@ impl Ingest {
                 self.finish(event.connection, how, event.time_ns, host);
             } else {
                 tracked.closed = Some((event.time_ns, errno));
-                self.closing.push_back((event.time_ns + LINGER_NS, event.connection));
+                self.closing
+                    .push_back((event.time_ns + LINGER_NS, event.connection));
             }
         }
     }
@@ -223,8 +244,12 @@ impl Ingest {
                 break;
             }
             self.closing.pop_front();
-            let Some(tracked) = self.connections.get(&id) else { continue };
-            let Some((closed_ns, errno)) = tracked.closed else { continue };
+            let Some(tracked) = self.connections.get(&id) else {
+                continue;
+            };
+            let Some((closed_ns, errno)) = tracked.closed else {
+                continue;
+            };
             let waiting = tracked.in_flight() > 0 && now_ns < closed_ns + HELD_NS;
             if waiting && host.holds_socket(tracked.tgid, tracked.inode) {
                 self.closing.push_back((now_ns + LINGER_NS, id));
@@ -251,13 +276,20 @@ impl Ingest {
     }
 
     fn finish(&mut self, id: u64, how: End, time_ns: u64, host: &mut impl Host) {
-        let Some(mut tracked) = self.connections.remove(&id) else { return };
+        let Some(mut tracked) = self.connections.remove(&id) else {
+            return;
+        };
         if self.by_socket.get(&tracked.socket) == Some(&id) {
             self.by_socket.remove(&tracked.socket);
             host.forget(tracked.socket, id);
         }
         if let Protocol::Http1(session) = &mut tracked.protocol {
-            let at = At { time_ns, start_ns: time_ns, tgid: tracked.tgid, tid: 0 };
+            let at = At {
+                time_ns,
+                start_ns: time_ns,
+                tgid: tracked.tgid,
+                tid: 0,
+            };
             session.end(how, &at, &mut self.http1);
             for exchange in self.http1.exchanges.drain(..) {
                 host.exchange(exchange, &tracked.connection);
@@ -269,7 +301,9 @@ impl Ingest {
 impl Side {
     /// Tells what lies between the last event and `position`. Returns the bytes lost.
     fn catch_up(&mut self, position: u64, skipped: u64, mut tell: impl FnMut(Input<'_>)) -> u64 {
-        let lost = position.saturating_sub(skipped).saturating_sub(self.position);
+        let lost = position
+            .saturating_sub(skipped)
+            .saturating_sub(self.position);
         if lost > 0 {
             tell(Input::Lost(lost));
         }

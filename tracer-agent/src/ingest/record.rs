@@ -1,6 +1,8 @@
 //! One record of the ring, checked and typed.
 
-use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, ForkEvent, kind};
+use tracer_common::abi::{
+    ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, ForkEvent, kind,
+};
 use zerocopy::FromBytes;
 
 /// A record, borrowed from the ring.

@@ -57,7 +57,14 @@ fn connection(id: u64, socket: u64) -> ConnectionEvent {
     }
 }
 
-fn data(id: u64, direction: u8, position: u64, skipped: u64, captured: &[u8], length: u32) -> DataEvent {
+fn data(
+    id: u64,
+    direction: u8,
+    position: u64,
+    skipped: u64,
+    captured: &[u8],
+    length: u32,
+) -> DataEvent {
     DataEvent {
         header: Header {
             kind: kind::DATA,
@@ -80,7 +87,13 @@ fn data(id: u64, direction: u8, position: u64, skipped: u64, captured: &[u8], le
 
 fn ended(id: u64, cause: u8, read: u64, write: u64) -> EndEvent {
     EndEvent {
-        header: Header { kind: kind::END, selector: 1, flags: cause, reserved: 0, value: 0 },
+        header: Header {
+            kind: kind::END,
+            selector: 1,
+            flags: cause,
+            reserved: 0,
+            value: 0,
+        },
         time_ns: 5000,
         connection: id,
         read_position: read,
@@ -93,13 +106,24 @@ fn ended(id: u64, cause: u8, read: u64, write: u64) -> EndEvent {
 }
 
 fn request(ingest: &mut Ingest, host: &mut Recorder, id: u64, position: u64) {
-    let event = data(id, direction::READ, position, 0, REQUEST, REQUEST.len() as u32);
+    let event = data(
+        id,
+        direction::READ,
+        position,
+        0,
+        REQUEST,
+        REQUEST.len() as u32,
+    );
     ingest.data(&event, REQUEST, host);
 }
 
 fn response(ingest: &mut Ingest, host: &mut Recorder, id: u64, position: u64) {
     let length = RESPONSE.len() as u32 + 10;
-    ingest.data(&data(id, direction::WRITE, position, 0, RESPONSE, length), RESPONSE, host);
+    ingest.data(
+        &data(id, direction::WRITE, position, 0, RESPONSE, length),
+        RESPONSE,
+        host,
+    );
 }
 
 fn started() -> (Ingest, Recorder) {
@@ -130,7 +154,10 @@ fn a_hole_in_the_positions_is_lost_bytes() {
     response(&mut ingest, &mut host, 1, RESPONSE.len() as u64 + 10);
     let lost = REQUEST.len() as u64 + RESPONSE.len() as u64 + 10;
     assert_eq!(ingest.take_counts().lost_bytes, lost);
-    assert!(host.exchanges.len() <= 1, "at most the pair that is certain");
+    assert!(
+        host.exchanges.len() <= 1,
+        "at most the pair that is certain"
+    );
 }
 
 #[test]
@@ -139,7 +166,10 @@ fn reused_socket_ends_the_old_connection() {
     request(&mut ingest, &mut host, 1, 0);
     ingest.connection(&connection(2, 100), &mut host);
     assert_eq!(host.exchanges.len(), 1, "the old one's open exchange ended");
-    assert!(host.forgotten.is_empty(), "the socket belongs to the new one");
+    assert!(
+        host.forgotten.is_empty(),
+        "the socket belongs to the new one"
+    );
     request(&mut ingest, &mut host, 2, 0);
     response(&mut ingest, &mut host, 2, 0);
     assert_eq!(host.exchanges.len(), 2);
@@ -152,7 +182,11 @@ fn late_reads_after_the_kernels_end_still_count() {
     ingest.end(&ended(1, end::CLOSED, REQUEST.len() as u64, 0), &mut host);
     host.holds = true;
     ingest.tick(5000 + LINGER_NS, &mut host);
-    assert_eq!(ingest.in_flight(), 1, "held: the process may still act on it");
+    assert_eq!(
+        ingest.in_flight(),
+        1,
+        "held: the process may still act on it"
+    );
     response(&mut ingest, &mut host, 1, 0);
     assert_eq!(host.exchanges.len(), 1);
     assert_eq!(host.exchanges[0].outcome, Outcome::Complete);

@@ -48,8 +48,13 @@ impl Tracked {
         };
         let from_start = event.header.flags & connection_flags::FROM_START != 0;
         let (local, remote) = endpoints(event, role);
-        let connection =
-            Connection { id: event.connection, local, remote, role, from_start };
+        let connection = Connection {
+            id: event.connection,
+            local,
+            remote,
+            role,
+            from_start,
+        };
         Tracked {
             connection: Arc::new(connection),
             socket: event.socket,
@@ -80,7 +85,12 @@ const AF_INET: u16 = 2;
 
 fn endpoints(event: &ConnectionEvent, role: Option<Role>) -> (Endpoint, Endpoint) {
     if event.family == AF_UNIX {
-        let path = unix_path(event.path.get(..event.path_len as usize).unwrap_or_default());
+        let path = unix_path(
+            event
+                .path
+                .get(..event.path_len as usize)
+                .unwrap_or_default(),
+        );
         // The path is the listening end's. Without a role both ends show it: each is true of one.
         return match role {
             Some(Role::Server) => (Endpoint::Unix(path), Endpoint::Unix(None)),

@@ -54,8 +54,10 @@ impl Btf {
     /// The running kernel's.
     pub fn of_running_kernel() -> Result<Self, BtfError> {
         let path = "/sys/kernel/btf/vmlinux";
-        let bytes = std::fs::read(path)
-            .map_err(|source| BtfError::Read { path: path.to_owned(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| BtfError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::parse(bytes)
     }
 
@@ -76,21 +78,28 @@ impl Btf {
             let (name, info, size) = (word(at)?, word(at + 4)?, at + 8);
             let _ = word(size)?;
             let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
-            if kind == KIND_STRUCT && name != 0
+            if kind == KIND_STRUCT
+                && name != 0
                 && let Some(name) = text(&bytes, strings, name)
             {
                 structs.entry(name.into()).or_insert(types.len() as u32);
             }
             types.push(at as u32);
-            at += 12 + match kind {
-                KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
-                KIND_ARRAY => 12,
-                KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => 12 * count,
-                KIND_ENUM | KIND_FUNC_PROTO => 8 * count,
-                _ => 0,
-            };
+            at += 12
+                + match kind {
+                    KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
+                    KIND_ARRAY => 12,
+                    KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => 12 * count,
+                    KIND_ENUM | KIND_FUNC_PROTO => 8 * count,
+                    _ => 0,
+                };
         }
-        Ok(Btf { bytes, strings, types, structs })
+        Ok(Btf {
+            bytes,
+            strings,
+            types,
+            structs,
+        })
     }
 
     /// Byte offset of a member of a struct; `path` may go into embedded structs by dots
@@ -125,8 +134,11 @@ impl Btf {
         }
         let bitfields = info >> 31 == 1;
         for i in 0..(info & 0xffff) as usize {
-            let (text_at, member, bits) =
-                (self.word(id, 3 + 3 * i)?, self.word(id, 4 + 3 * i)?, self.word(id, 5 + 3 * i)?);
+            let (text_at, member, bits) = (
+                self.word(id, 3 + 3 * i)?,
+                self.word(id, 4 + 3 * i)?,
+                self.word(id, 5 + 3 * i)?,
+            );
             let bits = if bitfields { bits & 0xff_ffff } else { bits };
             if text_at == 0 {
                 if let Some((inner, found)) = self.member(self.strip(member)?, name, depth + 1) {
@@ -146,7 +158,9 @@ impl Btf {
                 return Some(0);
             }
             match self.word(id, 1)? >> 24 & 0x1f {
-                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_TYPE_TAG => id = self.word(id, 2)?,
+                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_TYPE_TAG => {
+                    id = self.word(id, 2)?
+                }
                 _ => return Some(id),
             }
         }
@@ -155,7 +169,9 @@ impl Btf {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    Some(u32::from_le_bytes(
+        bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
+    ))
 }
 
 fn text(bytes: &[u8], strings: usize, at: u32) -> Option<&str> {

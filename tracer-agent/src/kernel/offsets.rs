@@ -35,7 +35,12 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("TASK_TGID", "task_struct", "tgid", true),
     ("TASK_REAL_PARENT", "task_struct", "real_parent", true),
     // Called real_start_time before 5.5 (kernel commit cf25e24db61c).
-    ("TASK_START_BOOTTIME", "task_struct", "start_boottime", false),
+    (
+        "TASK_START_BOOTTIME",
+        "task_struct",
+        "start_boottime",
+        false,
+    ),
     ("MM_ARG_START", "mm_struct", "arg_start", true),
     ("MM_ARG_END", "mm_struct", "arg_end", true),
     ("MM_ENV_START", "mm_struct", "env_start", true),
@@ -57,7 +62,12 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("SOCK_DADDR", "sock", "__sk_common.skc_daddr", true),
     ("SOCK_RCV_SADDR", "sock", "__sk_common.skc_rcv_saddr", true),
     ("SOCK_V6_DADDR", "sock", "__sk_common.skc_v6_daddr", false),
-    ("SOCK_V6_RCV_SADDR", "sock", "__sk_common.skc_v6_rcv_saddr", false),
+    (
+        "SOCK_V6_RCV_SADDR",
+        "sock",
+        "__sk_common.skc_v6_rcv_saddr",
+        false,
+    ),
     ("SOCK_PROTOCOL", "sock", "sk_protocol", true),
     ("SOCK_ERR", "sock", "sk_err", true),
     ("UNIX_ADDR", "unix_sock", "addr", false),
@@ -92,7 +102,8 @@ pub fn resolve(btf: &Btf) -> Result<Vec<Offset>, OffsetError> {
 
 fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
     let member = |structure, member| {
-        btf.offset(structure, member).ok_or(OffsetError::Missing { structure, member })
+        btf.offset(structure, member)
+            .ok_or(OffsetError::Missing { structure, member })
     };
     if let Some(names) = REGISTERS {
         for (global, name) in ARGUMENTS.into_iter().zip(names) {
@@ -117,7 +128,10 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
 /// padding that FRED brought to x86-64 in 6.9.
 fn stack_registers(btf: &Btf) -> Result<u32, OffsetError> {
     const STACK: u32 = 16 * 1024;
-    let missing = OffsetError::Missing { structure: "pt_regs", member: "(size)" };
+    let missing = OffsetError::Missing {
+        structure: "pt_regs",
+        member: "(size)",
+    };
     let size = btf.size("pt_regs").ok_or(missing)?;
     Ok(STACK - size)
 }
@@ -138,6 +152,10 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), offsets.len());
-        assert!(offsets.iter().any(|(name, _)| *name == "FILE_REF" || *name == "FILE_COUNT"));
+        assert!(
+            offsets
+                .iter()
+                .any(|(name, _)| *name == "FILE_REF" || *name == "FILE_COUNT")
+        );
     }
 }

@@ -18,7 +18,10 @@ pub fn mount_tracefs() {
 
 /// Before 5.11 maps count against the limit of locked memory (kernel commit 97306be45fbe).
 pub fn raise_memlock() {
-    let unlimited = Rlimit { current: None, maximum: None };
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
     if getrlimit(Resource::Memlock).current.is_some()
         && let Err(error) = setrlimit(Resource::Memlock, unlimited)
     {

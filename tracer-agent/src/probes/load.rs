@@ -85,7 +85,9 @@ pub struct Options {
 impl Options {
     /// What the kernel accepts: a power of two, of pages.
     fn ring_size(&self) -> u32 {
-        self.ring_bytes.clamp(64 * 1024, 1 << 30).next_power_of_two()
+        self.ring_bytes
+            .clamp(64 * 1024, 1 << 30)
+            .next_power_of_two()
     }
 }
 
@@ -138,8 +140,10 @@ impl Kernel {
             let point: &TracePoint = program(&ebpf, name)?;
             let fd = point.fd().map_err(|source| failed("load", name, source))?;
             let fd = fd.try_clone().map_err(|_| LoadError::Mismatch(name))?;
-            let mut programs: ProgramArray<_> =
-                ebpf.map_mut("PROGRAMS").ok_or(LoadError::Mismatch("PROGRAMS"))?.try_into()?;
+            let mut programs: ProgramArray<_> = ebpf
+                .map_mut("PROGRAMS")
+                .ok_or(LoadError::Mismatch("PROGRAMS"))?
+                .try_into()?;
             programs.set(index as u32, &fd, 0)?;
         }
         let mut kernel = Kernel {
@@ -157,11 +161,17 @@ impl Kernel {
             match program {
                 Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
                 Program::TracePoint(point) => {
-                    let targets =
-                        if name == "sys_enter_write" { ENTRIES_OF_WRITES } else { &[name][..] };
+                    let targets = if name == "sys_enter_write" {
+                        ENTRIES_OF_WRITES
+                    } else {
+                        &[name][..]
+                    };
                     for target in targets {
-                        let category =
-                            if target.starts_with("sched_") { "sched" } else { "syscalls" };
+                        let category = if target.starts_with("sched_") {
+                            "sched"
+                        } else {
+                            "syscalls"
+                        };
                         match point.attach(category, target) {
                             Ok(_) => self.attached.push((*target).to_owned()),
                             Err(error) => self.missing.push(((*target).to_owned(), chain(&error))),
@@ -175,8 +185,15 @@ impl Kernel {
                 _ => return Err(LoadError::Mismatch("known program type")),
             }
         }
-        if !self.attached.iter().any(|name| name.starts_with("sys_exit_read")) {
-            let why = self.missing.first().map_or(String::new(), |(hook, why)| format!("{hook}: {why}"));
+        if !self
+            .attached
+            .iter()
+            .any(|name| name.starts_with("sys_exit_read"))
+        {
+            let why = self
+                .missing
+                .first()
+                .map_or(String::new(), |(hook, why)| format!("{hook}: {why}"));
             return Err(LoadError::NothingAttached(why));
         }
         Ok(())
@@ -198,8 +215,14 @@ impl Kernel {
 
     /// The event ring; to be taken once.
     pub fn reader(&mut self) -> Result<Reader, LoadError> {
-        let map = self.ebpf.take_map("EVENTS").ok_or(LoadError::Mismatch("EVENTS map"))?;
-        Ok(Reader::new(RingBuf::try_from(map)?, self.ring_bytes as usize))
+        let map = self
+            .ebpf
+            .take_map("EVENTS")
+            .ok_or(LoadError::Mismatch("EVENTS map"))?;
+        Ok(Reader::new(
+            RingBuf::try_from(map)?,
+            self.ring_bytes as usize,
+        ))
     }
 
     /// The maps that user space reads and writes while tracing; to be taken once.
@@ -280,12 +303,17 @@ impl Maps {
 
     /// Stops looking at a port; applies to connections made from now on.
     pub fn ignore_port(&mut self, port: u16, remote: bool) -> Result<(), aya::maps::MapError> {
-        self.ports.insert(u32::from(port) << 1 | u32::from(remote), 1, 0)
+        self.ports
+            .insert(u32::from(port) << 1 | u32::from(remote), 1, 0)
     }
 
     /// Takes a connection out of the kernel's table, if it still is the one meant.
     pub fn forget_connection(&mut self, socket: u64, id: u64) {
-        if self.connections.get(&socket, 0).is_ok_and(|value| value[0] == id) {
+        if self
+            .connections
+            .get(&socket, 0)
+            .is_ok_and(|value| value[0] == id)
+        {
             let _ = self.connections.remove(&socket);
         }
     }
@@ -335,7 +363,11 @@ fn open(options: &Options) -> Result<Ebpf, LoadError> {
         .map_max_entries("EVENTS", ring)
         .map_max_entries("CONNECTIONS", options.max_connections);
     loader.load(OBJECT).map_err(|error| {
-        if is_permission(&error) { LoadError::NotPermitted } else { LoadError::Object(error) }
+        if is_permission(&error) {
+            LoadError::NotPermitted
+        } else {
+            LoadError::Object(error)
+        }
     })
 }
 
@@ -364,7 +396,11 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<Verified>, LoadError> {
         }
         .ok()
         .and_then(|info| info.verified_instruction_count());
-        verified.push(Verified { name: name.to_owned(), instructions, elapsed: start.elapsed() });
+        verified.push(Verified {
+            name: name.to_owned(),
+            instructions,
+            elapsed: start.elapsed(),
+        });
     }
     Ok(verified)
 }
@@ -378,14 +414,20 @@ where
 }
 
 fn failed(action: &'static str, program: &str, source: aya::programs::ProgramError) -> LoadError {
-    LoadError::Program { action, program: program.to_owned(), source }
+    LoadError::Program {
+        action,
+        program: program.to_owned(),
+        source,
+    }
 }
 
 fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<std::io::Error>()
-            && io.raw_os_error().is_some_and(|code| code == libc::EPERM || code == libc::EACCES)
+            && io
+                .raw_os_error()
+                .is_some_and(|code| code == libc::EPERM || code == libc::EACCES)
             && !rights()
         {
             return true;

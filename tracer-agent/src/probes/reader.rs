@@ -26,7 +26,9 @@ impl Reader {
     /// Hands up to `max` records to `each`; returns how many there were.
     pub fn drain(&mut self, max: usize, mut each: impl FnMut(&[u8])) -> usize {
         for n in 0..max {
-            let Some(record) = self.ring.next() else { return n };
+            let Some(record) = self.ring.next() else {
+                return n;
+            };
             each(&record);
         }
         max

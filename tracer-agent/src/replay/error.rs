@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be opened.
-    #[error("cannot open {}; check the path and its permissions", path.display())]
+    #[error("cannot open it; check the path and its permissions")]
     Open {
         /// As given.
         path: PathBuf,

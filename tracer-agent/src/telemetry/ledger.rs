@@ -91,18 +91,30 @@ impl Stage {
         let sampled_out = self.sampled_out.load(Ordering::Acquire);
         let seen = self.seen.load(Ordering::Acquire);
         let done = exported + sampled_out + dropped.values().sum::<u64>();
-        StageSnapshot { seen, exported, sampled_out, dropped, pending: seen.saturating_sub(done) }
+        StageSnapshot {
+            seen,
+            exported,
+            sampled_out,
+            dropped,
+            pending: seen.saturating_sub(done),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u64>> {
-        self.dropped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.dropped
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Ledger {
     /// All stages by name.
     pub fn snapshot(&self) -> BTreeMap<&'static str, StageSnapshot> {
-        let Ledger { events, exchanges, spans } = self;
+        let Ledger {
+            events,
+            exchanges,
+            spans,
+        } = self;
         BTreeMap::from([
             ("events", events.snapshot()),
             ("exchanges", exchanges.snapshot()),

@@ -56,7 +56,17 @@ fn ends(ctx: &TracePointContext, cause: u8) -> Option<()> {
         // SAFETY: the helper has no preconditions.
         let time_ns = unsafe { bpf_ktime_get_boot_ns() };
         let direction = direction::WRITE;
-        emit::end(connection, &Ended { cause, direction, errno: 0, time_ns, tgid, tid });
+        emit::end(
+            connection,
+            &Ended {
+                cause,
+                direction,
+                errno: 0,
+                time_ns,
+                tgid,
+                tid,
+            },
+        );
     }
     if cause == end::CLOSED {
         connection::remove(file.sock);

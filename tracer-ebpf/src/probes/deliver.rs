@@ -52,7 +52,12 @@ fn try_head(ctx: &TracePointContext) -> Option<()> {
         side(connection, direction).unframed += found.len;
         // So much of one call is enough; a head behind it is missed, and counted by user space.
         let enough = scratch.call.runs > UNFRAMED_RUNS;
-        finish(scratch, connection, found.len, if enough { found.left } else { found.len });
+        finish(
+            scratch,
+            connection,
+            found.len,
+            if enough { found.left } else { found.len },
+        );
     } else if found.action != action::NOTHING {
         let seen = after_scan(&bytes, scanned, found, connection, direction);
         if side(connection, direction).mode == mode::CHUNKED {
@@ -173,7 +178,12 @@ impl Window for Bytes {
     #[inline(always)]
     fn word(&self, at: u32) -> u64 {
         // SAFETY: the mask keeps the offset below 2 * WINDOW, and 32 bytes of slack follow.
-        unsafe { self.window.add(at as usize & (2 * WINDOW - 1)).cast::<u64>().read_unaligned() }
+        unsafe {
+            self.window
+                .add(at as usize & (2 * WINDOW - 1))
+                .cast::<u64>()
+                .read_unaligned()
+        }
     }
     #[inline(always)]
     fn byte(&self, at: u32) -> u8 {
@@ -232,7 +242,11 @@ fn after_scan(
         let side = side(connection, direction);
         side.unframed += len;
         side.carry = head.carry;
-        side.mode = if side.unframed >= HEAD_BUDGET { mode::UNFRAMED } else { mode::HEAD };
+        side.mode = if side.unframed >= HEAD_BUDGET {
+            mode::UNFRAMED
+        } else {
+            mode::HEAD
+        };
         return len;
     }
     if goes_on {
@@ -332,8 +346,7 @@ fn walk_chunks(bytes: &Bytes, side: &mut Direction, at: u32, len: u32) -> u32 {
             walk.at += walk.skip as u32;
             walk.skip = 0;
         } else {
-            let (phase, size) =
-                frame::chunk_byte(walk.phase as u8, walk.size, bytes.byte(walk.at));
+            let (phase, size) = frame::chunk_byte(walk.phase as u8, walk.size, bytes.byte(walk.at));
             walk.phase = phase as u32;
             walk.size = size;
             walk.at += 1;
@@ -395,4 +408,3 @@ pub fn ship(scratch: &mut Scratch, connection: &mut Connection, captured: u32, l
     side.skipped = 0;
     emit::data(scratch, captured);
 }
-

@@ -75,7 +75,13 @@ pub fn sys_enter_write(_ctx: TracePointContext) -> u32 {
     if let Some(slot) = ENTERED.get_ptr_mut(tid & (ENTERED_SLOTS - 1)) {
         // SAFETY: the pointer is into the map; the slot is this thread's while it is in the call,
         // or another's, which the thread id tells.
-        unsafe { *slot = Entered { time_ns: bpf_ktime_get_boot_ns(), tid, reserved: 0 } };
+        unsafe {
+            *slot = Entered {
+                time_ns: bpf_ktime_get_boot_ns(),
+                tid,
+                reserved: 0,
+            }
+        };
     }
     0
 }
@@ -96,11 +102,29 @@ fn splice(ctx: &TracePointContext) -> Option<()> {
     let caller = Caller::traced()?;
     let arguments = Arguments::of_current()?;
     if let Some(file) = kernel::socket_of(arguments.first()? as i32) {
-        account(ctx, &caller, &file, direction::READ, 0, NO_BYTES, ret as u32, None);
+        account(
+            ctx,
+            &caller,
+            &file,
+            direction::READ,
+            0,
+            NO_BYTES,
+            ret as u32,
+            None,
+        );
         return None;
     }
     let file = kernel::socket_of(arguments.third()? as i32)?;
-    account(ctx, &caller, &file, direction::WRITE, 0, NO_BYTES, ret as u32, None);
+    account(
+        ctx,
+        &caller,
+        &file,
+        direction::WRITE,
+        0,
+        NO_BYTES,
+        ret as u32,
+        None,
+    );
     None
 }
 
@@ -124,7 +148,10 @@ impl Caller {
     #[inline(always)]
     pub fn traced() -> Option<Self> {
         let id = bpf_get_current_pid_tgid();
-        let caller = Caller { tgid: (id >> 32) as u32, tid: id as u32 };
+        let caller = Caller {
+            tgid: (id >> 32) as u32,
+            tid: id as u32,
+        };
         if caller.tgid == AGENT_TGID.load() {
             return None;
         }
@@ -167,26 +194,51 @@ fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
     match shape {
         Shape::Buffer | Shape::BufferFlags => {
             let vectors = if discarded { NO_BYTES } else { BUFFER };
-            account(ctx, &caller, &file, direction, address, vectors, ret as u32, None)
+            account(
+                ctx, &caller, &file, direction, address, vectors, ret as u32, None,
+            )
         }
         Shape::Vectors => {
             let count = arguments.third()? as u32;
-            account(ctx, &caller, &file, direction, address, count, ret as u32, None)
+            account(
+                ctx, &caller, &file, direction, address, count, ret as u32, None,
+            )
         }
         Shape::Message => {
             let message = Message::read(address)?;
             let vectors = if discarded { NO_BYTES } else { message.vectors };
-            account(ctx, &caller, &file, direction, message.base, vectors, ret as u32, None)
+            account(
+                ctx,
+                &caller,
+                &file,
+                direction,
+                message.base,
+                vectors,
+                ret as u32,
+                None,
+            )
         }
         Shape::Messages => {
             let message = Message::read(address)?;
-            let rest = Rest { messages: ret as u32 - 1, next: address + Message::STRIDE };
+            let rest = Rest {
+                messages: ret as u32 - 1,
+                next: address + Message::STRIDE,
+            };
             let total = message.length;
-            account(ctx, &caller, &file, direction, message.base, message.vectors, total, Some(rest))
+            account(
+                ctx,
+                &caller,
+                &file,
+                direction,
+                message.base,
+                message.vectors,
+                total,
+                Some(rest),
+            )
         }
-        Shape::SendFile => {
-            account(ctx, &caller, &file, direction, 0, NO_BYTES, ret as u32, None)
-        }
+        Shape::SendFile => account(
+            ctx, &caller, &file, direction, 0, NO_BYTES, ret as u32, None,
+        ),
     }
     None
 }
@@ -213,7 +265,11 @@ impl Message {
             unsafe { bpf_probe_read_user((address + 16) as *const _) }.ok()?;
         let length: u32 = unsafe { bpf_probe_read_user((address + 56) as *const _) }.unwrap_or(0);
         let vectors = if vectors > 1024 { 1024 } else { vectors as u32 };
-        Some(Message { base, vectors, length })
+        Some(Message {
+            base,
+            vectors,
+            length,
+        })
     }
 }
 
@@ -249,7 +305,14 @@ fn no_data(ret: i64, direction: u8, shape: Shape) -> Option<()> {
     let time_ns = unsafe { bpf_ktime_get_boot_ns() };
     let cause = if is_end { end::READ_EOF } else { end::ERROR };
     let Caller { tgid, tid } = caller;
-    let ended = Ended { cause, direction, errno: (-ret) as u32, time_ns, tgid, tid };
+    let ended = Ended {
+        cause,
+        direction,
+        errno: (-ret) as u32,
+        time_ns,
+        tgid,
+        tid,
+    };
     emit::end(connection, &ended);
     None
 }
@@ -293,7 +356,10 @@ fn wanted_bytes(arguments: &Arguments, shape: Shape) -> Option<bool> {
 
 /// Accounts for a call's bytes; has the window program look at them unless they are all body.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "inlined; a struct would live on the small stack")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "inlined; a struct would live on the small stack"
+)]
 fn account(
     ctx: &TracePointContext,
     caller: &Caller,
@@ -306,7 +372,9 @@ fn account(
 ) {
     // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_boot_ns() };
-    let Some(connection) = connection::find_or_join(file, time_ns) else { return };
+    let Some(connection) = connection::find_or_join(file, time_ns) else {
+        return;
+    };
     let verdict = connection.verdict;
     let turned = connection.last != direction;
     connection.last = direction;
@@ -323,9 +391,18 @@ fn account(
         }
         connection.turned = 1;
     }
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
-    let start_ns = if direction == direction::WRITE { entered(caller.tid, time_ns) } else { time_ns };
-    let rest = rest.unwrap_or(Rest { messages: 0, next: 0 });
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return;
+    };
+    let start_ns = if direction == direction::WRITE {
+        entered(caller.tid, time_ns)
+    } else {
+        time_ns
+    };
+    let rest = rest.unwrap_or(Rest {
+        messages: 0,
+        next: 0,
+    });
     // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
     unsafe {
         (*scratch).call = Call {
@@ -350,7 +427,11 @@ fn account(
 /// One direction of a connection.
 #[inline(always)]
 pub fn side(connection: &mut Connection, direction: u8) -> &mut Direction {
-    if direction == direction::READ { &mut connection.read } else { &mut connection.write }
+    if direction == direction::READ {
+        &mut connection.read
+    } else {
+        &mut connection.write
+    }
 }
 
 /// True when no byte of the call needs a look: nothing we parse, or inside a body that goes on.

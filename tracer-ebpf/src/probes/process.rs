@@ -4,11 +4,11 @@
 //! `tp_btf/sched_process_fork (struct task_struct *parent, struct task_struct *child)` for policies
 //! that children inherit.
 
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
     bpf_get_current_uid_gid, bpf_ktime_get_boot_ns,
 };
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, Header, kind, policy};
@@ -35,7 +35,13 @@ fn exec() -> Option<()> {
     let args_len = copy(scratch, 0, mm, Area::Arguments);
     let env_len = copy(scratch, args_len, mm, Area::Environment);
     scratch.event = ExecEvent {
-        header: Header { kind: kind::EXEC, selector: 0, flags: 0, reserved: 0, value: 0 },
+        header: Header {
+            kind: kind::EXEC,
+            selector: 0,
+            flags: 0,
+            reserved: 0,
+            value: 0,
+        },
         // SAFETY: the helpers have no preconditions.
         time_ns: unsafe { bpf_ktime_get_boot_ns() },
         start_ns: field(task, &kernel::TASK_START_BOOTTIME).unwrap_or(0),
@@ -49,7 +55,11 @@ fn exec() -> Option<()> {
         comm: bpf_get_current_comm().unwrap_or_default(),
     };
     let bytes = (args_len + env_len) as u64;
-    let bytes = if bytes > (ARGS_MAX + ENV_MAX) as u64 { (ARGS_MAX + ENV_MAX) as u64 } else { bytes };
+    let bytes = if bytes > (ARGS_MAX + ENV_MAX) as u64 {
+        (ARGS_MAX + ENV_MAX) as u64
+    } else {
+        bytes
+    };
     emit::urgent(
         core::ptr::from_ref(scratch).cast(),
         core::mem::size_of::<ExecEvent>() as u64 + bytes,
@@ -73,8 +83,16 @@ fn copy(scratch: &mut crate::maps::ExecScratch, at: u32, mm: u64, area: Area) ->
     let start: u64 = field(mm, start).unwrap_or(0);
     let end: u64 = field(mm, end).unwrap_or(0);
     let len = end.wrapping_sub(start);
-    let len = if len > max as u64 { max as u32 } else { len as u32 };
-    let at = if at > ARGS_MAX as u32 { ARGS_MAX as u32 } else { at };
+    let len = if len > max as u64 {
+        max as u32
+    } else {
+        len as u32
+    };
+    let at = if at > ARGS_MAX as u32 {
+        ARGS_MAX as u32
+    } else {
+        at
+    };
     // SAFETY: `at` and `len` are bounded by ARGS_MAX and ENV_MAX, the buffer is twice their sum.
     let result = unsafe {
         bpf_probe_read_user(
@@ -93,13 +111,22 @@ pub fn sched_process_exit(_ctx: TracePointContext) -> u32 {
     let tgid = (id >> 32) as u32;
     if tgid == id as u32 {
         let event = ExitEvent {
-            header: Header { kind: kind::EXIT, selector: 0, flags: 0, reserved: 0, value: 0 },
+            header: Header {
+                kind: kind::EXIT,
+                selector: 0,
+                flags: 0,
+                reserved: 0,
+                value: 0,
+            },
             // SAFETY: the helper has no preconditions.
             time_ns: unsafe { bpf_ktime_get_boot_ns() },
             tgid,
             reserved: 0,
         };
-        emit::urgent(core::ptr::from_ref(&event).cast(), core::mem::size_of::<ExitEvent>() as u64);
+        emit::urgent(
+            core::ptr::from_ref(&event).cast(),
+            core::mem::size_of::<ExitEvent>() as u64,
+        );
     }
     0
 }
@@ -127,7 +154,13 @@ fn fork(child: u64) -> Option<()> {
         }
     }
     emit::fork(&ForkEvent {
-        header: Header { kind: kind::FORK, selector: 0, flags: 0, reserved: 0, value: 0 },
+        header: Header {
+            kind: kind::FORK,
+            selector: 0,
+            flags: 0,
+            reserved: 0,
+            value: 0,
+        },
         // SAFETY: the helper has no preconditions.
         time_ns: unsafe { bpf_ktime_get_boot_ns() },
         tgid: child,

@@ -60,8 +60,11 @@ fn try_window(ctx: &TracePointContext) -> Option<()> {
     if scratch.found.action == action::NOTHING && scratch.call.messages == 0 {
         return None;
     }
-    let next =
-        if scratch.found.action == action::CHUNKS { CHUNKS_PROGRAM } else { HEAD_PROGRAM };
+    let next = if scratch.found.action == action::CHUNKS {
+        CHUNKS_PROGRAM
+    } else {
+        HEAD_PROGRAM
+    };
     deliver::go_on(ctx, scratch, connection, next);
     None
 }
@@ -102,7 +105,11 @@ fn prepare(scratch: &mut Scratch, connection: &mut Connection) {
         let side = side(connection, direction);
         side.mode == mode::UNFRAMED && side.unframed >= UNFRAMED_BUDGET
     };
-    let want = if exhausted { infer::PREFIX as u32 } else { WINDOW as u32 };
+    let want = if exhausted {
+        infer::PREFIX as u32
+    } else {
+        WINDOW as u32
+    };
     let want = if left < want { left } else { want };
     let len = fill(scratch, offset, want);
     if len == 0 {
@@ -146,7 +153,11 @@ fn decide(
         side.carry = frame::CARRY_NONE;
         side.skip = 0;
         side.mode = mode::START;
-        if exhausted { action::AGAIN } else { action::HEAD }
+        if exhausted {
+            action::AGAIN
+        } else {
+            action::HEAD
+        }
     } else if before == mode::START && connection.verdict == verdict::UNKNOWN {
         unknown(connection, guess);
         let side = side(connection, direction);
@@ -156,7 +167,11 @@ fn decide(
         return;
     } else {
         side(connection, direction).mode = mode::UNFRAMED;
-        if exhausted { action::COUNT } else { action::ALL }
+        if exhausted {
+            action::COUNT
+        } else {
+            action::ALL
+        }
     };
     let in_head = what == action::HEAD || what == action::HEAD_GOES_ON;
     scratch.found = Found {
@@ -172,7 +187,11 @@ fn decide(
 /// The smaller of the two.
 #[inline(always)]
 pub fn at_most(wanted: u64, limit: u32) -> u32 {
-    if wanted < limit as u64 { wanted as u32 } else { limit }
+    if wanted < limit as u64 {
+        wanted as u32
+    } else {
+        limit
+    }
 }
 
 /// A connection that does not begin like anything we parse.
@@ -215,7 +234,11 @@ fn unseen(scratch: &mut Scratch, connection: &mut Connection, left: u32) {
 /// Fills the window with up to `want` bytes of the call from `offset`. Returns how many it got.
 #[inline(always)]
 fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
-    let want = if want > WINDOW as u32 { WINDOW as u32 } else { want };
+    let want = if want > WINDOW as u32 {
+        WINDOW as u32
+    } else {
+        want
+    };
     let call = &scratch.call;
     let window = scratch.window.as_mut_ptr();
     if call.vectors == NO_BYTES {
@@ -223,18 +246,27 @@ fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
     }
     if call.vectors == BUFFER {
         // SAFETY: the window is WINDOW long at least; the helper checks the source.
-        let result = unsafe {
-            read_user_into(window.cast(), want, (call.base + offset as u64) as *const _)
-        };
+        let result =
+            unsafe { read_user_into(window.cast(), want, (call.base + offset as u64) as *const _) };
         return if result == 0 { want } else { 0 };
     }
     // The state goes through memory in every step: the verifier then sees one state per step.
     let gather = core::ptr::addr_of_mut!(scratch.gather);
     // SAFETY: a live place of the scratch buffer, here and below.
-    unsafe { gather.write_volatile(Gather { skip: offset as u64, filled: 0, want }) };
+    unsafe {
+        gather.write_volatile(Gather {
+            skip: offset as u64,
+            filled: 0,
+            want,
+        })
+    };
     let mut i = 0u32;
     while i < MAX_IOVECS as u32 {
-        let Gather { mut skip, mut filled, want } = unsafe { gather.read_volatile() };
+        let Gather {
+            mut skip,
+            mut filled,
+            want,
+        } = unsafe { gather.read_volatile() };
         if i >= call.vectors || filled >= want || filled >= WINDOW as u32 {
             break;
         }
@@ -257,7 +289,9 @@ fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
             // 2 * WINDOW.
             let result = unsafe {
                 read_user_into(
-                    window.add((opaque(filled) & (WINDOW as u32 - 1)) as usize).cast(),
+                    window
+                        .add((opaque(filled) & (WINDOW as u32 - 1)) as usize)
+                        .cast(),
                     take,
                     (base + skip) as *const _,
                 )
