@@ -147,7 +147,6 @@ pub fn insert(sock: Socket, family: u16, role: u8, from_start: bool, now_ns: u64
         .is_err()
     {
         emit::drop_one(drop_reason::CONNECTIONS_FULL);
-        return;
     }
 }
 

@@ -8,6 +8,10 @@
 #![no_std]
 #![no_main]
 #![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "keys and values of maps are borrowed: a copy would go through the small stack"
+)]
+#![allow(
     clippy::missing_safety_doc,
     reason = "each unsafe block says why it is sound"
 )]
@@ -16,6 +20,7 @@ mod connection;
 mod emit;
 mod kernel;
 mod maps;
+mod memory;
 mod probes;
 
 /// A reachable panic is an endless loop, which the verifier refuses: none can hide.

@@ -11,6 +11,7 @@ use super::window::{action, at_most};
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit;
 use crate::maps::{CHUNKS_PROGRAM, Call, Found, PROGRAMS, SCRATCH, Scratch, WINDOW_PROGRAM, Walk};
+use crate::memory::Forgotten;
 
 /// Runs per call after which a window is shipped whole instead of head by head; the kernel allows
 /// 33 tail calls, two or three for each run.
@@ -159,8 +160,8 @@ fn pass_over_rest(call: &mut Call, connection: &mut Connection) {
 /// The window in the scratch buffer.
 struct Bytes {
     window: *const u8,
-    fields: *mut Fields,
-    walk: *mut Walk,
+    fields: Forgotten<Fields>,
+    walk: Forgotten<Walk>,
 }
 
 impl Bytes {
@@ -168,8 +169,8 @@ impl Bytes {
     fn of(scratch: &mut Scratch) -> Self {
         Bytes {
             window: scratch.window.as_ptr(),
-            fields: &mut scratch.fields,
-            walk: &mut scratch.walk,
+            fields: Forgotten::new(&mut scratch.fields),
+            walk: Forgotten::new(&mut scratch.walk),
         }
     }
 }
@@ -192,7 +193,7 @@ impl Window for Bytes {
     }
     #[inline(always)]
     fn fields(&self) -> *mut Fields {
-        self.fields
+        self.fields.pointer()
     }
 }
 
@@ -316,9 +317,6 @@ fn after_response(bytes: &Bytes, connection: &mut Connection, body: Body) -> Bod
 }
 
 /// Walks over chunks in the window from `at`. Returns how far user space has to see.
-///
-/// The walk's state goes through memory in every step: the verifier then sees one state per step
-/// instead of all the ways to get there.
 #[inline(always)]
 fn walk_chunks(bytes: &Bytes, side: &mut Direction, at: u32, len: u32) -> u32 {
     let start = Walk {
@@ -329,12 +327,11 @@ fn walk_chunks(bytes: &Bytes, side: &mut Direction, at: u32, len: u32) -> u32 {
         phase: side.chunk_phase as u32,
         reserved: 0,
     };
-    // SAFETY: a live place of the scratch buffer, here and below.
-    unsafe { bytes.walk.write_volatile(start) };
+    bytes.walk.store(start);
     let mut step = 0;
     while step < CHUNK_STEPS {
         step += 1;
-        let mut walk = unsafe { bytes.walk.read_volatile() };
+        let mut walk = bytes.walk.load();
         if walk.at >= len {
             break;
         }
@@ -357,13 +354,13 @@ fn walk_chunks(bytes: &Bytes, side: &mut Direction, at: u32, len: u32) -> u32 {
                 walk.size = 0;
             }
         }
-        unsafe { bytes.walk.write_volatile(walk) };
-        let phase = unsafe { core::ptr::addr_of!((*bytes.walk).phase).read_volatile() };
+        bytes.walk.store(walk);
+        let phase = bytes.walk.load().phase;
         if phase == chunk::DONE as u32 || phase == chunk::BROKEN as u32 {
             break;
         }
     }
-    let walk = unsafe { bytes.walk.read_volatile() };
+    let walk = bytes.walk.load();
     // Data that was gone over last, when the steps ran out behind it, is left to the caller too.
     side.skip = walk.skip + walk.at.wrapping_sub(walk.seen) as u64;
     side.chunk_size = walk.size;

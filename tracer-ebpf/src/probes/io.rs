@@ -263,6 +263,7 @@ impl Message {
         // SAFETY: the helper checks the addresses.
         let [base, vectors]: [u64; 2] =
             unsafe { bpf_probe_read_user((address + 16) as *const _) }.ok()?;
+        // SAFETY: as above.
         let length: u32 = unsafe { bpf_probe_read_user((address + 56) as *const _) }.unwrap_or(0);
         let vectors = if vectors > 1024 { 1024 } else { vectors as u32 };
         Some(Message {

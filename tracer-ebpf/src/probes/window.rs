@@ -23,6 +23,7 @@ use crate::kernel::opaque;
 use crate::maps::{
     BUFFER, CHUNKS_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES, SCRATCH, Scratch, count,
 };
+use crate::memory::Forgotten;
 
 /// What is to be done with the window.
 pub mod action {
@@ -250,23 +251,19 @@ fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
             unsafe { read_user_into(window.cast(), want, (call.base + offset as u64) as *const _) };
         return if result == 0 { want } else { 0 };
     }
-    // The state goes through memory in every step: the verifier then sees one state per step.
-    let gather = core::ptr::addr_of_mut!(scratch.gather);
-    // SAFETY: a live place of the scratch buffer, here and below.
-    unsafe {
-        gather.write_volatile(Gather {
-            skip: offset as u64,
-            filled: 0,
-            want,
-        })
-    };
+    let gather = Forgotten::new(&mut scratch.gather);
+    gather.store(Gather {
+        skip: offset as u64,
+        filled: 0,
+        want,
+    });
     let mut i = 0u32;
     while i < MAX_IOVECS as u32 {
         let Gather {
             mut skip,
             mut filled,
             want,
-        } = unsafe { gather.read_volatile() };
+        } = gather.load();
         if i >= call.vectors || filled >= want || filled >= WINDOW as u32 {
             break;
         }
@@ -302,8 +299,8 @@ fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
             filled += take;
             skip = 0;
         }
-        unsafe { gather.write_volatile(Gather { skip, filled, want }) };
+        gather.store(Gather { skip, filled, want });
     }
-    let filled = unsafe { gather.read_volatile() }.filled;
+    let filled = gather.load().filled;
     if filled < want { filled } else { want }
 }

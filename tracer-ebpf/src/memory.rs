@@ -1,0 +1,37 @@
+//! Values kept in map memory on purpose.
+//!
+//! The verifier follows every combination of values that it knows in registers and on the stack,
+//! but knows nothing of what a map holds. A loop whose state goes through map memory in every step
+//! is one state per step to it, instead of one per way to get there.
+
+/// A place of the per-CPU scratch buffer whose value the verifier (and LLVM) should forget.
+#[derive(Clone, Copy)]
+pub struct Forgotten<T>(*mut T);
+
+impl<T: Copy> Forgotten<T> {
+    /// The place of a field of the scratch buffer, which is this CPU's until the program returns.
+    #[inline(always)]
+    pub fn new(place: &mut T) -> Self {
+        Forgotten(place)
+    }
+
+    /// The value.
+    #[inline(always)]
+    pub fn load(self) -> T {
+        // SAFETY: made from a live reference into map memory, which nothing else uses meanwhile.
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Keeps a value.
+    #[inline(always)]
+    pub fn store(self, value: T) {
+        // SAFETY: as in `load`.
+        unsafe { self.0.write_volatile(value) }
+    }
+
+    /// The place itself.
+    #[inline(always)]
+    pub fn pointer(self) -> *mut T {
+        self.0
+    }
+}
