@@ -16,6 +16,14 @@
     reason = "each unsafe block says why it is sound"
 )]
 
+/// Debug output through aya-log, compiled in by the feature `log` only.
+macro_rules! trace_log {
+    ($ctx:expr, $($arg:tt)*) => {
+        #[cfg(feature = "log")]
+        aya_log_ebpf::debug!($ctx, $($arg)*);
+    };
+}
+
 mod connection;
 mod emit;
 mod kernel;

@@ -25,7 +25,9 @@ pub fn build(setup: &Setup, log: bool) -> Result<()> {
     sh::run(&mut command)?;
 
     let built = target().join(TARGET).join("release/tracer");
-    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let stripped = strip(&built)?;
+    let bytes =
+        fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
     check_object(&bytes)
         .with_context(|| format!("{} is not what it should be", built.display()))?;
     let object = object();
@@ -48,6 +50,24 @@ pub fn build(setup: &Setup, log: bool) -> Result<()> {
         bytes.len() / 1024
     );
     Ok(())
+}
+
+/// A copy without DWARF, which only served to make the BTF; the object itself where no tool is.
+fn strip(built: &Path) -> Result<PathBuf> {
+    let beside_linker = |version: u32| format!("/usr/lib/llvm-{version}/bin/llvm-objcopy");
+    let tools = (19..=23).rev().map(beside_linker);
+    let tool = tools
+        .chain(["llvm-objcopy".to_owned()])
+        .find(|tool| sh::output(Command::new(tool).arg("--version")).is_ok());
+    let Some(tool) = tool else {
+        eprintln!("ebpf: no llvm-objcopy: the object keeps its DWARF, which only makes it larger");
+        return Ok(built.to_owned());
+    };
+    let stripped = built.with_extension("stripped");
+    let mut command = Command::new(tool);
+    command.arg("--strip-debug").args([built, &stripped]);
+    sh::run(&mut command)?;
+    Ok(stripped)
 }
 
 /// Clippy over the kernel side, with denied warnings, where the toolchain has it.

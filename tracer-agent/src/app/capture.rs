@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ pub struct Start {
 /// The running thread.
 pub struct Capture {
     stop: Arc<AtomicBool>,
+    emptied: mpsc::Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -59,13 +61,14 @@ impl Capture {
         let stop = Arc::new(AtomicBool::new(false));
         let (attached, result) = oneshot::channel();
         let stopping = Arc::clone(&stop);
+        let (empty, emptied) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("capture".into())
             .spawn(move || match load(start) {
                 Ok(loaded) => {
                     // The receiver is gone only when the agent is ending already.
                     let _ = attached.send(Ok(()));
-                    loaded.run(&stopping);
+                    loaded.run(&stopping, &empty);
                 }
                 Err(error) => {
                     let _ = attached.send(Err(error));
@@ -75,6 +78,7 @@ impl Capture {
         result.await.map_err(|_| AppError::CaptureEnded)??;
         Ok(Capture {
             stop,
+            emptied,
             thread: Some(thread),
         })
     }
@@ -84,9 +88,16 @@ impl Capture {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Detaches the probes and hands on what is left in the ring.
+    /// Hands on what is in the ring now. What happens from here on is not looked at: while the probes
+    /// are being detached one by one, half of an exchange would look like a broken one.
     pub fn stop(&mut self) {
         self.stop.store(true, Ordering::Release);
+        // An error means that the thread is gone, which the join tells.
+        let _ = self.emptied.recv();
+    }
+
+    /// Waits until the probes are detached.
+    pub fn join(mut self) {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -175,7 +186,7 @@ fn excluded_ports(config: &Config) -> Vec<u16> {
 }
 
 impl Loaded {
-    fn run(mut self, stop: &AtomicBool) {
+    fn run(mut self, stop: &AtomicBool, emptied: &mpsc::Sender<()>) {
         let mut housekeeping_ns = 0;
         let mut idle = 0u32;
         loop {
@@ -188,6 +199,7 @@ impl Loaded {
             if housekeeping {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
+                self.kernel.flush_log();
             }
             self.pipeline.commit(n);
             if housekeeping {
@@ -201,7 +213,7 @@ impl Loaded {
                 self.reader.wait(if idle > 100 { IDLE_POLL } else { POLL });
             }
         }
-        self.end();
+        self.end(emptied);
     }
 
     fn count(&mut self) {
@@ -216,19 +228,11 @@ impl Loaded {
         }
     }
 
-    /// Detaches first, so that the ring runs dry.
-    fn end(mut self) {
-        self.kernel.detach();
-        self.pipeline.begin();
-        loop {
-            let pipeline = &mut self.pipeline;
-            let n = self.reader.drain(BATCH, |record| pipeline.record(record));
-            self.pipeline.commit(n);
-            if n == 0 {
-                break;
-            }
-        }
+    fn end(mut self, emptied: &mpsc::Sender<()>) {
         self.count();
         self.pipeline.finish();
+        // Nobody waits any more if the time was over.
+        let _ = emptied.send(());
+        self.kernel.detach();
     }
 }

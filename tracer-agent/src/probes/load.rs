@@ -109,6 +109,8 @@ const TAIL_CALLED: [&str; 3] = ["window", "head", "chunks"];
 pub struct Kernel {
     ebpf: Ebpf,
     ring_bytes: u32,
+    #[cfg(feature = "ebpf-log")]
+    logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     /// Programs attached, and what could not be with the reason.
     pub attached: Vec<String>,
     /// What this kernel does not have: hook and reason.
@@ -146,7 +148,13 @@ impl Kernel {
                 .try_into()?;
             programs.set(index as u32, &fd, 0)?;
         }
+        #[cfg(feature = "ebpf-log")]
+        let logger = aya_log::EbpfLogger::init(&mut ebpf)
+            .map_err(|error| tracing::warn!(%error, "no debug output of the kernel side"))
+            .ok();
         let mut kernel = Kernel {
+            #[cfg(feature = "ebpf-log")]
+            logger,
             ebpf,
             ring_bytes: options.ring_size(),
             attached: Vec::new(),
@@ -210,6 +218,14 @@ impl Kernel {
             if let Err(error) = unloaded {
                 tracing::warn!(program = name, %error, "cannot unload; it goes with the agent");
             }
+        }
+    }
+
+    /// Passes the kernel side's debug output on, where it was compiled in.
+    pub fn flush_log(&mut self) {
+        #[cfg(feature = "ebpf-log")]
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
         }
     }
 

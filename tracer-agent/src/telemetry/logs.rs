@@ -33,15 +33,15 @@ pub fn colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The filter of a level. A bare level is the agent's own; libraries speak up from `warn` on, since
+/// The filter of a level. A bare level is the agent's own and the kernel side's (`tracer`); libraries speak up from `warn` on, since
 /// their `debug` tells about our connections and not about what the user traces.
 pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
     let directives = match level.trim().to_ascii_lowercase().as_str() {
         "off" | "none" => "off".to_owned(),
         "error" => "error".to_owned(),
         "warn" | "warning" => "warn".to_owned(),
-        own @ ("info" | "debug" | "trace") => format!("warn,tracer_agent={own}"),
-        "all" | "verbose" => "warn,tracer_agent=trace".to_owned(),
+        own @ ("info" | "debug" | "trace") => format!("warn,tracer_agent={own},tracer={own}"),
+        "all" | "verbose" => "warn,tracer_agent=trace,tracer=trace".to_owned(),
         _ => level.to_owned(),
     };
     EnvFilter::builder().parse(directives)
@@ -63,11 +63,11 @@ mod tests {
             }
             assert_eq!(found.as_deref(), expected, "{level:?}");
         };
-        check("info", Some("tracer_agent=info,warn"));
-        check("DEBUG", Some("tracer_agent=debug,warn"));
+        check("info", Some("tracer=info,tracer_agent=info,warn"));
+        check("DEBUG", Some("tracer=debug,tracer_agent=debug,warn"));
         check("warning", Some("warn"));
         check("none", Some("off"));
-        check("verbose", Some("tracer_agent=trace,warn"));
+        check("verbose", Some("tracer=trace,tracer_agent=trace,warn"));
         check("h2=trace,error", Some("error,h2=trace"));
         check("a=b=c", None);
     }

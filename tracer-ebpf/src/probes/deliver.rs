@@ -91,6 +91,11 @@ fn next_part(
     connection: &mut Connection,
 ) -> Option<()> {
     if connection.verdict == verdict::IGNORED {
+        trace_log!(
+            ctx,
+            "connection {:x}: only counted from now on",
+            connection.id
+        );
         pass_over_rest(&mut scratch.call, connection);
     }
     if scratch.call.offset >= scratch.call.total {
@@ -110,6 +115,11 @@ pub fn go_on(
 ) {
     // SAFETY: all indexes hold programs of this type.
     unsafe { PROGRAMS.tail_call(ctx, program) };
+    trace_log!(
+        ctx,
+        "connection {:x}: call has too many parts",
+        connection.id
+    );
     too_complex(scratch, connection);
 }
 

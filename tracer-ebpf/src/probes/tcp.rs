@@ -28,6 +28,7 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     if let Some(sock) = kernel::read::<u64>(ctx.as_ptr() as u64) {
         let old = ctx.arg::<i32>(1) as u32 as u64;
         let new = ctx.arg::<i32>(2) as u32 as u64;
+        trace_log!(&ctx, "sock {:x}: state {} -> {}", sock, old, new);
         let _ = changed(sock, old, new);
     }
     0
