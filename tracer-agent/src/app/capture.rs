@@ -201,7 +201,10 @@ impl Loaded {
                 self.pipeline.tick(now_ns);
                 self.kernel.flush_log();
             }
-            self.pipeline.commit(n);
+            let counts = self.pipeline.commit(n);
+            if n > 0 {
+                self.status.sessions(&counts);
+            }
             if housekeeping {
                 self.count();
             }

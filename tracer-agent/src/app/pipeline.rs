@@ -8,7 +8,7 @@ use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent};
 use crate::discover::{Decision, Discovery, PolicyUpdate};
 use crate::export::SpanSink;
 use crate::export::otlp::USER_AGENT;
-use crate::ingest::{Host, Ingest, Record};
+use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
 use crate::probes::Maps;
@@ -134,17 +134,18 @@ impl Pipeline {
         }
     }
 
-    /// A batch of `n` records ended: spans go to the exporters, counters to the ledger.
-    pub fn commit(&mut self, n: usize) {
-        let counts = self.ingest.take_counts();
+    /// A batch of `n` records ended: spans go to the exporters, counters to the ledger. Returns the
+    /// counters of ingest, for the metrics.
+    pub fn commit(&mut self, n: usize) -> Counts {
+        let mut counts = self.ingest.take_counts();
         let (exchanges, events) = (&self.ledger.exchanges, &self.ledger.events);
         exchanges.seen(counts.http1.requests);
         exchanges.retract(std::mem::take(&mut self.host.foreign));
-        for (reason, n) in counts.http1.abandoned {
+        for (reason, n) in std::mem::take(&mut counts.http1.abandoned) {
             exchanges.dropped(reason, n);
         }
         let mut refused = 0;
-        for (reason, n) in counts.refused {
+        for (reason, n) in std::mem::take(&mut counts.refused) {
             events.dropped(reason, n);
             refused += n;
         }
@@ -155,6 +156,7 @@ impl Pipeline {
             exchanges.exported(spans.len() as u64);
             self.sink.submit(spans);
         }
+        counts
     }
 
     /// Time passed.

@@ -31,6 +31,7 @@ const LAST_EVENTS: Duration = Duration::from_millis(100);
 /// With a command, the exit code is the command's.
 pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitCode, AppError> {
     probes::check_rights()?;
+    warn_of_ignored_variables();
     let mut signals = Signals::install()?;
     let ledger = Arc::new(Ledger::default());
     let settings = settings(&config)?;
@@ -98,6 +99,27 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
         let _ = tokio::time::timeout(Duration::from_millis(500), serving).await;
     }
     ended
+}
+
+/// Standard variables that a user may have set for the SDKs, and that this agent does not follow yet:
+/// said, not silently ignored.
+fn warn_of_ignored_variables() {
+    const IGNORED: [&str; 9] = [
+        "OTEL_TRACES_SAMPLER",
+        "OTEL_TRACES_SAMPLER_ARG",
+        "OTEL_METRICS_EXPORTER",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
+        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+    ];
+    for variable in IGNORED {
+        if std::env::var_os(variable).is_some_and(|value| !value.is_empty()) {
+            tracing::warn!(variable, "is set, but not followed by this version");
+        }
+    }
 }
 
 /// The exporters' settings: the environment with the file's behind it.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracer_common::abi::drop_reason;
 
 use crate::export::ExporterStats;
+use crate::ingest::Counts;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
@@ -45,6 +46,7 @@ impl Status {
         let mut latest = self.lock();
         latest.kernel_drops = drops;
         latest.ring.highest_bytes = counts.ring_highest;
+        latest.unparsed_connections = counts.unparsed_connections.to_vec();
     }
 
     /// Sizes of tables.
@@ -53,6 +55,26 @@ impl Status {
         latest.connections = connections as u64;
         latest.sessions = connections as u64;
         latest.processes = processes as u64;
+    }
+
+    /// What the sessions counted since the last call.
+    pub fn sessions(&self, counts: &Counts) {
+        let http1 = &counts.http1;
+        let mut latest = self.lock();
+        latest.lost_bytes += counts.lost_bytes;
+        let more = [
+            ("unsolicited_responses", http1.unsolicited_responses),
+            ("responses_without_request", http1.responses_without_request),
+            ("resyncs", http1.resyncs),
+            ("unparsed_bytes", http1.unparsed_bytes),
+        ];
+        if latest.sessions_counted.is_empty() {
+            latest.sessions_counted = more.to_vec();
+        } else {
+            for ((_, total), (_, n)) in latest.sessions_counted.iter_mut().zip(more) {
+                *total += n;
+            }
+        }
     }
 
     /// The metrics page.

@@ -59,16 +59,16 @@ keys! {
         "Never trace these process ids.";
     CONTAINERS_ONLY = "discovery.containers_only", ["TRACER_CONTAINERS_ONLY"], Some("--containers-only"), "false", one,
         "Trace only processes that run in a container.";
-    RING_SIZE = "capture.ring_size", ["TRACER_RING_SIZE"], Some("--ring-size"), "8MiB", one,
+    RING_SIZE = "capture.ring_size", ["TRACER_RING_SIZE"], Some("--ring-size"), "16MiB", one,
         "Memory between kernel and agent: a power of two from `64KiB` to `1GiB`.";
-    MAX_CONNECTIONS = "capture.max_connections", ["TRACER_MAX_CONNECTIONS"], None, "65536", one,
-        "Connections tracked at a time, 1024 to 1048576; more are counted as dropped.";
+    MAX_CONNECTIONS = "capture.max_connections", ["TRACER_MAX_CONNECTIONS"], None, "32768", one,
+        "Connections tracked at a time, 1024 to 1048576; with more the longest unused one is forgotten.";
     EXPORTERS = "export.exporters", ["OTEL_TRACES_EXPORTER"], None, "", list,
-        "Where spans go: `otlp`, `console`, `zipkin`, `none`. Unset: `otlp` if an endpoint is set, else `console`.";
+        "Where spans go: `otlp`, `console`, `none`. Unset: `otlp` if an endpoint is set, else `console`.";
     OTLP_FILE = "export.otlp_file", ["TRACER_OTLP_FILE"], Some("--otlp-file"), "", one,
         "Write OTLP/JSON, one request per line, to this file; `-` is stdout.";
     OTLP_ENDPOINT = "export.otlp.endpoint", ["OTEL_EXPORTER_OTLP_ENDPOINT"], None, "", one,
-        "URL of the collector, `http://` or `https://`.";
+        "URL of the collector, `http://HOST:PORT`; TLS is not built yet.";
     OTLP_PROTOCOL = "export.otlp.protocol", ["OTEL_EXPORTER_OTLP_PROTOCOL"], None, "", one,
         "`grpc`, `http/protobuf` (when unset) or `http/json`.";
     OTLP_HEADERS = "export.otlp.headers", ["OTEL_EXPORTER_OTLP_HEADERS"], None, "", list,
@@ -76,9 +76,9 @@ keys! {
     OTLP_COMPRESSION = "export.otlp.compression", ["OTEL_EXPORTER_OTLP_COMPRESSION"], None, "", one,
         "`gzip` or `none`.";
     OTLP_TIMEOUT = "export.otlp.timeout_ms", ["OTEL_EXPORTER_OTLP_TIMEOUT"], None, "", one,
-        "Milliseconds one export may take, 1 to 600000.";
+        "Milliseconds one export may take, 1 to 3600000.";
     BATCH_DELAY = "export.batch.delay_ms", ["OTEL_BSP_SCHEDULE_DELAY"], None, "", one,
-        "Milliseconds a span waits at most for its batch, 1 to 600000; 1000 when unset.";
+        "Milliseconds a span waits at most for its batch, 1 to 3600000; 1000 when unset.";
     BATCH_QUEUE = "export.batch.max_queue", ["OTEL_BSP_MAX_QUEUE_SIZE"], None, "", one,
         "Spans waiting at most, 1 to 10000000; more are counted as dropped.";
     BATCH_SIZE = "export.batch.max_batch", ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"], None, "", one,

@@ -88,7 +88,7 @@ impl Layers {
     /// The file's export settings are validated here, where the line is known; those of the
     /// environment by the export room, which owns the variables.
     fn export(&self) -> Result<Export, ConfigError> {
-        const MILLISECONDS: std::ops::RangeInclusive<u32> = 1..=600_000;
+        const MILLISECONDS: std::ops::RangeInclusive<u32> = 1..=3_600_000;
         let mut from_file = BTreeMap::new();
         let mut take = |key: &'static str, parse: &dyn Fn(&str) -> Result<String, String>| {
             let Some(values) = self.file.get(key) else {
@@ -109,7 +109,7 @@ impl Layers {
         };
         take(
             keys::EXPORTERS,
-            &parse::one_of(&["otlp", "console", "zipkin", "none"]),
+            &parse::one_of(&["otlp", "console", "none"]),
         )?;
         take(keys::OTLP_ENDPOINT, &parse::endpoint)?;
         take(

@@ -45,8 +45,8 @@ fn nothing_said_gives_the_defaults_of_the_table() {
     assert_eq!(
         config.capture,
         Capture {
-            ring_size: 8 << 20,
-            max_connections: 65_536
+            ring_size: 16 << 20,
+            max_connections: 32_768
         }
     );
     assert_eq!(config.discovery, Discovery::default());
@@ -228,7 +228,7 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
     );
     file(
         "export:\n  exporters: [otlp, jaeger]\n",
-        &["line 2: export.exporters: `jaeger` is unknown", "zipkin"],
+        &["line 2: export.exporters: `jaeger` is unknown", "console"],
     );
     file(
         "export:\n  otlp:\n    endpoint: collector:4317\n",
@@ -236,7 +236,7 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
     );
     file(
         "export:\n  otlp:\n    timeout_ms: 0\n",
-        &["export.otlp.timeout_ms", "1 to 600000"],
+        &["export.otlp.timeout_ms", "1 to 3600000"],
     );
     file(
         "export:\n  otlp:\n    headers: {'a b': s3cret}\n",
@@ -357,7 +357,7 @@ fn printed_settings_read_back_the_same() {
         "{printed}"
     );
     assert!(
-        printed.contains("  ring_size: 8MiB  # default\n"),
+        printed.contains("  ring_size: 16MiB  # default\n"),
         "{printed}"
     );
 }

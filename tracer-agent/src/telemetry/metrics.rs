@@ -17,6 +17,12 @@ pub struct Snapshot {
     pub ledger: BTreeMap<&'static str, StageSnapshot>,
     /// What the kernel side gave up, by reason (`tracer_common::abi::drop_reason::NAMES`).
     pub kernel_drops: Vec<(&'static str, u64)>,
+    /// Connections that are not parsed, by what they speak.
+    pub unparsed_connections: Vec<(&'static str, u64)>,
+    /// What the protocol sessions counted beside exchanges, by name.
+    pub sessions_counted: Vec<(&'static str, u64)>,
+    /// Bytes that were lost between the kernel side and the sessions.
+    pub lost_bytes: u64,
     /// Connections that user space knows.
     pub connections: u64,
     /// Protocol sessions alive.
@@ -193,6 +199,16 @@ metrics! {
         for (reason, count) in &now.kernel_drops {
             out.count(&[reason], *count);
         };
+    "tracer_agent_connections_unparsed_total" Counter ["protocol"] "Connections that the kernel side found to speak something that is not parsed." => |now, out|
+        for (protocol, count) in &now.unparsed_connections {
+            out.count(&[protocol], *count);
+        };
+    "tracer_agent_sessions_total" Counter ["what"] "What HTTP/1 sessions counted beside exchanges: responses nobody asked for, responses whose request was not seen, directions that had to look for the next message, bytes that belong to no message." => |now, out|
+        for (what, count) in &now.sessions_counted {
+            out.count(&[what], *count);
+        };
+    "tracer_agent_lost_bytes_total" Counter [] "Bytes of traced connections that were lost between the kernel side and the parsers, found by position." => |now, out|
+        out.count(&[], now.lost_bytes);
     "tracer_agent_ring_highest_bytes" Gauge [] "Most bytes that ever waited in the ring buffer to be read." => |now, out|
         out.count(&[], now.ring.highest_bytes);
     "tracer_agent_ring_size_bytes" Gauge [] "Size of the ring buffer." => |now, out|

@@ -8,14 +8,16 @@ use super::{Check, rights};
 const OLDEST: KernelVersion = KernelVersion(5, 8);
 
 /// System calls whose entry and exit tell how bytes move.
-pub(super) const SYSTEM_CALLS: [&str; 14] = [
+pub(super) const SYSTEM_CALLS: [&str; 16] = [
     "read",
     "readv",
+    "preadv2",
     "recvfrom",
     "recvmsg",
     "recvmmsg",
     "write",
     "writev",
+    "pwritev2",
     "sendto",
     "sendmsg",
     "sendmmsg",

@@ -142,7 +142,7 @@ fn a_current_distribution_as_root() {
     let all_is_well = [
         ("kernel", Ok, "6.12.5-amd64 on "),
         ("tracefs", Ok, "/sys/kernel/tracing"),
-        ("system call events", Ok, "all 28"),
+        ("system call events", Ok, "all 32"),
         ("cgroup v2", Ok, "mounted at /sys/fs/cgroup"),
         ("lockdown", Ok, "none"),
     ];

@@ -172,9 +172,12 @@ fn errors_say_what_to_do() {
         Path::new("/nonexistent/x.pcap"),
         &mut Replay::new(Recorder::default()),
     );
-    let message = missing.expect_err("missing").to_string();
+    // The caller names the file, and joins the reason of the system to it.
+    let error = missing.expect_err("missing");
     assert!(
-        message.starts_with("cannot open /nonexistent/x.pcap: No such file"),
-        "{message}"
+        error.to_string().starts_with("cannot open it; check"),
+        "{error}"
     );
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    assert!(source.is_some_and(|source| source.starts_with("No such file")));
 }
