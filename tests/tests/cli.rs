@@ -145,6 +145,23 @@ fn taken_admin_port() {
     );
 }
 
+/// Scenario: a kernel without type information, as a mount namespace shows it.
+#[test]
+fn without_btf() {
+    let Some(_session) = Session::begin("cli::without_btf") else {
+        return;
+    };
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c"]);
+    command.arg("mount -t tmpfs none /sys/kernel/btf && exec \"$0\" run --admin off");
+    command.arg(binary());
+    fails_in_one_line(
+        &limited(command.env("RUST_LOG", "error")),
+        1,
+        &["type information", "CONFIG_DEBUG_INFO_BTF"],
+    );
+}
+
 #[test]
 fn without_root() {
     let Some(_session) = Session::begin("cli::without_root") else {

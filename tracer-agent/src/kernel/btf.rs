@@ -9,7 +9,9 @@ use rustc_hash::FxHashMap;
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// No file, or no right to read it.
-    #[error("cannot read {path}")]
+    #[error(
+        "cannot read the kernel's type information at {path}; it needs a kernel built with CONFIG_DEBUG_INFO_BTF, see `tracer-agent doctor`"
+    )]
     Read {
         /// The file.
         path: String,
