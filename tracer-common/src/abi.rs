@@ -59,6 +59,12 @@ pub mod connection_flags {
     pub const FROM_START: u8 = 1;
 }
 
+/// `flags` of the header of data events.
+pub mod data_flags {
+    /// The connection speaks HTTP/2 (else HTTP/1).
+    pub const HTTP2: u8 = 1;
+}
+
 /// [`ProcessPolicy::flags`], and the default for processes without an entry.
 pub mod policy {
     /// Do not look at this process's calls.

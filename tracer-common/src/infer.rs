@@ -4,6 +4,8 @@
 //! without a loop over memory. A wrong `Other` loses a connection, a wrong `Request` only costs some
 //! copying: user space parses for real and has the last word.
 
+use crate::http2::{FrameHeader, HEADER};
+
 /// Bytes looked at.
 pub const PREFIX: usize = 16;
 
@@ -18,6 +20,8 @@ pub enum Guess {
     Partial,
     /// The HTTP/2 connection preface.
     Http2,
+    /// The SETTINGS frame that an HTTP/2 server begins with.
+    Http2Settings,
     /// A TLS record.
     Tls,
     /// Nothing we know.
@@ -70,8 +74,11 @@ pub fn guess(first: u64, second: u64, len: u32) -> Guess {
     {
         return Guess::Tls;
     }
-    if len >= 8 && first == word(b"PRI * HT") {
-        return Guess::Http2;
+    if begins(first, word(b"PRI * HT"), 8, len) {
+        return if len >= 8 { Guess::Http2 } else { Guess::Partial };
+    }
+    if len >= HEADER && FrameHeader::new(first, second as u8).is_first_settings() {
+        return Guess::Http2Settings;
     }
     // One line end may come before a request line (RFC 9112 section 2.2).
     let b = first as u8;
@@ -160,6 +167,8 @@ mod tests {
             (b"\r\n", Guess::Partial),
             (b"", Guess::Partial),
             (b"PRI * HTTP/2.0\r\n\r\n", Guess::Http2),
+            (b"PRI *", Guess::Partial),
+            (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03", Guess::Http2Settings),
             (b"\x16\x03\x01\x02\x00\x01", Guess::Tls),
             (b"SSH-2.0-OpenSSH", Guess::Other),
             (b"220 mail ESMTP", Guess::Other),

@@ -3,6 +3,7 @@
 //! - [`abi`]: the records that travel through the ring buffer and the values of the shared maps.
 //! - [`limits`]: every bound that both sides rely on.
 //! - [`infer`]: which protocol the first bytes of a connection speak.
+//! - [`http2`]: frame headers of HTTP/2, for the same purpose.
 //! - [`frame`]: how far an HTTP/1 head or body reaches, so that body bytes need not leave the kernel.
 //!
 //! No `std`, no aya, no I/O: the same code runs in the kernel and in the tests of any machine.
@@ -10,5 +11,6 @@
 
 pub mod abi;
 pub mod frame;
+pub mod http2;
 pub mod infer;
 pub mod limits;

@@ -76,6 +76,14 @@ pub struct Direction {
     pub reserved: u8,
 }
 
+impl Direction {
+    /// True in the modes that know how much to leave out.
+    #[inline(always)]
+    pub fn has_skip(&self) -> bool {
+        self.mode == mode::BODY || self.mode == mode::CHUNKED || self.mode == mode::FRAMES
+    }
+}
+
 /// What a direction is in.
 pub mod mode {
     /// The next byte should begin a message.
@@ -88,6 +96,9 @@ pub mod mode {
     pub const CHUNKED: u8 = 3;
     /// In something whose end only a turn tells.
     pub const UNFRAMED: u8 = 4;
+    /// In HTTP/2 frames: `skip` is DATA payload to leave out, `unframed` other payload to ship,
+    /// `chunk_phase` and `chunk_size` are a frame header that a call cut.
+    pub const FRAMES: u8 = 5;
 }
 
 /// What a connection was found to speak.
@@ -98,6 +109,8 @@ pub mod verdict {
     pub const HTTP1: u8 = 1;
     /// Nothing we parse (any more): only counted.
     pub const IGNORED: u8 = 2;
+    /// HTTP/2.
+    pub const HTTP2: u8 = 3;
 }
 
 const FRESH: Direction = Direction {

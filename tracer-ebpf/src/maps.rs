@@ -53,13 +53,15 @@ pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entrie
 
 /// Tail calls, by the indexes below.
 #[map]
-pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(3, 0);
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(4, 0);
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;
 /// Index of the head program.
 pub const HEAD_PROGRAM: u32 = 1;
 /// Index of the chunks program.
 pub const CHUNKS_PROGRAM: u32 = 2;
+/// Index of the frames program.
+pub const FRAMES_PROGRAM: u32 = 3;
 
 /// The agent itself, never looked at.
 #[unsafe(no_mangle)]
@@ -83,7 +85,8 @@ pub mod count {
     pub const SUBMITTED: u32 = 0;
     /// Connections that speak TLS.
     pub const TLS: u32 = 1;
-    /// Connections that speak HTTP/2.
+    /// Connections that speak HTTP/2; they are parsed since.
+    #[allow(dead_code, reason = "the index is part of the layout that user space reads")]
     pub const HTTP2: u32 = 2;
     /// Connections that speak nothing we know.
     pub const OTHER: u32 = 3;
@@ -114,6 +117,8 @@ pub struct Scratch {
     pub found: Found,
     pub walk: Walk,
     pub gather: Gather,
+    /// Only a prefix of the call is read; kept here as a value that the verifier should forget.
+    pub exhausted: u64,
 }
 
 /// One data call, normalised over the syscalls.
@@ -173,21 +178,22 @@ pub struct Gather {
     pub want: u32,
 }
 
-/// Where the walk over a chunked body is.
+/// Where the walk over a chunked body, or over frames, is.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Walk {
-    /// Bytes of chunk data to go over.
+    /// Bytes of chunk data, or of DATA payload, to go over.
     pub skip: u64,
-    /// Size being read.
+    /// Size being read; of frames the first four bytes of a cut header.
     pub size: u64,
     /// Offset in the window.
     pub at: u32,
     /// Offset behind the last framing byte.
     pub seen: u32,
-    /// `frame::chunk` phase.
+    /// `frame::chunk` phase; of frames the bytes of a cut header.
     pub phase: u32,
-    pub reserved: u32,
+    /// Frames: payload still to be shipped.
+    pub keep: u32,
 }
 
 /// [`Call::vectors`]: `base` is the data itself.

@@ -103,7 +103,7 @@ const ENTRIES_OF_WRITES: &[&str] = &[
 ];
 
 /// Programs reached by tail call, in the order of their indexes in the `PROGRAMS` map.
-const TAIL_CALLED: [&str; 3] = ["window", "head", "chunks"];
+const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 
 /// The loaded and attached kernel side; everything is detached when it is dropped.
 pub struct Kernel {

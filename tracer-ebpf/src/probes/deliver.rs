@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use tracer_common::abi::{DataEvent, Header, drop_reason, kind};
+use tracer_common::abi::{DataEvent, Header, data_flags, drop_reason, kind};
 use tracer_common::frame::{self, Body, Fields, Head, Window, chunk};
 use tracer_common::limits::{HEAD_BUDGET, MAX_MMSG, WINDOW};
 
@@ -85,7 +85,7 @@ fn try_chunks(ctx: &TracePointContext) -> Option<()> {
 
 /// Goes to the next window, or to the next message of a `*mmsg` call.
 #[inline(always)]
-fn next_part(
+pub fn next_part(
     ctx: &TracePointContext,
     scratch: &mut Scratch,
     connection: &mut Connection,
@@ -168,15 +168,16 @@ fn pass_over_rest(call: &mut Call, connection: &mut Connection) {
 }
 
 /// The window in the scratch buffer.
-struct Bytes {
+pub struct Bytes {
     window: *const u8,
     fields: Forgotten<Fields>,
-    walk: Forgotten<Walk>,
+    pub walk: Forgotten<Walk>,
 }
 
 impl Bytes {
+    /// The scratch buffer's.
     #[inline(always)]
-    fn of(scratch: &mut Scratch) -> Self {
+    pub fn of(scratch: &mut Scratch) -> Self {
         Bytes {
             window: scratch.window.as_ptr(),
             fields: Forgotten::new(&mut scratch.fields),
@@ -210,10 +211,10 @@ impl Window for Bytes {
 /// Ships `length` bytes from the window's start, of which user space has to see the first `seen`,
 /// and the body bytes that follow in this call.
 #[inline(always)]
-fn finish(scratch: &mut Scratch, connection: &mut Connection, mut seen: u32, mut length: u32) {
+pub fn finish(scratch: &mut Scratch, connection: &mut Connection, mut seen: u32, mut length: u32) {
     let Found { len, left, .. } = scratch.found;
     let side = side(connection, scratch.call.direction as u8);
-    if side.skip > 0 && (side.mode == mode::BODY || side.mode == mode::CHUNKED) {
+    if side.skip > 0 && side.has_skip() {
         let take = at_most(side.skip, left.wrapping_sub(length));
         side.skip -= take as u64;
         length += take;
@@ -221,7 +222,7 @@ fn finish(scratch: &mut Scratch, connection: &mut Connection, mut seen: u32, mut
             side.mode = mode::START;
         }
     }
-    if scratch.call.runs > FRAMED_RUNS && length < len {
+    if scratch.call.runs > FRAMED_RUNS && length < len && side.mode != mode::FRAMES {
         // Many small messages in one call: ship the window whole, let user space find them.
         seen = len;
         length = len;
@@ -335,7 +336,7 @@ fn walk_chunks(bytes: &Bytes, side: &mut Direction, at: u32, len: u32) -> u32 {
         at,
         seen: at,
         phase: side.chunk_phase as u32,
-        reserved: 0,
+        keep: 0,
     };
     bytes.walk.store(start);
     let mut step = 0;
@@ -392,12 +393,13 @@ pub fn ship(scratch: &mut Scratch, connection: &mut Connection, captured: u32, l
     emit::connection(connection, scratch.call.socket, scratch.call.tgid);
     let id = connection.id;
     let direction = scratch.call.direction as u8;
+    let flags = if connection.verdict == verdict::HTTP2 { data_flags::HTTP2 } else { 0 };
     let side = side(connection, direction);
     scratch.event = DataEvent {
         header: Header {
             kind: kind::DATA,
             selector: direction,
-            flags: 0,
+            flags,
             reserved: 0,
             value: captured,
         },

@@ -444,10 +444,13 @@ fn whole_call_is_skipped(verdict: u8, side: &mut Direction, total: u32) -> bool 
     let total = total as u64;
     let in_body = side.mode == mode::BODY && side.skip > total;
     let in_chunk = side.mode == mode::CHUNKED && side.skip >= total;
-    if in_body || in_chunk {
+    // The end of a DATA frame may be the end of a stream: it has to be told.
+    let in_frame = side.mode == mode::FRAMES && side.skip > total;
+    let skipped = in_body || in_chunk || in_frame;
+    if skipped {
         side.skip -= total;
     }
-    in_body || in_chunk
+    skipped
 }
 
 /// When this thread entered the call it is leaving.

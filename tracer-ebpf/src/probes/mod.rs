@@ -2,6 +2,7 @@
 
 pub mod close;
 pub mod deliver;
+pub mod frames;
 pub mod io;
 pub mod process;
 pub mod tcp;

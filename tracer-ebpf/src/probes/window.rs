@@ -12,16 +12,18 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use tracer_common::abi::drop_reason;
 use tracer_common::frame;
+use tracer_common::http2::{self, FrameHeader};
 use tracer_common::infer::{self, Guess};
 use tracer_common::limits::{JOIN_PATIENCE, MAX_IOVECS, UNFRAMED_BUDGET, WINDOW};
 
 use super::deliver::{self, ship};
+use super::frames;
 use super::io::side;
 use crate::connection::{self, Connection, mode, verdict};
 use crate::emit;
 use crate::kernel::opaque;
 use crate::maps::{
-    BUFFER, CHUNKS_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES, SCRATCH, Scratch, count,
+    BUFFER, CHUNKS_PROGRAM, FRAMES_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES, SCRATCH, Scratch, count,
 };
 use crate::memory::Forgotten;
 
@@ -41,6 +43,8 @@ pub mod action {
     pub const COUNT: u32 = 5;
     /// Only the prefix was read, and a message starts: come back for a full window.
     pub const AGAIN: u32 = 6;
+    /// In HTTP/2 frames.
+    pub const FRAMES: u32 = 7;
 }
 
 /// Reached by tail call only.
@@ -63,6 +67,8 @@ fn try_window(ctx: &TracePointContext) -> Option<()> {
     }
     let next = if scratch.found.action == action::CHUNKS {
         CHUNKS_PROGRAM
+    } else if scratch.found.action == action::FRAMES {
+        FRAMES_PROGRAM
     } else {
         HEAD_PROGRAM
     };
@@ -82,7 +88,7 @@ fn prepare(scratch: &mut Scratch, connection: &mut Connection) {
     let mut ended = false;
     {
         let side = side(connection, direction);
-        if side.skip > 0 && (side.mode == mode::BODY || side.mode == mode::CHUNKED) {
+        if side.skip > 0 && side.has_skip() {
             let take = at_most(side.skip, total - offset);
             side.skip -= take as u64;
             side.skipped += take as u64;
@@ -92,6 +98,7 @@ fn prepare(scratch: &mut Scratch, connection: &mut Connection) {
                 side.mode = mode::START;
                 ended = true;
             }
+            ended |= side.skip == 0 && side.mode == mode::FRAMES;
         }
     }
     scratch.call.offset = offset;
@@ -112,10 +119,14 @@ fn prepare(scratch: &mut Scratch, connection: &mut Connection) {
         WINDOW as u32
     };
     let want = if left < want { left } else { want };
+    Forgotten::new(&mut scratch.exhausted).store(exhausted as u64);
     let len = fill(scratch, offset, want);
+    let exhausted = Forgotten::new(&mut scratch.exhausted).load() != 0;
+    let offset = scratch.call.offset;
+    let left = scratch.call.total.wrapping_sub(offset);
     if len == 0 {
         unseen(scratch, connection, left);
-        scratch.call.offset = total;
+        scratch.call.offset = scratch.call.total;
         return;
     }
     decide(scratch, connection, len, left, exhausted);
@@ -144,7 +155,12 @@ fn decide(
     }
     let starts = matches!(guess, Guess::Request | Guess::Response)
         || (before == mode::START && guess == Guess::Partial);
-    let what = if before == mode::CHUNKED {
+    let what = if before == mode::FRAMES {
+        action::FRAMES
+    } else if begins_frames(scratch, connection, guess, before, len) {
+        frames::begin(connection, direction, guess == Guess::Http2);
+        action::FRAMES
+    } else if before == mode::CHUNKED {
         action::CHUNKS
     } else if before == mode::HEAD {
         action::HEAD_GOES_ON
@@ -185,6 +201,41 @@ fn decide(
     };
 }
 
+/// True when HTTP/2 frames begin with this window: by the preface, by a server's SETTINGS, or, on a
+/// connection joined in the middle or that lost its alignment, by frames that tile the call.
+#[inline(always)]
+fn begins_frames(
+    scratch: &Scratch,
+    connection: &Connection,
+    guess: Guess,
+    before: u8,
+    len: u32,
+) -> bool {
+    let undecided = connection.verdict == verdict::UNKNOWN && before == mode::START;
+    if undecided && matches!(guess, Guess::Http2 | Guess::Http2Settings) {
+        return true;
+    }
+    let lost = connection.verdict == verdict::HTTP2;
+    let joined = undecided && connection.from_start == 0;
+    if !(lost || joined) || scratch.call.offset != 0 || len < http2::HEADER {
+        return false;
+    }
+    let window = scratch.window.as_ptr();
+    let header = |at: u32| {
+        // SAFETY: the masked offset is below WINDOW, and the window is twice as long.
+        unsafe {
+            let place = window.add((at & (WINDOW as u32 - 1)) as usize);
+            FrameHeader::new(place.cast::<u64>().read_unaligned(), *place.add(8))
+        }
+    };
+    let first = header(0);
+    let next = first.length + http2::HEADER;
+    if !first.is_plausible() || next > scratch.call.total {
+        return false;
+    }
+    next == scratch.call.total || next + http2::HEADER > len || header(opaque(next)).is_plausible()
+}
+
 /// The smaller of the two.
 #[inline(always)]
 pub fn at_most(wanted: u64, limit: u32) -> u32 {
@@ -198,7 +249,7 @@ pub fn at_most(wanted: u64, limit: u32) -> u32 {
 /// A connection that does not begin like anything we parse.
 #[inline(always)]
 fn unknown(connection: &mut Connection, guess: Guess) {
-    let known_other = matches!(guess, Guess::Tls | Guess::Http2);
+    let known_other = guess == Guess::Tls;
     if connection.turned != 0 {
         connection.turned = 0;
         connection.misses += 1;
@@ -209,7 +260,6 @@ fn unknown(connection: &mut Connection, guess: Guess) {
     connection.verdict = verdict::IGNORED;
     emit::count_one(match guess {
         Guess::Tls => count::TLS,
-        Guess::Http2 => count::HTTP2,
         _ => count::OTHER,
     });
 }
@@ -220,7 +270,7 @@ fn unseen(scratch: &mut Scratch, connection: &mut Connection, left: u32) {
     if scratch.call.vectors != NO_BYTES {
         emit::drop_one(drop_reason::USER_MEMORY);
     }
-    let known = connection.verdict == verdict::HTTP1;
+    let known = connection.verdict != verdict::UNKNOWN;
     let side = side(connection, scratch.call.direction as u8);
     if known {
         side.mode = mode::UNFRAMED;

@@ -1,0 +1,139 @@
+//! Goes over HTTP/2 frames in the window: frame headers and all payload but DATA are shipped.
+//!
+//! Nothing but lengths and types is read. A header that makes no sense means that the alignment is
+//! lost: the bytes are then shipped as they are (up to the budget), and the next call that begins
+//! like a frame is taken for one.
+
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+use tracer_common::frame::Window;
+use tracer_common::http2::{DATA, FrameHeader, HEADER, LONGEST, PREFACE};
+
+use super::deliver::{Bytes, finish, next_part};
+use super::io::side;
+use crate::connection::{self, Connection, Direction, mode, verdict};
+use crate::maps::{SCRATCH, Walk};
+
+/// Steps over frames in one run: a frame header, or a payload, or a byte of a cut header.
+const STEPS: u32 = 72;
+
+/// Reached by tail call only.
+#[tracepoint]
+pub fn frames(ctx: TracePointContext) -> u32 {
+    let _ = try_frames(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_frames(ctx: &TracePointContext) -> Option<()> {
+    // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
+    let scratch = unsafe { SCRATCH.get_ptr_mut(0)?.as_mut()? };
+    let connection = connection::find(scratch.call.socket)?;
+    let bytes = Bytes::of(scratch);
+    let side = side(connection, scratch.call.direction as u8);
+    let seen = walk(&bytes, side, scratch.found.len);
+    finish(scratch, connection, seen, seen);
+    next_part(ctx, scratch, connection)
+}
+
+/// A connection turned out to speak HTTP/2. This direction's frames begin here, behind the preface
+/// if there is one; the other's at its next call.
+#[inline(always)]
+pub fn begin(connection: &mut Connection, direction: u8, preface: bool) {
+    let first = connection.verdict != verdict::HTTP2;
+    connection.verdict = verdict::HTTP2;
+    if first {
+        align(side(connection, direction ^ 1), 0);
+    }
+    align(side(connection, direction), if preface { PREFACE } else { 0 });
+}
+
+#[inline(always)]
+fn align(side: &mut Direction, keep: u32) {
+    side.mode = mode::FRAMES;
+    side.skip = 0;
+    side.unframed = keep;
+    side.chunk_phase = 0;
+    side.chunk_size = 0;
+}
+
+/// Walks from the window's start. Returns how far user space has to see.
+#[inline(always)]
+fn walk(bytes: &Bytes, side: &mut Direction, len: u32) -> u32 {
+    bytes.walk.store(Walk {
+        skip: side.skip,
+        size: side.chunk_size,
+        at: 0,
+        seen: 0,
+        phase: side.chunk_phase as u32,
+        keep: side.unframed,
+    });
+    let mut lost = false;
+    let mut step = 0;
+    while step < STEPS {
+        step += 1;
+        let mut walk = bytes.walk.load();
+        if walk.at >= len {
+            break;
+        }
+        let rest = len - walk.at;
+        if walk.skip > 0 {
+            if walk.skip >= rest as u64 {
+                // The payload reaches to the window's end or beyond: the caller goes over it.
+                break;
+            }
+            walk.at += walk.skip as u32;
+            walk.skip = 0;
+        } else if walk.keep > 0 {
+            let take = if walk.keep < rest { walk.keep } else { rest };
+            walk.keep -= take;
+            walk.at += take;
+            walk.seen = walk.at;
+        } else {
+            let mut length = u32::MAX;
+            let mut kind = 0;
+            if walk.phase == 0 && rest >= HEADER {
+                let header = FrameHeader::new(bytes.word(walk.at), 0);
+                (length, kind) = (header.length, header.kind);
+                walk.at += HEADER;
+            } else {
+                // A header that is cut by a window or a call: byte by byte.
+                if walk.phase < 4 {
+                    walk.size = walk.size << 8 | bytes.byte(walk.at) as u64;
+                }
+                walk.at += 1;
+                walk.phase += 1;
+                if walk.phase >= HEADER {
+                    length = (walk.size >> 8) as u32 & 0xff_ffff;
+                    kind = walk.size as u8;
+                    walk.phase = 0;
+                    walk.size = 0;
+                }
+            }
+            walk.seen = walk.at;
+            if length != u32::MAX {
+                if kind == DATA {
+                    walk.skip = length as u64;
+                } else {
+                    walk.keep = length;
+                    lost = length > LONGEST;
+                }
+            }
+        }
+        bytes.walk.store(walk);
+        if lost {
+            break;
+        }
+    }
+    let walk = bytes.walk.load();
+    side.skip = walk.skip + walk.at.wrapping_sub(walk.seen) as u64;
+    side.chunk_size = walk.size;
+    side.chunk_phase = walk.phase as u8;
+    side.unframed = walk.keep;
+    if lost {
+        side.mode = mode::UNFRAMED;
+        side.unframed = 0;
+        side.skip = 0;
+    }
+    walk.seen
+}
