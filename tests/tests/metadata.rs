@@ -205,7 +205,8 @@ fn java(directory: &Path) -> Result<Service, String> {
             "-jar",
         ])
         .arg(&jar);
-    Service::unnamed("billing-1.2", command)
+    // Its version is no part of the name.
+    Service::unnamed("billing", command)
 }
 
 fn renamed(program: &Path, name: &str, directory: &Path) -> Result<Service, String> {

@@ -178,8 +178,8 @@ impl Loaded {
     fn run(mut self, stop: &AtomicBool) {
         let mut housekeeping_ns = 0;
         let mut idle = 0u32;
-        loop {
-            let stopping = stop.load(Ordering::Acquire);
+        // On a busy host the ring is never empty: what is left is taken once nothing follows.
+        while !stop.load(Ordering::Acquire) {
             self.pipeline.begin();
             let pipeline = &mut self.pipeline;
             let n = self.reader.drain(BATCH, |record| pipeline.record(record));
@@ -192,9 +192,6 @@ impl Loaded {
             self.pipeline.commit(n);
             if housekeeping {
                 self.count();
-            }
-            if n == 0 && stopping {
-                break;
             }
             if n < BATCH {
                 idle = if n == 0 { idle.saturating_add(1) } else { 0 };

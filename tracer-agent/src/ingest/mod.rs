@@ -146,9 +146,10 @@ impl Ingest {
             Direction::Write => &mut tracked.write,
         };
         let out = &mut self.http1;
-        self.lost_bytes += side.catch_up(event.position, event.skipped, |input| {
+        let lost = side.catch_up(event.position, event.skipped, |input| {
             session.receive(direction, input, &at, out);
         });
+        self.lost_bytes = self.lost_bytes.saturating_add(lost);
         side.position = event.position.saturating_add(u64::from(event.length));
         if !bytes.is_empty() {
             session.receive(direction, Input::Bytes(bytes), &at, out);
@@ -204,9 +205,10 @@ impl Ingest {
                     event.write_skipped,
                 ),
             ] {
-                self.lost_bytes += side.catch_up(position, skipped, |input| {
+                let lost = side.catch_up(position, skipped, |input| {
                     session.receive(direction, input, &at, out);
                 });
+                self.lost_bytes = self.lost_bytes.saturating_add(lost);
                 side.position = position;
             }
             if !matches!(how, End::Closed(_)) {
