@@ -298,7 +298,10 @@ fn ten_agents_come_and_go() {
             // The traffic goes on, so that there is always something pending: no finish() here.
             let ready_after = agent.ready_after;
             let stopped = agent.stop();
-            println!("ready after {ready_after:?}, stopped after {:?}", stopped.took);
+            println!(
+                "ready after {ready_after:?}, stopped after {:?}",
+                stopped.took
+            );
             assert!(!stopped.stderr.contains("panicked"), "{}", stopped.stderr);
             let mut spans = std::collections::HashMap::new();
             for span in receiver.spans_of(&session.run) {

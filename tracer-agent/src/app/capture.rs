@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -26,6 +26,8 @@ const POLL: Duration = Duration::from_millis(10);
 const IDLE_POLL: Duration = Duration::from_millis(40);
 /// Records handled before spans are handed on.
 const BATCH: usize = 4096;
+/// For what is in the ring at the end, while more may still come in.
+const LAST: Duration = Duration::from_secs(1);
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
 
@@ -84,7 +86,7 @@ impl Capture {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Detaches the probes and hands on what is left in the ring.
+    /// Hands on what is left in the ring. The probes stay until the process ends.
     pub fn stop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take()
@@ -213,19 +215,22 @@ impl Loaded {
         }
     }
 
-    /// Detaches first, so that the ring runs dry.
+    /// Takes what is in the ring and ends. The probes go with the process: detaching waits for the
+    /// kernel once per probe, which together takes seconds on a busy machine, and nothing of what
+    /// was traced may wait for that.
     fn end(mut self) {
-        self.kernel.detach();
-        self.pipeline.begin();
+        let deadline = Instant::now() + LAST;
         loop {
+            self.pipeline.begin();
             let pipeline = &mut self.pipeline;
             let n = self.reader.drain(BATCH, |record| pipeline.record(record));
             self.pipeline.commit(n);
-            if n == 0 {
+            if n < BATCH || Instant::now() >= deadline {
                 break;
             }
         }
         self.count();
         self.pipeline.finish();
+        std::mem::forget(self.kernel);
     }
 }
