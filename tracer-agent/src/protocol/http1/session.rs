@@ -269,16 +269,11 @@ impl Session {
         }
     }
 
-    /// Joined in the middle, and no message of this direction was seen yet: what is left out is the
-    /// rest of an older one, whose response or request nobody waits for here. The kernel side leaves
-    /// out what is no message start, so the next piece may well be one.
-    fn joins(&self, direction: Direction) -> bool {
-        let seen = match self.kind(direction) {
-            Some(Kind::Request) => self.requests,
-            Some(Kind::Response) => self.responses,
-            None => self.requests || self.responses,
-        };
-        !self.from_start && !seen
+    /// Joined in the middle, and no message of this direction could be placed yet: what is left out
+    /// is the rest of an older one, whose response or request nobody waits for here. The kernel side
+    /// leaves out what is no message start, so the next piece may well be one.
+    fn joins(&mut self, direction: Direction) -> bool {
+        !self.from_start && self.completed == 0 && !self.lane(direction).synced
     }
 
     fn lost(&mut self, direction: Direction, length: u64, at: &At, out: &mut Output) {

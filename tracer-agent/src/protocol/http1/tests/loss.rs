@@ -224,6 +224,16 @@ fn what_is_left_out_before_the_first_message_puts_nothing_in_doubt() {
             w(OK),
         ];
         play(role, false, &script, &[A, B]);
+        // What is left out is told with the next message of its direction.
+        let script = [
+            w(head),
+            r(get("/a")),
+            Step::Skip(Direction::Write, 3000),
+            w(OK),
+            r(get("/b")),
+            w(OK),
+        ];
+        play(role, false, &script, &[A, B]);
         // Joined while a response's body was under way, which is told with the next response.
         for step in [
             [Step::Skip(Direction::Write, 3000), r(get("/a"))],
