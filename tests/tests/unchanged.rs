@@ -217,13 +217,20 @@ impl Traffic {
         assert!(done.is_some(), "the traffic stands still");
     }
 
-    fn finish(self) -> Vec<Seen> {
+    fn finish(mut self) -> Vec<Seen> {
         self.stop.store(true, Ordering::Relaxed);
-        for client in self.clients {
+        for client in std::mem::take(&mut self.clients) {
             client.join().expect("a client found something wrong");
         }
         let mut seen = self.seen.lock().expect("no client panicked");
         std::mem::take(&mut *seen)
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        // A failed test must not leave its traffic to the next one.
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
