@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -27,6 +26,8 @@ const POLL: Duration = Duration::from_millis(10);
 const IDLE_POLL: Duration = Duration::from_millis(40);
 /// Records handled before spans are handed on.
 const BATCH: usize = 4096;
+/// For what is in the ring at the end, while more may still come in.
+const LAST: Duration = Duration::from_secs(1);
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
 
@@ -51,7 +52,6 @@ pub struct Start {
 /// The running thread.
 pub struct Capture {
     stop: Arc<AtomicBool>,
-    emptied: mpsc::Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -61,14 +61,13 @@ impl Capture {
         let stop = Arc::new(AtomicBool::new(false));
         let (attached, result) = oneshot::channel();
         let stopping = Arc::clone(&stop);
-        let (empty, emptied) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("capture".into())
             .spawn(move || match load(start) {
                 Ok(loaded) => {
                     // The receiver is gone only when the agent is ending already.
                     let _ = attached.send(Ok(()));
-                    loaded.run(&stopping, &empty);
+                    loaded.run(&stopping);
                 }
                 Err(error) => {
                     let _ = attached.send(Err(error));
@@ -78,7 +77,6 @@ impl Capture {
         result.await.map_err(|_| AppError::CaptureEnded)??;
         Ok(Capture {
             stop,
-            emptied,
             thread: Some(thread),
         })
     }
@@ -92,12 +90,6 @@ impl Capture {
     /// are being detached one by one, half of an exchange would look like a broken one.
     pub fn stop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        // An error means that the thread is gone, which the join tells.
-        let _ = self.emptied.recv();
-    }
-
-    /// Waits until the probes are detached.
-    pub fn join(mut self) {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -186,11 +178,11 @@ fn excluded_ports(config: &Config) -> Vec<u16> {
 }
 
 impl Loaded {
-    fn run(mut self, stop: &AtomicBool, emptied: &mpsc::Sender<()>) {
+    fn run(mut self, stop: &AtomicBool) {
         let mut housekeeping_ns = 0;
         let mut idle = 0u32;
-        loop {
-            let stopping = stop.load(Ordering::Acquire);
+        // On a busy host the ring is never empty: what is left is taken once nothing follows.
+        while !stop.load(Ordering::Acquire) {
             self.pipeline.begin();
             let pipeline = &mut self.pipeline;
             let n = self.reader.drain(BATCH, |record| pipeline.record(record));
@@ -208,15 +200,12 @@ impl Loaded {
             if housekeeping {
                 self.count();
             }
-            if n == 0 && stopping {
-                break;
-            }
             if n < BATCH {
                 idle = if n == 0 { idle.saturating_add(1) } else { 0 };
                 self.reader.wait(if idle > 100 { IDLE_POLL } else { POLL });
             }
         }
-        self.end(emptied);
+        self.end();
     }
 
     fn count(&mut self) {
@@ -231,11 +220,22 @@ impl Loaded {
         }
     }
 
-    fn end(mut self, emptied: &mpsc::Sender<()>) {
+    /// Takes what is in the ring and ends. The probes go with the process: detaching waits for the
+    /// kernel once per probe, which together takes seconds on a busy machine, and nothing of what
+    /// was traced may wait for that.
+    fn end(mut self) {
+        let deadline = Instant::now() + LAST;
+        loop {
+            self.pipeline.begin();
+            let pipeline = &mut self.pipeline;
+            let n = self.reader.drain(BATCH, |record| pipeline.record(record));
+            self.pipeline.commit(n);
+            if n < BATCH || Instant::now() >= deadline {
+                break;
+            }
+        }
         self.count();
         self.pipeline.finish();
-        // Nobody waits any more if the time was over.
-        let _ = emptied.send(());
-        self.kernel.detach();
+        std::mem::forget(self.kernel);
     }
 }

@@ -96,9 +96,12 @@ impl Ingest {
 
     /// A connection becomes known.
     pub fn connection(&mut self, event: &ConnectionEvent, host: &mut impl Host) {
-        if let Some(old) = self.by_socket.insert(event.socket, event.connection)
-            && old != event.connection
-        {
+        if self.connections.contains_key(&event.connection) {
+            // Told twice: what is known of it goes on.
+            self.refuse("repeated_connection");
+            return;
+        }
+        if let Some(old) = self.by_socket.remove(&event.socket) {
             // The address was used again: the end of the old one was missed.
             self.finish(old, End::Closed(0), event.time_ns, host);
         }
@@ -112,6 +115,7 @@ impl Ingest {
             tracked.protocol = Protocol::None;
             host.ignore(event.socket, event.connection);
         }
+        self.by_socket.insert(event.socket, event.connection);
         self.connections.insert(event.connection, tracked);
     }
 
@@ -142,10 +146,11 @@ impl Ingest {
             Direction::Write => &mut tracked.write,
         };
         let out = &mut self.http1;
-        self.lost_bytes += side.catch_up(event.position, event.skipped, |input| {
+        let lost = side.catch_up(event.position, event.skipped, |input| {
             session.receive(direction, input, &at, out);
         });
-        side.position = event.position + u64::from(event.length);
+        self.lost_bytes = self.lost_bytes.saturating_add(lost);
+        side.position = event.position.saturating_add(u64::from(event.length));
         if !bytes.is_empty() {
             session.receive(direction, Input::Bytes(bytes), &at, out);
         }
@@ -200,9 +205,10 @@ impl Ingest {
                     event.write_skipped,
                 ),
             ] {
-                self.lost_bytes += side.catch_up(position, skipped, |input| {
+                let lost = side.catch_up(position, skipped, |input| {
                     session.receive(direction, input, &at, out);
                 });
+                self.lost_bytes = self.lost_bytes.saturating_add(lost);
                 side.position = position;
             }
             if !matches!(how, End::Closed(_)) {
@@ -219,7 +225,7 @@ impl Ingest {
             } else {
                 tracked.closed = Some((event.time_ns, errno));
                 self.closing
-                    .push_back((event.time_ns + LINGER_NS, event.connection));
+                    .push_back((event.time_ns.saturating_add(LINGER_NS), event.connection));
             }
         }
     }
@@ -250,9 +256,10 @@ impl Ingest {
             let Some((closed_ns, errno)) = tracked.closed else {
                 continue;
             };
-            let waiting = tracked.in_flight() > 0 && now_ns < closed_ns + HELD_NS;
+            let waiting = tracked.in_flight() > 0 && now_ns < closed_ns.saturating_add(HELD_NS);
             if waiting && host.holds_socket(tracked.tgid, tracked.inode) {
-                self.closing.push_back((now_ns + LINGER_NS, id));
+                self.closing
+                    .push_back((now_ns.saturating_add(LINGER_NS), id));
                 continue;
             }
             // An end that nobody read is the time the kernel saw it.

@@ -73,8 +73,8 @@ fn data(
             reserved: 0,
             value: captured.len() as u32,
         },
-        time_ns: 1000 + position,
-        start_ns: 1000 + position,
+        time_ns: position.saturating_add(1000),
+        start_ns: position.saturating_add(1000),
         connection: id,
         position,
         skipped,
@@ -204,6 +204,40 @@ fn full_table_refuses_and_counts() {
     let refused = ingest.take_counts().refused;
     assert_eq!(refused.get("connections_full"), Some(&1));
     assert_eq!(refused.get("unknown_connection"), Some(&1));
+}
+
+#[test]
+fn a_connection_told_twice_goes_on() {
+    let (mut ingest, mut host) = started();
+    request(&mut ingest, &mut host, 1, 0);
+    ingest.connection(&connection(1, 100), &mut host);
+    assert_eq!(ingest.in_flight(), 1);
+    response(&mut ingest, &mut host, 1, 0);
+    assert_eq!(host.exchanges.len(), 1);
+    let refused = ingest.take_counts().refused;
+    assert_eq!(refused.get("repeated_connection"), Some(&1));
+}
+
+#[test]
+fn refused_connections_leave_nothing_behind() {
+    let (mut ingest, mut host) = (Ingest::new(1), Recorder::default());
+    for id in 1..100 {
+        ingest.connection(&connection(id, 100 * id), &mut host);
+    }
+    assert_eq!((ingest.connections.len(), ingest.by_socket.len()), (1, 1));
+}
+
+#[test]
+fn absurd_positions_and_times_are_no_overflow() {
+    let (mut ingest, mut host) = started();
+    request(&mut ingest, &mut host, 1, u64::MAX - 3);
+    let mut event = ended(1, end::CLOSED, u64::MAX, u64::MAX);
+    event.time_ns = u64::MAX;
+    ingest.end(&event, &mut host);
+    host.holds = true;
+    ingest.tick(u64::MAX - 1, &mut host);
+    ingest.tick(u64::MAX, &mut host);
+    assert_eq!((ingest.connections(), ingest.in_flight()), (0, 0));
 }
 
 #[test]

@@ -207,20 +207,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Detaches and unloads all programs; the maps that were taken stay readable.
-    pub fn detach(&mut self) {
-        for (name, program) in self.ebpf.programs_mut() {
-            let unloaded = match program {
-                Program::TracePoint(point) => point.unload(),
-                Program::BtfTracePoint(point) => point.unload(),
-                _ => continue,
-            };
-            if let Err(error) = unloaded {
-                tracing::warn!(program = name, %error, "cannot unload; it goes with the agent");
-            }
-        }
-    }
-
     /// Passes the kernel side's debug output on, where it was compiled in.
     pub fn flush_log(&mut self) {
         #[cfg(feature = "ebpf-log")]
