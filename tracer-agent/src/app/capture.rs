@@ -193,7 +193,8 @@ impl Loaded {
             if housekeeping {
                 self.count();
             }
-            if n == 0 && stopping {
+            if stopping {
+                // What is left in the ring is for the end, when no more can come.
                 break;
             }
             if n < BATCH {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent};
 
 use crate::discover::{Decision, Discovery, PolicyUpdate};
@@ -244,8 +245,12 @@ fn is_own(user_agent: &str) -> bool {
 }
 
 impl Host for Side {
-    fn holds_socket(&self, tgid: u32, inode: u64) -> bool {
-        self.proc.holds_socket(tgid, inode)
+    fn sockets_of(&self, tgid: u32) -> Option<FxHashSet<u64>> {
+        self.proc.sockets_of(tgid)
+    }
+
+    fn tracks(&self, socket: u64, connection: u64) -> bool {
+        self.maps.tracks_connection(socket, connection)
     }
 
     fn is_own(&self, connection: &Connection) -> bool {
