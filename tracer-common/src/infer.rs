@@ -82,7 +82,7 @@ pub fn guess(first: u64, second: u64, len: u32) -> Guess {
         return request(
             first >> 16 | second << 48,
             second >> 16,
-            if len < 2 { 0 } else { len - 2 },
+            len.saturating_sub(2),
         );
     }
     request(first, second, len)

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -50,7 +51,9 @@ pub struct Start {
 /// The running thread.
 pub struct Capture {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
+    /// Closed when everything was handed on.
+    drained: Receiver<()>,
 }
 
 impl Capture {
@@ -59,13 +62,16 @@ impl Capture {
         let stop = Arc::new(AtomicBool::new(false));
         let (attached, result) = oneshot::channel();
         let stopping = Arc::clone(&stop);
+        let (done, drained) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::Builder::new()
             .name("capture".into())
             .spawn(move || match load(start) {
                 Ok(loaded) => {
                     // The receiver is gone only when the agent is ending already.
                     let _ = attached.send(Ok(()));
-                    loaded.run(&stopping);
+                    let kernel = loaded.run(&stopping);
+                    drop(done);
+                    drop(kernel);
                 }
                 Err(error) => {
                     let _ = attached.send(Err(error));
@@ -75,23 +81,22 @@ impl Capture {
         result.await.map_err(|_| AppError::CaptureEnded)??;
         Ok(Capture {
             stop,
-            thread: Some(thread),
+            thread,
+            drained,
         })
     }
 
     /// True when the thread ended by itself, which it never should.
     pub fn ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.thread.is_finished()
     }
 
-    /// Detaches the probes and hands on what is left in the ring.
-    pub fn stop(&mut self) {
+    /// Hands on what is in the ring. The probes are detached behind the caller's back, at the latest
+    /// with the end of the process: under load that takes longer than anybody wants to wait.
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the capture thread panicked; please report this");
-        }
+        // Closed is all that it ever is; also by a panic, which the panic handler told of.
+        let _ = self.drained.recv();
     }
 }
 
@@ -175,14 +180,16 @@ fn excluded_ports(config: &Config) -> Vec<u16> {
 }
 
 impl Loaded {
-    fn run(mut self, stop: &AtomicBool) {
+    fn run(mut self, stop: &AtomicBool) -> Kernel {
         let mut housekeeping_ns = 0;
         let mut idle = 0u32;
         loop {
             let stopping = stop.load(Ordering::Acquire);
             self.pipeline.begin();
             let pipeline = &mut self.pipeline;
-            let n = self.reader.drain(BATCH, |record| pipeline.record(record));
+            let n = self.reader.drain(BATCH, |record| {
+                pipeline.record(record);
+            });
             let now_ns = clock::boot_ns();
             let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
             if housekeeping {
@@ -202,7 +209,7 @@ impl Loaded {
                 self.reader.wait(if idle > 100 { IDLE_POLL } else { POLL });
             }
         }
-        self.end();
+        self.end()
     }
 
     fn count(&mut self) {
@@ -217,19 +224,29 @@ impl Loaded {
         }
     }
 
-    /// Detaches first, so that the ring runs dry.
-    fn end(mut self) {
-        self.kernel.detach();
+    /// Hands on what happened before now. Detaching comes afterwards: it takes a grace period of the
+    /// kernel's for every hook, which is seconds on a busy host, while the ring fills.
+    fn end(mut self) -> Kernel {
+        let cut_ns = clock::boot_ns();
+        self.pipeline.cut(cut_ns);
         self.pipeline.begin();
         loop {
             let pipeline = &mut self.pipeline;
-            let n = self.reader.drain(BATCH, |record| pipeline.record(record));
+            let mut before = 0;
+            let n = self.reader.drain(BATCH, |record| {
+                before += usize::from(pipeline.record(record));
+            });
             self.pipeline.commit(n);
-            if n == 0 {
+            // Records of several CPUs are in order but for moments: a batch without any is the end.
+            if n < BATCH || before == 0 {
                 break;
             }
         }
         self.count();
+        // What came since is left in the ring.
+        let events = &self.ledger.events;
+        events.dropped("after_stop", events.snapshot().pending);
         self.pipeline.finish();
+        self.kernel
     }
 }

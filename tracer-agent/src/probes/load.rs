@@ -199,20 +199,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Detaches and unloads all programs; the maps that were taken stay readable.
-    pub fn detach(&mut self) {
-        for (name, program) in self.ebpf.programs_mut() {
-            let unloaded = match program {
-                Program::TracePoint(point) => point.unload(),
-                Program::BtfTracePoint(point) => point.unload(),
-                _ => continue,
-            };
-            if let Err(error) = unloaded {
-                tracing::warn!(program = name, %error, "cannot unload; it goes with the agent");
-            }
-        }
-    }
-
     /// The event ring; to be taken once.
     pub fn reader(&mut self) -> Result<Reader, LoadError> {
         let map = self
