@@ -124,7 +124,7 @@ pub struct Call {
     pub socket: u64,
     /// Address of the buffer or of the iovec array.
     pub base: u64,
-    /// Number of I/O vectors; [`BUFFER`] for one plain buffer; [`NO_BYTES`] when there is nothing to read.
+    /// Number of I/O vectors from there on; [`BUFFER`] for one plain buffer; [`NO_BYTES`] when there is nothing to read.
     pub vectors: u32,
     /// One of `abi::direction`.
     pub direction: u32,
@@ -141,6 +141,8 @@ pub struct Call {
     /// Window programs run for this call.
     pub runs: u32,
     pub next_message: u64,
+    /// Bytes of the call before `base`: in I/O vectors that are done with.
+    pub before: u64,
 }
 
 /// What the window program found out for the deliver program.
@@ -171,6 +173,10 @@ pub struct Gather {
     pub filled: u32,
     /// Bytes wanted.
     pub want: u32,
+    /// Vectors wholly before the window, and the bytes in them.
+    pub passed: u32,
+    pub reserved: u32,
+    pub passed_bytes: u64,
 }
 
 /// Where the walk over a chunked body is.

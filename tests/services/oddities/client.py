@@ -85,6 +85,31 @@ def pipelined(opened, run, host):
         answer(wire, 200 + n % 2, n * 30)
 
 
+def headpipe(opened, run, host):
+    """A HEAD that is answered after a later request was sent."""
+    wire = opened()
+    wire.write(head("GET", target(run, "0", status=200, bytes=5), host, run))
+    wire.write(head("HEAD", target(run, "1", status=200, bytes=100000), host, run))
+    answer(wire, 200, 5)
+    wire.write(head("GET", target(run, "2", status=201, bytes=7), host, run))
+    answer(wire, 200, method="HEAD")
+    answer(wire, 201, 7)
+    wire.write(head("GET", target(run, "3", status=202, bytes=7), host, run))
+    answer(wire, 202, 7)
+
+
+def spent(opened, run, host):
+    """The answer is read after writing has failed."""
+    wire = opened()
+    wire.write(head("GET", target(run, "a", status=200, bytes=500), host, run))
+    wire.sock.shutdown(socket.SHUT_WR)
+    try:
+        wire.sock.send(b"more")
+    except BrokenPipeError:
+        pass
+    answer(wire, 200, 500)
+
+
 def bighead(opened, run, host):
     wire = opened()
     filling = [f"X-Filling-{n}: {'f' * 900}" for n in range(65)]

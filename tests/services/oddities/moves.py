@@ -204,6 +204,15 @@ def write_more(sock, head, body):
         sock.sendall(body)
 
 
+def write_vectors(sock, head, body):
+    """The head in a vector per byte, some of them empty."""
+    parts = [piece for byte in head for piece in (bytes([byte]), b"")]
+    for start in range(0, len(parts), 400):
+        sock.sendmsg(parts[start : start + 400])
+    if body:
+        sock.sendall(body)
+
+
 def write_dup(sock, head, body):
     left = memoryview(head + body)
     while left:

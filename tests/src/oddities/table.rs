@@ -87,6 +87,8 @@ pub const SCENARIOS: &[Scenario] = &[
     client("message_calls_client", &["read=recvmsg", "write=sendmsg"]),
     server("vector_calls_server", &["read=readv", "write=writev"]),
     client("vector_calls_client", &["read=readv", "write=writev"]),
+    server("many_vectors_server", &["write=vectors"]),
+    client("many_vectors_client", &["write=vectors"]),
     server("sendfile_server", &["write=sendfile"]),
     client("sendfile_client", &["write=sendfile"]),
     server("splice_server", &["write=splice"]),
@@ -179,6 +181,23 @@ pub const SCENARIOS: &[Scenario] = &[
             ok("GET", "9", 201),
         ],
     ),
+    act(
+        "pipelined_head",
+        "headpipe",
+        &[
+            ok("GET", "0", 200),
+            ok("HEAD", "1", 200),
+            ok("GET", "2", 201),
+            ok("GET", "3", 202),
+        ],
+    ),
+    act("answer_after_failed_write", "spent", ONE),
+    Scenario {
+        name: "answer_after_failed_write_unix",
+        server: Server::Python(&["address=unix"]),
+        client: Client::Python("spent", &[]),
+        wants: ONE,
+    },
     act(
         "continue_100",
         "expect",

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -26,8 +27,6 @@ const POLL: Duration = Duration::from_millis(10);
 const IDLE_POLL: Duration = Duration::from_millis(40);
 /// Records handled before spans are handed on.
 const BATCH: usize = 4096;
-/// For what is in the ring at the end, while more may still come in.
-const LAST: Duration = Duration::from_secs(1);
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
 
@@ -52,7 +51,9 @@ pub struct Start {
 /// The running thread.
 pub struct Capture {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
+    /// Closed when everything was handed on.
+    drained: Receiver<()>,
 }
 
 impl Capture {
@@ -61,13 +62,16 @@ impl Capture {
         let stop = Arc::new(AtomicBool::new(false));
         let (attached, result) = oneshot::channel();
         let stopping = Arc::clone(&stop);
+        let (done, drained) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::Builder::new()
             .name("capture".into())
             .spawn(move || match load(start) {
                 Ok(loaded) => {
                     // The receiver is gone only when the agent is ending already.
                     let _ = attached.send(Ok(()));
-                    loaded.run(&stopping);
+                    let kernel = loaded.run(&stopping);
+                    drop(done);
+                    drop(kernel);
                 }
                 Err(error) => {
                     let _ = attached.send(Err(error));
@@ -77,24 +81,22 @@ impl Capture {
         result.await.map_err(|_| AppError::CaptureEnded)??;
         Ok(Capture {
             stop,
-            thread: Some(thread),
+            thread,
+            drained,
         })
     }
 
     /// True when the thread ended by itself, which it never should.
     pub fn ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.thread.is_finished()
     }
 
-    /// Hands on what is in the ring now. What happens from here on is not looked at: while the probes
-    /// are being detached one by one, half of an exchange would look like a broken one.
-    pub fn stop(&mut self) {
+    /// Hands on what is in the ring. The probes are detached behind the caller's back, at the latest
+    /// with the end of the process: under load that takes longer than anybody wants to wait.
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the capture thread panicked; please report this");
-        }
+        // Closed is all that it ever is; also by a panic, which the panic handler told of.
+        let _ = self.drained.recv();
     }
 }
 
@@ -178,14 +180,16 @@ fn excluded_ports(config: &Config) -> Vec<u16> {
 }
 
 impl Loaded {
-    fn run(mut self, stop: &AtomicBool) {
+    fn run(mut self, stop: &AtomicBool) -> Kernel {
         let mut housekeeping_ns = 0;
         let mut idle = 0u32;
-        // On a busy host the ring is never empty: what is left is taken once nothing follows.
-        while !stop.load(Ordering::Acquire) {
+        loop {
+            let stopping = stop.load(Ordering::Acquire);
             self.pipeline.begin();
             let pipeline = &mut self.pipeline;
-            let n = self.reader.drain(BATCH, |record| pipeline.record(record));
+            let n = self.reader.drain(BATCH, |record| {
+                pipeline.record(record);
+            });
             let now_ns = clock::boot_ns();
             let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
             if housekeeping {
@@ -200,12 +204,16 @@ impl Loaded {
             if housekeeping {
                 self.count();
             }
+            if stopping {
+                // What is left in the ring is for the end, when no more can come.
+                break;
+            }
             if n < BATCH {
                 idle = if n == 0 { idle.saturating_add(1) } else { 0 };
                 self.reader.wait(if idle > 100 { IDLE_POLL } else { POLL });
             }
         }
-        self.end();
+        self.end()
     }
 
     fn count(&mut self) {
@@ -220,22 +228,29 @@ impl Loaded {
         }
     }
 
-    /// Takes what is in the ring and ends. The probes go with the process: detaching waits for the
-    /// kernel once per probe, which together takes seconds on a busy machine, and nothing of what
-    /// was traced may wait for that.
-    fn end(mut self) {
-        let deadline = Instant::now() + LAST;
+    /// Hands on what happened before now. Detaching comes afterwards: it takes a grace period of the
+    /// kernel's for every hook, which is seconds on a busy host, while the ring fills.
+    fn end(mut self) -> Kernel {
+        let cut_ns = clock::boot_ns();
+        self.pipeline.cut(cut_ns);
+        self.pipeline.begin();
         loop {
-            self.pipeline.begin();
             let pipeline = &mut self.pipeline;
-            let n = self.reader.drain(BATCH, |record| pipeline.record(record));
+            let mut before = 0;
+            let n = self.reader.drain(BATCH, |record| {
+                before += usize::from(pipeline.record(record));
+            });
             self.pipeline.commit(n);
-            if n < BATCH || Instant::now() >= deadline {
+            // Records of several CPUs are in order but for moments: a batch without any is the end.
+            if n < BATCH || before == 0 {
                 break;
             }
         }
         self.count();
+        // What came since is left in the ring.
+        let events = &self.ledger.events;
+        events.dropped("after_stop", events.snapshot().pending);
         self.pipeline.finish();
-        std::mem::forget(self.kernel);
+        self.kernel
     }
 }

@@ -62,7 +62,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
         status: Arc::clone(&status),
     })
     .await;
-    let mut capture = match started {
+    let capture = match started {
         Ok(capture) => capture,
         Err(error) => {
             pipeline.drain(Instant::now()).await;

@@ -309,13 +309,16 @@ impl Maps {
             .insert(u32::from(port) << 1 | u32::from(remote), 1, 0)
     }
 
-    /// Takes a connection out of the kernel's table, if it still is the one meant.
-    pub fn forget_connection(&mut self, socket: u64, id: u64) {
-        if self
-            .connections
+    /// True when a connection is in the kernel's table.
+    pub fn tracks_connection(&self, socket: u64, id: u64) -> bool {
+        self.connections
             .get(&socket, 0)
             .is_ok_and(|value| value[0] == id)
-        {
+    }
+
+    /// Takes a connection out of the kernel's table, if it still is the one meant.
+    pub fn forget_connection(&mut self, socket: u64, id: u64) {
+        if self.tracks_connection(socket, id) {
             let _ = self.connections.remove(&socket);
         }
     }
