@@ -155,9 +155,10 @@ impl Ingest {
             Direction::Write => &mut tracked.write,
         };
         let out = &mut self.http1;
-        self.lost_bytes += side.catch_up(event.position, event.skipped, |input| {
+        let lost = side.catch_up(event.position, event.skipped, |input| {
             session.receive(direction, input, &at, out);
         });
+        self.lost_bytes = self.lost_bytes.saturating_add(lost);
         side.position = event.position.saturating_add(u64::from(event.length));
         if !bytes.is_empty() {
             session.receive(direction, Input::Bytes(bytes), &at, out);
@@ -201,8 +202,8 @@ impl Ingest {
         };
         tracked.last_ns = event.time_ns;
         let (read, write) = (&mut tracked.read, &mut tracked.write);
-        read.skipped += event.read_skipped;
-        write.skipped += event.write_skipped;
+        read.skipped = read.skipped.saturating_add(event.read_skipped);
+        write.skipped = write.skipped.saturating_add(event.write_skipped);
         // Another thread may be about to tell of the other direction's last bytes: only the direction
         // that ended is known to be at its position.
         let (side, direction, position) = match how {
@@ -243,9 +244,10 @@ impl Ingest {
             return;
         };
         let out = &mut self.http1;
-        self.lost_bytes += side.catch_up(position, 0, |input| {
+        let lost = side.catch_up(position, 0, |input| {
             session.receive(direction, input, &at, out);
         });
+        self.lost_bytes = self.lost_bytes.saturating_add(lost);
         session.end(how, &at, out);
         for exchange in out.exchanges.drain(..) {
             host.exchange(exchange, &tracked.connection);
@@ -355,9 +357,10 @@ impl Ingest {
                 (&mut tracked.read, Direction::Read, closed.read_position),
                 (&mut tracked.write, Direction::Write, closed.write_position),
             ] {
-                self.lost_bytes += side.catch_up(position, 0, |input| {
+                let lost = side.catch_up(position, 0, |input| {
                     session.receive(direction, input, &at, out);
                 });
+                self.lost_bytes = self.lost_bytes.saturating_add(lost);
             }
         }
         let how = match (tracked.closed, how) {
@@ -381,7 +384,7 @@ impl Ingest {
 impl Side {
     /// Tells what lies between the last event and `position`. Returns the bytes lost.
     fn catch_up(&mut self, position: u64, skipped: u64, mut tell: impl FnMut(Input<'_>)) -> u64 {
-        let skipped = skipped + std::mem::take(&mut self.skipped);
+        let skipped = skipped.saturating_add(std::mem::take(&mut self.skipped));
         let lost = position
             .saturating_sub(skipped)
             .saturating_sub(self.position);
