@@ -1,7 +1,7 @@
 //! What the kernel side remembers of a connection, and how one comes into the table.
 
 use aya_ebpf::bindings::BPF_ANY;
-use tracer_common::abi::{connection_entry, drop_reason, role};
+use tracer_common::abi::{connection_entry, direction, drop_reason, role};
 
 use crate::emit;
 use crate::kernel::{self, AF_UNIX, Socket, SocketFile};
@@ -41,8 +41,12 @@ pub struct Connection {
     pub connect: u8,
     /// The direction has just turned.
     pub turned: u8,
-    pub reserved: u8,
-    pub reserved_too: u32,
+    /// Request heads without a response head, as far as they were seen. Those that were not make it
+    /// too low only where requests are pipelined behind one that came in parts.
+    pub outstanding: u8,
+    /// Direction of the requests.
+    pub requests: u8,
+    pub reserved: [u8; 3],
 }
 
 const _: () = {
@@ -149,11 +153,18 @@ pub fn insert(sock: Socket, family: u16, role: u8, from_start: bool, now_ns: u64
         announced: 0,
         last: 2,
         misses: 0,
-        bodiless: 0,
+        // Of what was asked before nothing is known.
+        bodiless: !from_start as u8,
         connect: 0,
         turned: 0,
-        reserved: 0,
-        reserved_too: 0,
+        outstanding: 0,
+        // A head that comes in parts is more often a request's.
+        requests: if role == role::CLIENT {
+            direction::WRITE
+        } else {
+            direction::READ
+        },
+        reserved: [0; 3],
     };
     if CONNECTIONS
         .insert(&sock, &connection, BPF_ANY as u64)

@@ -86,7 +86,10 @@ pub mod count {
     /// Connections that speak TLS.
     pub const TLS: u32 = 1;
     /// Connections that speak HTTP/2; they are parsed since.
-    #[allow(dead_code, reason = "the index is part of the layout that user space reads")]
+    #[allow(
+        dead_code,
+        reason = "the index is part of the layout that user space reads"
+    )]
     pub const HTTP2: u32 = 2;
     /// Connections that speak nothing we know.
     pub const OTHER: u32 = 3;
@@ -129,7 +132,7 @@ pub struct Call {
     pub socket: u64,
     /// Address of the buffer or of the iovec array.
     pub base: u64,
-    /// Number of I/O vectors; [`BUFFER`] for one plain buffer; [`NO_BYTES`] when there is nothing to read.
+    /// Number of I/O vectors from there on; [`BUFFER`] for one plain buffer; [`NO_BYTES`] when there is nothing to read.
     pub vectors: u32,
     /// One of `abi::direction`.
     pub direction: u32,
@@ -146,6 +149,8 @@ pub struct Call {
     /// Window programs run for this call.
     pub runs: u32,
     pub next_message: u64,
+    /// Bytes of the call before `base`: in I/O vectors that are done with.
+    pub before: u64,
 }
 
 /// What the window program found out for the deliver program.
@@ -176,6 +181,10 @@ pub struct Gather {
     pub filled: u32,
     /// Bytes wanted.
     pub want: u32,
+    /// Vectors wholly before the window, and the bytes in them.
+    pub passed: u32,
+    pub reserved: u32,
+    pub passed_bytes: u64,
 }
 
 /// Where the walk over a chunked body, or over frames, is.

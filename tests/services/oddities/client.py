@@ -1,11 +1,13 @@
 """A client that sends odd but valid requests, and checks the answers.
 
-client.py WHERE RUN ACT [read=...] [write=...]
+client.py WHERE RUN ACT [read=...] [write=...] [connect=blocking|nonblocking|refused] [close=...]
 
 Prints its pid in brackets when all went as it should; ends with its stdin.
 """
 
+import errno
 import os
+import select
 import socket
 import sys
 import time
@@ -13,7 +15,7 @@ import time
 from moves import Wire, options
 
 
-def connect(where):
+def connect(where, how="blocking"):
     if where.startswith(("unix:", "abstract:")):
         kind, name = where.split(":", 1)
         sock = socket.socket(socket.AF_UNIX)
@@ -21,7 +23,22 @@ def connect(where):
         return sock
     host, port = where.rsplit(":", 1)
     sock = socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET)
-    sock.connect((host.strip("[]"), int(port)))
+    address = (host.strip("[]"), int(port))
+    if how == "nonblocking":
+        # As event loops do it.
+        sock.setblocking(False)
+        assert sock.connect_ex(address) in (0, errno.EINPROGRESS)
+        select.select([], [sock], [], 10)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        sock.setblocking(True)
+    elif how == "refused":
+        # A failed attempt before, with the same descriptor number.
+        with socket.socket() as other, socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            assert other.connect_ex(nobody.getsockname()) == errno.ECONNREFUSED
+        sock.connect(address)
+    else:
+        sock.connect(address)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -66,6 +83,31 @@ def pipelined(opened, run, host):
     wire.write("".join(head("GET", target(run, n, status=200 + n % 2, bytes=n * 30), host, run) for n in range(10)))
     for n in range(10):
         answer(wire, 200 + n % 2, n * 30)
+
+
+def headpipe(opened, run, host):
+    """A HEAD that is answered after a later request was sent."""
+    wire = opened()
+    wire.write(head("GET", target(run, "0", status=200, bytes=5), host, run))
+    wire.write(head("HEAD", target(run, "1", status=200, bytes=100000), host, run))
+    answer(wire, 200, 5)
+    wire.write(head("GET", target(run, "2", status=201, bytes=7), host, run))
+    answer(wire, 200, method="HEAD")
+    answer(wire, 201, 7)
+    wire.write(head("GET", target(run, "3", status=202, bytes=7), host, run))
+    answer(wire, 202, 7)
+
+
+def spent(opened, run, host):
+    """The answer is read after writing has failed."""
+    wire = opened()
+    wire.write(head("GET", target(run, "a", status=200, bytes=500), host, run))
+    wire.sock.shutdown(socket.SHUT_WR)
+    try:
+        wire.sock.send(b"more")
+    except BrokenPipeError:
+        pass
+    answer(wire, 200, 500)
 
 
 def bighead(opened, run, host):
@@ -177,13 +219,21 @@ def main():
     wires = []
 
     def opened():
-        wires.append(Wire(connect(where), given.get("read", "plain"), given.get("write", "plain")))
+        wires.append(Wire(connect(where, given.get("connect", "blocking")), given.get("read", "plain"), given.get("write", "plain")))
         return wires[-1]
 
     host = "localhost" if ":" in where and where.split(":")[0] in ("unix", "abstract") else where
     globals()[act](opened, run, host)
     for wire in wires:
-        wire.close()
+        if given.get("close") == "range":
+            # close_range(2), where the kernel and the library have it.
+            number = wire.sock.detach()
+            os.closerange(number, number + 1)
+        elif given.get("close") == "shutdown":
+            wire.sock.shutdown(socket.SHUT_RDWR)
+            wire.close()
+        else:
+            wire.close()
     print(f"[{os.getpid()}]", flush=True)
     sys.stdin.read()
 

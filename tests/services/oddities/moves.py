@@ -2,8 +2,10 @@
 
 import os
 import select
+import signal
 import socket
 import tempfile
+import threading
 
 _dups = {}
 
@@ -77,6 +79,55 @@ def read_dup(sock, size):
     return os.read(_dup(sock), size)
 
 
+def read_splice(sock, size):
+    """Heads as usual, bodies through a pipe, as proxies do it."""
+    seen = sock.recv(size, socket.MSG_PEEK)
+    if b"HTTP/1." in seen:
+        return sock.recv(seen.index(b"\r\n\r\n") + 4)
+    reader, writer = os.pipe()
+    try:
+        count = os.splice(sock.fileno(), writer, min(size, 16384))
+        return os.read(reader, count) if count else b""
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def read_preadv2(sock, size):
+    """preadv2 at no offset, as readv."""
+    buffers = _scattered(size)
+    return _gather(buffers, os.preadv(sock.fileno(), buffers, -1))
+
+
+def read_truncated(sock, size):
+    """MSG_PEEK | MSG_TRUNC counts what it does not take; a read of no bytes takes nothing."""
+    seen = sock.recv(size, socket.MSG_PEEK | socket.MSG_TRUNC)
+    os.read(sock.fileno(), 0)
+    return sock.recv(len(seen) or 1)
+
+
+def read_waitall(sock, size):
+    """As much as there is in one call that waits for all of it."""
+    seen = sock.recv(size, socket.MSG_PEEK)
+    return sock.recv(len(seen), socket.MSG_WAITALL) if seen else b""
+
+
+def read_interrupted(sock, size):
+    """A signal comes while the call waits: it fails with EINTR and is made again."""
+    main = threading.main_thread().ident
+    if threading.get_ident() == main and not select.select([sock], [], [], 0)[0]:
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        signal.siginterrupt(signal.SIGUSR1, True)
+        timer = threading.Timer(0.02, signal.pthread_kill, (main, signal.SIGUSR1))
+        timer.start()
+        try:
+            return sock.recv(size)
+        finally:
+            timer.cancel()
+            timer.join()
+    return sock.recv(size)
+
+
 # Writers: (socket, head, body) -> None; all bytes must go.
 
 
@@ -130,6 +181,36 @@ def write_sendmsg(sock, head, body):
 
 def write_writev(sock, head, body):
     _in_parts(lambda parts: os.writev(sock.fileno(), parts), head, body)
+
+
+def write_pwritev2(sock, head, body):
+    _in_parts(lambda parts: os.pwritev(sock.fileno(), parts, -1), head, body)
+
+
+def write_empty(sock, head, body):
+    """Calls with nothing to write between those that have."""
+    sock.send(b"")
+    sock.sendall(head)
+    os.write(sock.fileno(), b"")
+    os.writev(sock.fileno(), [b"", b""])
+    sock.sendmsg([b""])
+    sock.sendall(body)
+
+
+def write_more(sock, head, body):
+    """The head waits in the kernel for the body."""
+    sock.sendall(head, socket.MSG_MORE if body else 0)
+    if body:
+        sock.sendall(body)
+
+
+def write_vectors(sock, head, body):
+    """The head in a vector per byte, some of them empty."""
+    parts = [piece for byte in head for piece in (bytes([byte]), b"")]
+    for start in range(0, len(parts), 400):
+        sock.sendmsg(parts[start : start + 400])
+    if body:
+        sock.sendall(body)
 
 
 def write_dup(sock, head, body):

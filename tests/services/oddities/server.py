@@ -1,10 +1,11 @@
 """A server that moves bytes in odd ways.
 
-server.py [address=v4|v6|mapped|unix|abstract|pair] [read=...] [write=...] [serve=here|fork|pass] [run=...]
+server.py [address=v4|v6|mapped|unix|abstract|pair] [read=...] [write=...] [serve=here|fork|pass|dup2|dup3|fcntl] [run=...]
 
 Prints where to connect; after a line on stdin, the pids that served; ends with its stdin.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -102,6 +103,30 @@ def here(listener):
         threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 
 
+def renumbered(move):
+    """Accepts on one descriptor, serves on another one made from it; the first is closed before."""
+
+    def mode(listener):
+        serving.append(os.getpid())
+        while True:
+            sock, _ = listener.accept()
+            number = move(sock.fileno())
+            sock.close()
+            threading.Thread(target=serve, args=(socket.socket(fileno=number),), daemon=True).start()
+
+    return mode
+
+
+def onto_another(inheritable):
+    """dup2, or dup3 with O_CLOEXEC, onto a descriptor that is open already."""
+
+    def move(number):
+        other = os.open("/dev/null", os.O_RDONLY)
+        return os.dup2(number, other, inheritable)
+
+    return move
+
+
 def fork(listener):
     """Accepts in the parent, serves in a child that inherits the connection."""
     while True:
@@ -155,7 +180,15 @@ if given.get("address") == "pair":
     print("none", flush=True)
 else:
     listener, where = listen(given.get("address", "v4"))
-    mode = {"here": here, "fork": fork, "pass": hand_over}[given.get("serve", "here")]
+    modes = {
+        "here": here,
+        "fork": fork,
+        "pass": hand_over,
+        "dup2": renumbered(onto_another(True)),
+        "dup3": renumbered(onto_another(False)),
+        "fcntl": renumbered(lambda number: fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 100)),
+    }
+    mode = modes[given.get("serve", "here")]
     threading.Thread(target=mode, args=(listener,), daemon=True).start()
     print(where, flush=True)
 while sys.stdin.readline():

@@ -51,10 +51,26 @@ impl Service {
         listens: Listens,
         files: Option<TempDir>,
     ) -> Result<Self, String> {
-        command
-            .env("OTEL_SERVICE_NAME", name)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null());
+        command.env("OTEL_SERVICE_NAME", name);
+        Self::launch(name, command, listens, files)
+    }
+
+    /// Starts a command of the test's own, which prints its port, or an address that ends in it, as
+    /// first line and ends with its stdin. It is told no name; `name` is the one it should get.
+    pub fn unnamed(name: &str, mut command: Command) -> Result<Self, String> {
+        for variable in ["OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"] {
+            command.env_remove(variable);
+        }
+        Self::launch(name, command, Listens::Prints, None)
+    }
+
+    fn launch(
+        name: &str,
+        mut command: Command,
+        listens: Listens,
+        files: Option<TempDir>,
+    ) -> Result<Self, String> {
+        command.stdin(Stdio::piped()).stderr(Stdio::null());
         command.stdout(if listens == Listens::Prints {
             Stdio::piped()
         } else {
@@ -80,7 +96,8 @@ impl Service {
                 let output = service.child.stdout.take().ok_or("stdout is piped")?;
                 let line = process::first_line(output, START_LIMIT)
                     .map_err(|error| format!("{name}: {error}"))?;
-                let port: u16 = line
+                let port = line.rsplit(':').next().unwrap_or_default();
+                let port: u16 = port
                     .parse()
                     .map_err(|_| format!("{name} printed {line:?}, not a port"))?;
                 SocketAddr::from((Ipv4Addr::LOCALHOST, port))
@@ -122,6 +139,16 @@ pub fn own_binary(name: &str) -> PathBuf {
             .expect("deps lies in the profile's directory");
     }
     directory.join(name)
+}
+
+/// Directory with the compiled class `Server` of the Java service.
+pub fn java_classes() -> Result<PathBuf, String> {
+    build::java()
+}
+
+/// The compiled Go service.
+pub fn go_service() -> Result<PathBuf, String> {
+    build::go("go-service")
 }
 
 /// The program of the recvmmsg and sendmmsg scenarios.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -51,8 +51,9 @@ pub struct Start {
 /// The running thread.
 pub struct Capture {
     stop: Arc<AtomicBool>,
-    emptied: mpsc::Receiver<()>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
+    /// Closed when everything was handed on.
+    drained: Receiver<()>,
 }
 
 impl Capture {
@@ -61,14 +62,16 @@ impl Capture {
         let stop = Arc::new(AtomicBool::new(false));
         let (attached, result) = oneshot::channel();
         let stopping = Arc::clone(&stop);
-        let (empty, emptied) = mpsc::channel();
+        let (done, drained) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::Builder::new()
             .name("capture".into())
             .spawn(move || match load(start) {
                 Ok(loaded) => {
                     // The receiver is gone only when the agent is ending already.
                     let _ = attached.send(Ok(()));
-                    loaded.run(&stopping, &empty);
+                    let kernel = loaded.run(&stopping);
+                    drop(done);
+                    drop(kernel);
                 }
                 Err(error) => {
                     let _ = attached.send(Err(error));
@@ -78,31 +81,22 @@ impl Capture {
         result.await.map_err(|_| AppError::CaptureEnded)??;
         Ok(Capture {
             stop,
-            emptied,
-            thread: Some(thread),
+            thread,
+            drained,
         })
     }
 
     /// True when the thread ended by itself, which it never should.
     pub fn ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.thread.is_finished()
     }
 
-    /// Hands on what is in the ring now. What happens from here on is not looked at: while the probes
-    /// are being detached one by one, half of an exchange would look like a broken one.
-    pub fn stop(&mut self) {
+    /// Hands on what is in the ring. The probes are detached behind the caller's back, at the latest
+    /// with the end of the process: under load that takes longer than anybody wants to wait.
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        // An error means that the thread is gone, which the join tells.
-        let _ = self.emptied.recv();
-    }
-
-    /// Waits until the probes are detached.
-    pub fn join(mut self) {
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the capture thread panicked; please report this");
-        }
+        // Closed is all that it ever is; also by a panic, which the panic handler told of.
+        let _ = self.drained.recv();
     }
 }
 
@@ -186,14 +180,16 @@ fn excluded_ports(config: &Config) -> Vec<u16> {
 }
 
 impl Loaded {
-    fn run(mut self, stop: &AtomicBool, emptied: &mpsc::Sender<()>) {
+    fn run(mut self, stop: &AtomicBool) -> Kernel {
         let mut housekeeping_ns = 0;
         let mut idle = 0u32;
         loop {
             let stopping = stop.load(Ordering::Acquire);
             self.pipeline.begin();
             let pipeline = &mut self.pipeline;
-            let n = self.reader.drain(BATCH, |record| pipeline.record(record));
+            let n = self.reader.drain(BATCH, |record| {
+                pipeline.record(record);
+            });
             let now_ns = clock::boot_ns();
             let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
             if housekeeping {
@@ -208,7 +204,8 @@ impl Loaded {
             if housekeeping {
                 self.count();
             }
-            if n == 0 && stopping {
+            if stopping {
+                // What is left in the ring is for the end, when no more can come.
                 break;
             }
             if n < BATCH {
@@ -216,7 +213,7 @@ impl Loaded {
                 self.reader.wait(if idle > 100 { IDLE_POLL } else { POLL });
             }
         }
-        self.end(emptied);
+        self.end()
     }
 
     fn count(&mut self) {
@@ -231,11 +228,29 @@ impl Loaded {
         }
     }
 
-    fn end(mut self, emptied: &mpsc::Sender<()>) {
+    /// Hands on what happened before now. Detaching comes afterwards: it takes a grace period of the
+    /// kernel's for every hook, which is seconds on a busy host, while the ring fills.
+    fn end(mut self) -> Kernel {
+        let cut_ns = clock::boot_ns();
+        self.pipeline.cut(cut_ns);
+        self.pipeline.begin();
+        loop {
+            let pipeline = &mut self.pipeline;
+            let mut before = 0;
+            let n = self.reader.drain(BATCH, |record| {
+                before += usize::from(pipeline.record(record));
+            });
+            self.pipeline.commit(n);
+            // Records of several CPUs are in order but for moments: a batch without any is the end.
+            if n < BATCH || before == 0 {
+                break;
+            }
+        }
         self.count();
+        // What came since is left in the ring.
+        let events = &self.ledger.events;
+        events.dropped("after_stop", events.snapshot().pending);
         self.pipeline.finish();
-        // Nobody waits any more if the time was over.
-        let _ = emptied.send(());
-        self.kernel.detach();
+        self.kernel
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent};
 
 use crate::discover::{Decision, Discovery, PolicyUpdate};
@@ -24,6 +25,8 @@ pub struct Pipeline {
     sink: SpanSink,
     /// Records used so far.
     records: u64,
+    /// Records of later times are left out.
+    cut_ns: u64,
 }
 
 /// What ingest asks of the rest.
@@ -95,6 +98,7 @@ impl Pipeline {
             ledger,
             sink,
             records: 0,
+            cut_ns: u64::MAX,
         }
     }
 
@@ -103,8 +107,16 @@ impl Pipeline {
         self.host.boot_to_unix_ns = clock::boot_to_unix_ns();
     }
 
-    /// Takes one record of the ring.
-    pub fn record(&mut self, bytes: &[u8]) {
+    /// What happens after this time is left out.
+    pub fn cut(&mut self, time_ns: u64) {
+        self.cut_ns = time_ns;
+    }
+
+    /// Takes one record of the ring. Returns false if it was left out.
+    pub fn record(&mut self, bytes: &[u8]) -> bool {
+        if Record::time_ns(bytes).is_some_and(|time_ns| time_ns > self.cut_ns) {
+            return false;
+        }
         match Record::parse(bytes) {
             Some(Record::Data(event, captured)) => {
                 self.ingest.data(event, captured, &mut self.host);
@@ -124,6 +136,7 @@ impl Pipeline {
             Some(Record::Exit(event)) => self.exit(event),
             None => self.ingest.refuse("malformed_record"),
         }
+        true
     }
 
     fn exit(&mut self, event: &ExitEvent) {
@@ -246,8 +259,12 @@ fn is_own(user_agent: &str) -> bool {
 }
 
 impl Host for Side {
-    fn holds_socket(&self, tgid: u32, inode: u64) -> bool {
-        self.proc.holds_socket(tgid, inode)
+    fn sockets_of(&self, tgid: u32) -> Option<FxHashSet<u64>> {
+        self.proc.sockets_of(tgid)
+    }
+
+    fn tracks(&self, socket: u64, connection: u64) -> bool {
+        self.maps.tracks_connection(socket, connection)
     }
 
     fn is_own(&self, connection: &Connection) -> bool {

@@ -62,7 +62,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
         status: Arc::clone(&status),
     })
     .await;
-    let mut capture = match started {
+    let capture = match started {
         Ok(capture) => capture,
         Err(error) => {
             pipeline.drain(Instant::now()).await;
@@ -80,20 +80,12 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     };
     let deadline = Instant::now() + SHUTDOWN;
     readiness.not_ready("the agent is shutting down");
-    let emptied = tokio::task::spawn_blocking(move || {
-        capture.stop();
-        capture
-    });
-    let capture = tokio::time::timeout_at(deadline, emptied).await;
-    pipeline.drain(deadline).await;
-    report(&ledger);
-    if let Ok(Ok(capture)) = capture {
-        let detached = tokio::task::spawn_blocking(move || capture.join());
-        // The kernel detaches what is left when the agent's descriptors are closed.
-        let _ = tokio::time::timeout_at(deadline, detached).await;
-    } else {
+    let capture = tokio::task::spawn_blocking(move || capture.stop());
+    if tokio::time::timeout_at(deadline, capture).await.is_err() {
         tracing::warn!("the ring could not be emptied in time");
     }
+    pipeline.drain(deadline).await;
+    report(&ledger);
     if let Some((stop, serving)) = admin {
         let _ = stop.send(());
         let _ = tokio::time::timeout(Duration::from_millis(500), serving).await;

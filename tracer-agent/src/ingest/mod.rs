@@ -5,16 +5,18 @@
 //! the ring is found by position here and told to the session as [`Input::Lost`].
 
 mod record;
+mod sweep;
 mod tracked;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, direction, end};
 
 pub use record::Record;
-use tracked::{Protocol, Side, Tracked};
+use sweep::Sweep;
+use tracked::{Closed, Protocol, Side, Tracked};
 
 use crate::protocol::http1;
 use crate::protocol::{At, Connection, Direction, End, Exchange, Input};
@@ -27,8 +29,10 @@ const HELD_NS: u64 = 30_000_000_000;
 
 /// What the caller has to do for ingest, since it does no I/O itself.
 pub trait Host {
-    /// True when the process still has the socket with this inode number open.
-    fn holds_socket(&self, tgid: u32, inode: u64) -> bool;
+    /// Inode numbers of the sockets that the process has open; `None` if that cannot be known.
+    fn sockets_of(&self, tgid: u32) -> Option<FxHashSet<u64>>;
+    /// True when the kernel side still has this connection in its table.
+    fn tracks(&self, socket: u64, connection: u64) -> bool;
     /// True for a connection to the agent itself.
     fn is_own(&self, connection: &Connection) -> bool;
     /// The kernel side should forget a connection (it ended).
@@ -57,6 +61,9 @@ pub struct Ingest {
     by_socket: FxHashMap<u64, u64>,
     /// Connections that the kernel finished: when to look again, and which.
     closing: VecDeque<(u64, u64)>,
+    /// Connections on unix sockets, whose ends are not all told by the kernel.
+    unix: FxHashSet<u64>,
+    sweep: Sweep,
     http1: http1::Output,
     refused: BTreeMap<&'static str, u64>,
     lost_bytes: u64,
@@ -96,11 +103,13 @@ impl Ingest {
 
     /// A connection becomes known.
     pub fn connection(&mut self, event: &ConnectionEvent, host: &mut impl Host) {
-        if let Some(old) = self.by_socket.insert(event.socket, event.connection)
-            && old != event.connection
-        {
+        if self.connections.contains_key(&event.connection) {
+            // Two threads made it known at the same time.
+            return;
+        }
+        if let Some(old) = self.by_socket.remove(&event.socket) {
             // The address was used again: the end of the old one was missed.
-            self.finish(old, End::Closed(0), event.time_ns, host);
+            self.finish(old, Some(End::Closed(0)), event.time_ns, host);
         }
         if self.connections.len() >= self.limit {
             self.refuse("connections_full");
@@ -112,6 +121,10 @@ impl Ingest {
             tracked.protocol = Protocol::None;
             host.ignore(event.socket, event.connection);
         }
+        if tracked.is_unix() {
+            self.unix.insert(event.connection);
+        }
+        self.by_socket.insert(event.socket, event.connection);
         self.connections.insert(event.connection, tracked);
     }
 
@@ -142,10 +155,11 @@ impl Ingest {
             Direction::Write => &mut tracked.write,
         };
         let out = &mut self.http1;
-        self.lost_bytes += side.catch_up(event.position, event.skipped, |input| {
+        let lost = side.catch_up(event.position, event.skipped, |input| {
             session.receive(direction, input, &at, out);
         });
-        side.position = event.position + u64::from(event.length);
+        self.lost_bytes = self.lost_bytes.saturating_add(lost);
+        side.position = event.position.saturating_add(u64::from(event.length));
         if !bytes.is_empty() {
             session.receive(direction, Input::Bytes(bytes), &at, out);
         }
@@ -155,6 +169,9 @@ impl Ingest {
         }
         if session.is_dead() {
             tracked.protocol = Protocol::None;
+            host.ignore(tracked.socket, event.connection);
+        } else if session.is_upgraded() {
+            // The kernel side knows by itself unless the head came to it in parts.
             host.ignore(tracked.socket, event.connection);
         }
         if !out.exchanges.is_empty() {
@@ -184,61 +201,81 @@ impl Ingest {
             tid: event.tid,
         };
         tracked.last_ns = event.time_ns;
-        if let Protocol::Http1(session) = &mut tracked.protocol {
-            let out = &mut self.http1;
-            for (side, direction, position, skipped) in [
-                (
-                    &mut tracked.read,
-                    Direction::Read,
-                    event.read_position,
-                    event.read_skipped,
-                ),
-                (
-                    &mut tracked.write,
-                    Direction::Write,
-                    event.write_position,
-                    event.write_skipped,
-                ),
-            ] {
-                self.lost_bytes += side.catch_up(position, skipped, |input| {
-                    session.receive(direction, input, &at, out);
-                });
-                side.position = position;
+        let (read, write) = (&mut tracked.read, &mut tracked.write);
+        read.skipped = read.skipped.saturating_add(event.read_skipped);
+        write.skipped = write.skipped.saturating_add(event.write_skipped);
+        // Another thread may be about to tell of the other direction's last bytes: only the direction
+        // that ended is known to be at its position.
+        let (side, direction, position) = match how {
+            End::Closed(_) => {
+                let closed = Closed {
+                    time_ns: event.time_ns,
+                    errno: if errno == 0 {
+                        tracked.write_errno
+                    } else {
+                        errno
+                    },
+                    read_position: event.read_position,
+                    write_position: event.write_position,
+                };
+                tracked.closed = Some(closed);
+                if tracked.is_unix() {
+                    // Seen at the last close() itself: nothing can follow.
+                    let how = End::Closed(closed.errno);
+                    self.finish(event.connection, Some(how), event.time_ns, host);
+                } else {
+                    self.closing
+                        .push_back((event.time_ns.saturating_add(LINGER_NS), event.connection));
+                }
+                return;
             }
-            if !matches!(how, End::Closed(_)) {
-                session.end(how, &at, out);
+            End::Error(errno) if event.header.selector == direction::WRITE => {
+                // Nothing more can be written, but what the peer answered before can be read. The
+                // kernel tells the end of a TCP connection itself; where it does not, this is why.
+                if tracked.is_unix() {
+                    tracked.write_errno = errno;
+                }
+                return;
             }
-            for exchange in out.exchanges.drain(..) {
-                host.exchange(exchange, &tracked.connection);
-            }
-        }
-        if let End::Closed(_) = how {
-            if tracked.is_unix() {
-                // Seen at the last close() itself: nothing can follow.
-                self.finish(event.connection, how, event.time_ns, host);
-            } else {
-                tracked.closed = Some((event.time_ns, errno));
-                self.closing
-                    .push_back((event.time_ns + LINGER_NS, event.connection));
-            }
+            End::WriteShutdown => (write, Direction::Write, event.write_position),
+            End::ReadEof | End::Error(_) => (read, Direction::Read, event.read_position),
+        };
+        let Protocol::Http1(session) = &mut tracked.protocol else {
+            return;
+        };
+        let out = &mut self.http1;
+        let lost = side.catch_up(position, 0, |input| {
+            session.receive(direction, input, &at, out);
+        });
+        self.lost_bytes = self.lost_bytes.saturating_add(lost);
+        session.end(how, &at, out);
+        for exchange in out.exchanges.drain(..) {
+            host.exchange(exchange, &tracked.connection);
         }
     }
 
     /// A process ended: its unix connections ended with it (TCP ones are told by the kernel).
     pub fn exit(&mut self, tgid: u32, time_ns: u64, host: &mut impl Host) {
         let ended: Vec<u64> = self
-            .connections
+            .unix
             .iter()
-            .filter(|(_, tracked)| tracked.is_unix() && tracked.tgid == tgid)
-            .map(|(id, _)| *id)
+            .filter(|id| {
+                self.connections
+                    .get(id)
+                    .is_some_and(|tracked| tracked.tgid == tgid)
+            })
+            .copied()
             .collect();
         for id in ended {
-            self.finish(id, End::Closed(0), time_ns, host);
+            self.finish(id, Some(End::Closed(0)), time_ns, host);
         }
     }
 
-    /// Finishes what the kernel finished a while ago; to be called every so often.
+    /// Finishes what the kernel finished a while ago, and what ended without a word; to be called
+    /// every so often.
     pub fn tick(&mut self, now_ns: u64, host: &mut impl Host) {
+        // Asking what a process holds is slow: once per process and tick.
+        let mut held = FxHashMap::default();
         while let Some(&(due_ns, id)) = self.closing.front() {
             if due_ns > now_ns {
                 break;
@@ -247,17 +284,30 @@ impl Ingest {
             let Some(tracked) = self.connections.get(&id) else {
                 continue;
             };
-            let Some((closed_ns, errno)) = tracked.closed else {
+            let Some(closed) = tracked.closed else {
                 continue;
             };
-            let waiting = tracked.in_flight() > 0 && now_ns < closed_ns + HELD_NS;
-            if waiting && host.holds_socket(tracked.tgid, tracked.inode) {
-                self.closing.push_back((now_ns + LINGER_NS, id));
+            let waiting =
+                tracked.in_flight() > 0 && now_ns < closed.time_ns.saturating_add(HELD_NS);
+            if waiting
+                && held
+                    .entry(tracked.tgid)
+                    .or_insert_with(|| host.sockets_of(tracked.tgid))
+                    .as_ref()
+                    .is_some_and(|sockets| sockets.contains(&tracked.inode))
+            {
+                self.closing
+                    .push_back((now_ns.saturating_add(LINGER_NS), id));
                 continue;
             }
-            // An end that nobody read is the time the kernel saw it.
-            let ended_ns = closed_ns.max(tracked.last_ns);
-            self.finish(id, End::Closed(errno), ended_ns, host);
+            self.finish(id, Some(End::Closed(closed.errno)), now_ns, host);
+        }
+        for (id, how) in self.sweep.step(&self.connections, now_ns, host) {
+            let ended_ns = self
+                .connections
+                .get(&id)
+                .map_or(0, |tracked| tracked.last_ns);
+            self.finish(id, how, ended_ns, host);
         }
     }
 
@@ -267,6 +317,7 @@ impl Ingest {
         self.connections.clear();
         self.by_socket.clear();
         self.closing.clear();
+        self.unix.clear();
         open
     }
 
@@ -275,25 +326,57 @@ impl Ingest {
         *self.refused.entry(reason).or_default() += 1;
     }
 
-    fn finish(&mut self, id: u64, how: End, time_ns: u64, host: &mut impl Host) {
+    /// Ends a connection; `None` when what became of it is not known. What the kernel said goes
+    /// before what the caller believes.
+    fn finish(&mut self, id: u64, how: Option<End>, time_ns: u64, host: &mut impl Host) {
         let Some(mut tracked) = self.connections.remove(&id) else {
             return;
         };
+        self.unix.remove(&id);
+        // Not there when the address was used again.
         if self.by_socket.get(&tracked.socket) == Some(&id) {
             self.by_socket.remove(&tracked.socket);
             host.forget(tracked.socket, id);
         }
-        if let Protocol::Http1(session) = &mut tracked.protocol {
-            let at = At {
-                time_ns,
-                start_ns: time_ns,
-                tgid: tracked.tgid,
-                tid: 0,
-            };
-            session.end(how, &at, &mut self.http1);
-            for exchange in self.http1.exchanges.drain(..) {
-                host.exchange(exchange, &tracked.connection);
+        let Protocol::Http1(session) = &mut tracked.protocol else {
+            return;
+        };
+        // An end that nobody read is the time the kernel saw it.
+        let time_ns = tracked
+            .closed
+            .map_or(time_ns, |closed| closed.time_ns.max(tracked.last_ns));
+        let at = At {
+            time_ns,
+            start_ns: time_ns,
+            tgid: tracked.tgid,
+            tid: 0,
+        };
+        let out = &mut self.http1;
+        if let Some(closed) = tracked.closed {
+            for (side, direction, position) in [
+                (&mut tracked.read, Direction::Read, closed.read_position),
+                (&mut tracked.write, Direction::Write, closed.write_position),
+            ] {
+                let lost = side.catch_up(position, 0, |input| {
+                    session.receive(direction, input, &at, out);
+                });
+                self.lost_bytes = self.lost_bytes.saturating_add(lost);
             }
+        }
+        let how = match (tracked.closed, how) {
+            (Some(closed), _) => End::Closed(closed.errno),
+            (None, Some(End::Closed(0))) => End::Closed(tracked.write_errno),
+            (None, Some(how)) => how,
+            (None, None) => {
+                for direction in [Direction::Read, Direction::Write] {
+                    session.receive(direction, Input::Lost(1), &at, out);
+                }
+                End::Closed(0)
+            }
+        };
+        session.end(how, &at, out);
+        for exchange in out.exchanges.drain(..) {
+            host.exchange(exchange, &tracked.connection);
         }
     }
 }
@@ -301,9 +384,11 @@ impl Ingest {
 impl Side {
     /// Tells what lies between the last event and `position`. Returns the bytes lost.
     fn catch_up(&mut self, position: u64, skipped: u64, mut tell: impl FnMut(Input<'_>)) -> u64 {
+        let skipped = skipped.saturating_add(std::mem::take(&mut self.skipped));
         let lost = position
             .saturating_sub(skipped)
             .saturating_sub(self.position);
+        self.position = self.position.max(position);
         if lost > 0 {
             tell(Input::Lost(lost));
         }

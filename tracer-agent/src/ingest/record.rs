@@ -23,6 +23,12 @@ pub enum Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// When it happened: behind the header in every kind of record.
+    pub fn time_ns(bytes: &[u8]) -> Option<u64> {
+        let bytes = bytes.get(8..16)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    }
+
     /// `None` for bytes that are no record of this ABI.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         Some(match *bytes.first()? {

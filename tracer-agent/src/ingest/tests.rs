@@ -11,12 +11,17 @@ use crate::protocol::{Outcome, Role};
 struct Recorder {
     exchanges: Vec<Exchange>,
     forgotten: Vec<u64>,
+    ignored: Vec<u64>,
     holds: bool,
+    tracks: bool,
 }
 
 impl Host for Recorder {
-    fn holds_socket(&self, _tgid: u32, _inode: u64) -> bool {
-        self.holds
+    fn sockets_of(&self, _tgid: u32) -> Option<FxHashSet<u64>> {
+        Some(self.holds.then_some(INODE).into_iter().collect())
+    }
+    fn tracks(&self, _socket: u64, _connection: u64) -> bool {
+        self.tracks
     }
     fn is_own(&self, _connection: &Connection) -> bool {
         false
@@ -24,12 +29,15 @@ impl Host for Recorder {
     fn forget(&mut self, _socket: u64, connection: u64) {
         self.forgotten.push(connection);
     }
-    fn ignore(&mut self, _socket: u64, _connection: u64) {}
+    fn ignore(&mut self, _socket: u64, connection: u64) {
+        self.ignored.push(connection);
+    }
     fn exchange(&mut self, exchange: Exchange, _connection: &Arc<Connection>) {
         self.exchanges.push(exchange);
     }
 }
 
+const INODE: u64 = 7;
 const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
 
@@ -45,7 +53,7 @@ fn connection(id: u64, socket: u64) -> ConnectionEvent {
         time_ns: 1,
         connection: id,
         socket,
-        inode: 7,
+        inode: INODE,
         tgid: 42,
         family: 2,
         local_port: 80,
@@ -73,8 +81,8 @@ fn data(
             reserved: 0,
             value: captured.len() as u32,
         },
-        time_ns: 1000 + position,
-        start_ns: 1000 + position,
+        time_ns: position.saturating_add(1000),
+        start_ns: position.saturating_add(1000),
         connection: id,
         position,
         skipped,
@@ -207,6 +215,38 @@ fn full_table_refuses_and_counts() {
 }
 
 #[test]
+fn a_connection_told_twice_goes_on() {
+    let (mut ingest, mut host) = started();
+    request(&mut ingest, &mut host, 1, 0);
+    ingest.connection(&connection(1, 100), &mut host);
+    assert_eq!(ingest.in_flight(), 1);
+    response(&mut ingest, &mut host, 1, 0);
+    assert_eq!(host.exchanges.len(), 1);
+}
+
+#[test]
+fn refused_connections_leave_nothing_behind() {
+    let (mut ingest, mut host) = (Ingest::new(1), Recorder::default());
+    for id in 1..100 {
+        ingest.connection(&connection(id, 100 * id), &mut host);
+    }
+    assert_eq!((ingest.connections.len(), ingest.by_socket.len()), (1, 1));
+}
+
+#[test]
+fn absurd_positions_and_times_are_no_overflow() {
+    let (mut ingest, mut host) = started();
+    request(&mut ingest, &mut host, 1, u64::MAX - 3);
+    let mut event = ended(1, end::CLOSED, u64::MAX, u64::MAX);
+    event.time_ns = u64::MAX;
+    ingest.end(&event, &mut host);
+    host.holds = true;
+    ingest.tick(u64::MAX - 1, &mut host);
+    ingest.tick(u64::MAX, &mut host);
+    assert_eq!((ingest.connections(), ingest.in_flight()), (0, 0));
+}
+
+#[test]
 fn records_are_checked() {
     assert_eq!(Record::parse(&[]), None);
     assert_eq!(Record::parse(&[99; 100]), None);
@@ -216,4 +256,120 @@ fn records_are_checked() {
     assert_eq!(Record::parse(&bytes), None, "captured bytes are missing");
     bytes.extend_from_slice(b"xyz and the ring's padding");
     assert_eq!(Record::parse(&bytes), Some(Record::Data(&event, b"xyz")));
+}
+
+/// The same with the roles turned: a client whose request is out.
+fn asked(family: u16) -> (Ingest, Recorder) {
+    let (mut ingest, mut host) = (Ingest::new(10), Recorder::default());
+    let mut event = connection(1, 100);
+    event.header.selector = role::CLIENT;
+    event.family = family;
+    ingest.connection(&event, &mut host);
+    let length = REQUEST.len() as u32;
+    let event = data(1, direction::WRITE, 0, 0, REQUEST, length);
+    ingest.data(&event, REQUEST, &mut host);
+    (ingest, host)
+}
+
+fn write_error(ingest: &mut Ingest, host: &mut Recorder) {
+    let mut event = ended(1, end::ERROR, 0, REQUEST.len() as u64);
+    event.header.value = libc::EPIPE as u32;
+    ingest.end(&event, host);
+}
+
+#[test]
+fn response_is_read_after_a_failed_write() {
+    for family in [1, 2] {
+        let (mut ingest, mut host) = asked(family);
+        write_error(&mut ingest, &mut host);
+        let length = RESPONSE.len() as u32 + 10;
+        ingest.data(
+            &data(1, direction::READ, 0, 0, RESPONSE, length),
+            RESPONSE,
+            &mut host,
+        );
+        assert_eq!(host.exchanges.len(), 1, "family {family}");
+        assert_eq!(host.exchanges[0].outcome, Outcome::Complete);
+    }
+}
+
+#[test]
+fn failed_write_is_why_a_unix_exchange_ended() {
+    let (mut ingest, mut host) = asked(1);
+    write_error(&mut ingest, &mut host);
+    assert!(host.exchanges.is_empty());
+    ingest.exit(42, 6000, &mut host);
+    assert_eq!(host.exchanges.len(), 1);
+    assert_eq!(host.exchanges[0].outcome, Outcome::Broken(libc::EPIPE));
+}
+
+#[test]
+fn end_may_overtake_the_last_bytes_of_another_thread() {
+    for cause in [end::CLOSED, end::WRITE_SHUTDOWN] {
+        let (mut ingest, mut host) = asked(2);
+        let length = RESPONSE.len() as u64 + 10;
+        let event = ended(1, cause, length, REQUEST.len() as u64);
+        ingest.end(&event, &mut host);
+        ingest.data(
+            &data(1, direction::READ, 0, 0, RESPONSE, length as u32),
+            RESPONSE,
+            &mut host,
+        );
+        assert_eq!(ingest.take_counts().lost_bytes, 0);
+        assert_eq!(host.exchanges.len(), 1);
+        assert_eq!(host.exchanges[0].outcome, Outcome::Complete);
+    }
+}
+
+#[test]
+fn bytes_left_out_that_an_end_told_of_are_not_lost() {
+    let (mut ingest, mut host) = asked(2);
+    let mut event = data(1, direction::READ, 0, 0, RESPONSE, RESPONSE.len() as u32);
+    ingest.data(&event, RESPONSE, &mut host);
+    let mut shutdown = ended(
+        1,
+        end::WRITE_SHUTDOWN,
+        RESPONSE.len() as u64 + 6,
+        REQUEST.len() as u64,
+    );
+    shutdown.read_skipped = 6;
+    ingest.end(&shutdown, &mut host);
+    event = data(1, direction::READ, RESPONSE.len() as u64 + 6, 0, b"", 4);
+    ingest.data(&event, b"", &mut host);
+    assert_eq!(ingest.take_counts().lost_bytes, 0);
+    assert_eq!(host.exchanges[0].outcome, Outcome::Complete);
+}
+
+#[test]
+fn connections_that_ended_without_a_word_are_found() {
+    const IDLE: u64 = 100_000_000_000;
+    for (tracks, holds, kept, exchanges) in [
+        (true, true, 1, 0),
+        // The process closed it: its end was lost.
+        (true, false, 0, 1),
+        // The kernel side forgot it: nothing is known of the exchange.
+        (false, true, 0, 0),
+    ] {
+        let (mut ingest, mut host) = started();
+        request(&mut ingest, &mut host, 1, 0);
+        (host.tracks, host.holds) = (tracks, holds);
+        ingest.tick(1000, &mut host);
+        assert_eq!(ingest.connections(), 1);
+        ingest.tick(IDLE, &mut host);
+        assert_eq!(ingest.connections(), kept, "{tracks} {holds}");
+        assert_eq!(host.exchanges.len(), exchanges, "{tracks} {holds}");
+        let abandoned: u64 = ingest.take_counts().http1.abandoned.values().sum();
+        assert_eq!(abandoned + exchanges as u64 + kept as u64, 1);
+        assert_eq!(ingest.by_socket.len(), kept);
+    }
+}
+
+#[test]
+fn upgraded_connection_is_left_alone() {
+    const UPGRADE: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+    let (mut ingest, mut host) = started();
+    request(&mut ingest, &mut host, 1, 0);
+    let event = data(1, direction::WRITE, 0, 0, UPGRADE, UPGRADE.len() as u32);
+    ingest.data(&event, UPGRADE, &mut host);
+    assert_eq!(host.ignored, [1]);
 }

@@ -21,14 +21,29 @@ pub struct Tracked {
     pub protocol: Protocol,
     /// Time of the last event.
     pub last_ns: u64,
-    /// When the kernel finished it, and the socket's error.
-    pub closed: Option<(u64, i32)>,
+    /// When the kernel finished it.
+    pub closed: Option<Closed>,
+    /// Why nothing more can be written, where no later event says so.
+    pub write_errno: i32,
 }
 
-/// Position behind the last event of one direction.
+/// What the kernel said at the end.
+#[derive(Clone, Copy)]
+pub struct Closed {
+    pub time_ns: u64,
+    /// The socket's error.
+    pub errno: i32,
+    pub read_position: u64,
+    pub write_position: u64,
+}
+
+/// How far one direction is accounted for.
 #[derive(Default)]
 pub struct Side {
+    /// Behind the last data event.
     pub position: u64,
+    /// Bytes left out on purpose since then that an end of the connection told of.
+    pub skipped: u64,
 }
 
 /// Who parses it.
@@ -65,11 +80,17 @@ impl Tracked {
             protocol: Protocol::Http1(Box::new(http1::Session::new(role, from_start))),
             last_ns: event.time_ns,
             closed: None,
+            write_errno: 0,
         }
     }
 
     pub fn is_unix(&self) -> bool {
         matches!(self.connection.local, Endpoint::Unix(_))
+    }
+
+    /// True when nothing happened since then, and no end is known.
+    pub fn idle_since(&self, time_ns: u64) -> bool {
+        self.closed.is_none() && self.last_ns < time_ns
     }
 
     pub fn in_flight(&self) -> usize {

@@ -5,9 +5,11 @@
 //! are opened without following a final link, without blocking and only if they are regular.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustc_hash::FxHashSet;
 
 /// `USER_HZ`: the unit of times in `/proc/PID/stat`. Part of the kernel's ABI and 100 on every
 /// architecture this agent runs on, whatever `CONFIG_HZ` is.
@@ -116,15 +118,22 @@ impl ProcFs {
         self.read(pid, "maps", MAPS).map(lossy)
     }
 
-    /// True when the process has the socket with this inode number open.
-    pub fn holds_socket(&self, pid: u32, inode: u64) -> bool {
-        let wanted = format!("socket:[{inode}]");
-        let Ok(entries) = std::fs::read_dir(self.root.join(format!("{pid}/fd"))) else {
-            return false;
+    /// Inode numbers of the sockets that the process has open, none when there is no such process;
+    /// `None` when that cannot be read.
+    pub fn sockets_of(&self, pid: u32) -> Option<FxHashSet<u64>> {
+        let entries = match std::fs::read_dir(self.path(pid, "fd")) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Some(FxHashSet::default()),
+            Err(_) => return None,
         };
-        entries.flatten().any(|entry| {
-            std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str())
-        })
+        let links = entries
+            .flatten()
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let inode = |link: PathBuf| {
+            let text = link.to_str()?.strip_prefix("socket:[")?;
+            text.strip_suffix(']')?.parse().ok()
+        };
+        Some(links.filter_map(inode).collect())
     }
 
     /// The program file itself, also when it was deleted or replaced since.

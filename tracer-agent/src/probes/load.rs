@@ -207,20 +207,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Detaches and unloads all programs; the maps that were taken stay readable.
-    pub fn detach(&mut self) {
-        for (name, program) in self.ebpf.programs_mut() {
-            let unloaded = match program {
-                Program::TracePoint(point) => point.unload(),
-                Program::BtfTracePoint(point) => point.unload(),
-                _ => continue,
-            };
-            if let Err(error) = unloaded {
-                tracing::warn!(program = name, %error, "cannot unload; it goes with the agent");
-            }
-        }
-    }
-
     /// Passes the kernel side's debug output on, where it was compiled in.
     pub fn flush_log(&mut self) {
         #[cfg(feature = "ebpf-log")]
@@ -323,13 +309,16 @@ impl Maps {
             .insert(u32::from(port) << 1 | u32::from(remote), 1, 0)
     }
 
-    /// Takes a connection out of the kernel's table, if it still is the one meant.
-    pub fn forget_connection(&mut self, socket: u64, id: u64) {
-        if self
-            .connections
+    /// True when a connection is in the kernel's table.
+    pub fn tracks_connection(&self, socket: u64, id: u64) -> bool {
+        self.connections
             .get(&socket, 0)
             .is_ok_and(|value| value[0] == id)
-        {
+    }
+
+    /// Takes a connection out of the kernel's table, if it still is the one meant.
+    pub fn forget_connection(&mut self, socket: u64, id: u64) {
+        if self.tracks_connection(socket, id) {
             let _ = self.connections.remove(&socket);
         }
     }

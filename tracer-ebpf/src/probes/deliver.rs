@@ -17,7 +17,7 @@ use crate::memory::Forgotten;
 /// 33 tail calls, two or three for each run.
 const FRAMED_RUNS: u32 = 8;
 /// Runs per call after which the rest of a call whose framing is not known is only counted.
-const UNFRAMED_RUNS: u32 = 10;
+const UNFRAMED_RUNS: u32 = 14;
 /// Steps over a chunked body in one run: a byte of framing, or the data of one chunk.
 const CHUNK_STEPS: u32 = 96;
 
@@ -154,6 +154,7 @@ fn next_message(call: &mut Call) -> Option<()> {
     call.vectors = message.vectors;
     call.total = message.length;
     call.offset = 0;
+    call.before = 0;
     Some(())
 }
 
@@ -265,9 +266,16 @@ fn after_scan(
         // What its cut fields said is not known.
         side(connection, direction).mode = mode::UNFRAMED;
         connection.bodiless = 1;
+        // Which kind it was is not known any more; a response cannot be the first of a pair.
+        if connection.requests == direction {
+            connection.outstanding = connection.outstanding.saturating_add(1);
+        } else {
+            connection.outstanding = connection.outstanding.saturating_sub(1);
+        }
         return head.end;
     }
     let body = if found.is_request != 0 {
+        connection.requests = direction;
         after_request(bytes, connection, head.body)
     } else {
         after_response(bytes, connection, head.body)
@@ -296,14 +304,15 @@ fn after_request(bytes: &Bytes, connection: &mut Connection, body: Body) -> Body
     // Behind a leading line end the method is elsewhere: be careful.
     let unclear = (first as u8) < b'A';
     let bodiless = (is_connect || is_head || unclear) as u8;
-    if connection.turned != 0 {
-        connection.turned = 0;
+    connection.turned = 0;
+    if connection.outstanding == 0 {
         connection.bodiless = bodiless;
         connection.connect = is_connect as u8;
     } else {
         connection.bodiless |= bodiless;
         connection.connect |= is_connect as u8;
     }
+    connection.outstanding = connection.outstanding.saturating_add(1);
     body
 }
 
@@ -318,7 +327,11 @@ fn after_response(bytes: &Bytes, connection: &mut Connection, body: Body) -> Bod
         connection.verdict = verdict::IGNORED;
         return Body::Absent;
     }
-    if status.0 == b'1' || is(b"204") || is(b"304") {
+    if status.0 == b'1' {
+        return Body::Absent;
+    }
+    connection.outstanding = connection.outstanding.saturating_sub(1);
+    if is(b"204") || is(b"304") {
         return Body::Absent;
     }
     if connection.bodiless != 0 || body == Body::Absent {
@@ -393,7 +406,11 @@ pub fn ship(scratch: &mut Scratch, connection: &mut Connection, captured: u32, l
     emit::connection(connection, scratch.call.socket, scratch.call.tgid);
     let id = connection.id;
     let direction = scratch.call.direction as u8;
-    let flags = if connection.verdict == verdict::HTTP2 { data_flags::HTTP2 } else { 0 };
+    let flags = if connection.verdict == verdict::HTTP2 {
+        data_flags::HTTP2
+    } else {
+        0
+    };
     let side = side(connection, direction);
     scratch.event = DataEvent {
         header: Header {

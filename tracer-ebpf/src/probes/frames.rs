@@ -45,7 +45,10 @@ pub fn begin(connection: &mut Connection, direction: u8, preface: bool) {
     if first {
         align(side(connection, direction ^ 1), 0);
     }
-    align(side(connection, direction), if preface { PREFACE } else { 0 });
+    align(
+        side(connection, direction),
+        if preface { PREFACE } else { 0 },
+    );
 }
 
 #[inline(always)]

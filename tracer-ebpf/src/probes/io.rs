@@ -420,6 +420,7 @@ fn account(
             messages: rest.messages,
             runs: 0,
             next_message: rest.next,
+            before: 0,
         };
         PROGRAMS.tail_call(ctx, WINDOW_PROGRAM);
     }

@@ -23,7 +23,8 @@ use crate::connection::{self, Connection, mode, verdict};
 use crate::emit;
 use crate::kernel::opaque;
 use crate::maps::{
-    BUFFER, CHUNKS_PROGRAM, FRAMES_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES, SCRATCH, Scratch, count,
+    BUFFER, CHUNKS_PROGRAM, FRAMES_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES, SCRATCH,
+    Scratch, WINDOW_PROGRAM, count,
 };
 use crate::memory::Forgotten;
 
@@ -43,8 +44,10 @@ pub mod action {
     pub const COUNT: u32 = 5;
     /// Only the prefix was read, and a message starts: come back for a full window.
     pub const AGAIN: u32 = 6;
+    /// The window begins behind all vectors that were looked at: go on with the next ones.
+    pub const PASS: u32 = 7;
     /// In HTTP/2 frames.
-    pub const FRAMES: u32 = 7;
+    pub const FRAMES: u32 = 8;
 }
 
 /// Reached by tail call only.
@@ -65,12 +68,11 @@ fn try_window(ctx: &TracePointContext) -> Option<()> {
     if scratch.found.action == action::NOTHING && scratch.call.messages == 0 {
         return None;
     }
-    let next = if scratch.found.action == action::CHUNKS {
-        CHUNKS_PROGRAM
-    } else if scratch.found.action == action::FRAMES {
-        FRAMES_PROGRAM
-    } else {
-        HEAD_PROGRAM
+    let next = match scratch.found.action {
+        action::CHUNKS => CHUNKS_PROGRAM,
+        action::FRAMES => FRAMES_PROGRAM,
+        action::PASS => WINDOW_PROGRAM,
+        _ => HEAD_PROGRAM,
     };
     deliver::go_on(ctx, scratch, connection, next);
     None
@@ -124,6 +126,11 @@ fn prepare(scratch: &mut Scratch, connection: &mut Connection) {
     let exhausted = Forgotten::new(&mut scratch.exhausted).load() != 0;
     let offset = scratch.call.offset;
     let left = scratch.call.total.wrapping_sub(offset);
+    if len == 0 && scratch.gather.passed > 0 && scratch.call.vectors < NO_BYTES {
+        scratch.call.runs -= 1;
+        scratch.found.action = action::PASS;
+        return;
+    }
     if len == 0 {
         unseen(scratch, connection, left);
         scratch.call.offset = scratch.call.total;
@@ -290,8 +297,9 @@ fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
     } else {
         want
     };
-    let call = &scratch.call;
+    let call = &mut scratch.call;
     let window = scratch.window.as_mut_ptr();
+    scratch.gather.passed = 0;
     if call.vectors == NO_BYTES {
         return 0;
     }
@@ -303,9 +311,12 @@ fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
     }
     let gather = Forgotten::new(&mut scratch.gather);
     gather.store(Gather {
-        skip: offset as u64,
+        skip: (offset as u64).wrapping_sub(call.before),
         filled: 0,
         want,
+        passed: 0,
+        reserved: 0,
+        passed_bytes: 0,
     });
     let mut i = 0u32;
     while i < MAX_IOVECS as u32 {
@@ -313,6 +324,9 @@ fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
             mut skip,
             mut filled,
             want,
+            mut passed,
+            reserved,
+            mut passed_bytes,
         } = gather.load();
         if i >= call.vectors || filled >= want || filled >= WINDOW as u32 {
             break;
@@ -327,6 +341,10 @@ fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
         i += 1;
         if skip >= length {
             skip -= length;
+            if filled == 0 {
+                passed += 1;
+                passed_bytes += length;
+            }
         } else {
             let take = opaque(at_most(length - skip, want - filled));
             if take > WINDOW as u32 {
@@ -349,8 +367,24 @@ fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
             filled += take;
             skip = 0;
         }
-        gather.store(Gather { skip, filled, want });
+        let next = Gather {
+            skip,
+            filled,
+            want,
+            passed,
+            reserved,
+            passed_bytes,
+        };
+        gather.store(next);
     }
-    let filled = gather.load().filled;
+    let Gather {
+        filled,
+        passed,
+        passed_bytes,
+        ..
+    } = gather.load();
+    call.base += passed as u64 * 16;
+    call.vectors = call.vectors.wrapping_sub(passed);
+    call.before += passed_bytes;
     if filled < want { filled } else { want }
 }

@@ -251,7 +251,12 @@ impl Session {
                 }
                 State::Start => {
                     out.unparsed(left);
-                    self.desync(direction, reason::HEAD_SKIPPED, out);
+                    if self.joins(direction) {
+                        let kept = self.lane(direction).forget();
+                        out.unparsed(kept);
+                    } else {
+                        self.desync(direction, reason::HEAD_SKIPPED, out);
+                    }
                     return;
                 }
                 State::Body(body) => {
@@ -262,6 +267,13 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Joined in the middle, and no message of this direction could be placed yet: what is left out
+    /// is the rest of an older one, whose response or request nobody waits for here. The kernel side
+    /// leaves out what is no message start, so the next piece may well be one.
+    fn joins(&mut self, direction: Direction) -> bool {
+        !self.from_start && self.completed == 0 && !self.lane(direction).synced
     }
 
     fn lost(&mut self, direction: Direction, length: u64, at: &At, out: &mut Output) {

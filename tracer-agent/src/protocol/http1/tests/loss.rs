@@ -1,8 +1,9 @@
 //! Loss and bytes left out: exchanges may go missing (counted), never be mixed up.
 
+use super::super::super::Role;
 use super::super::super::{Direction, End};
 use super::super::reason;
-use super::{OK, Step, client, get, r, server, w};
+use super::{OK, Step, client, get, play, r, server, w};
 
 const A: &str = "GET /a -> 200 Complete 0/2";
 const B: &str = "GET /b -> 200 Complete 0/2";
@@ -195,4 +196,51 @@ fn pipelined_responses_never_shift() {
     let bench = client(&script, &[]);
     assert_eq!(bench.out.counts.abandoned[reason::LOST], 3);
     assert_eq!(bench.out.counts.abandoned[reason::PAIRING_UNKNOWN], 1);
+}
+
+/// Joined while a body was under way: what is left of it is left out, the response to a request that
+/// was not seen is nobody's, and from then on all is as if the connection had just been opened.
+#[test]
+fn what_is_left_out_before_the_first_message_puts_nothing_in_doubt() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n";
+    for role in [None, Some(Role::Server)] {
+        let script = [
+            w(head),
+            Step::Skip(Direction::Write, 3000),
+            Step::Skip(Direction::Read, 5000),
+            r(get("/a")),
+            w(OK),
+            r(get("/b")),
+            w(OK),
+        ];
+        play(role, false, &script, &[A, B]);
+        let script = [
+            Step::Skip(Direction::Read, 5000),
+            w(head),
+            Step::Skip(Direction::Write, 3000),
+            r(get("/a")),
+            w(OK),
+            r(get("/b")),
+            w(OK),
+        ];
+        play(role, false, &script, &[A, B]);
+        // What is left out is told with the next message of its direction.
+        let script = [
+            w(head),
+            r(get("/a")),
+            Step::Skip(Direction::Write, 3000),
+            w(OK),
+            r(get("/b")),
+            w(OK),
+        ];
+        play(role, false, &script, &[A, B]);
+        // Joined while a response's body was under way, which is told with the next response.
+        for step in [
+            [Step::Skip(Direction::Write, 3000), r(get("/a"))],
+            [r(get("/a")), Step::Skip(Direction::Write, 3000)],
+        ] {
+            let script = [&step[..], &[w(OK), r(get("/b")), w(OK)]].concat();
+            play(role, false, &script, &[A, B]);
+        }
+    }
 }
