@@ -193,3 +193,20 @@ pub struct Connection {
     /// Tracked from its first byte.
     pub from_start: bool,
 }
+
+/// When a message began whose first byte came with this call: a read brings it when it returns, a
+/// write sends it once it was entered.
+fn began_ns(direction: Direction, at: &At) -> u64 {
+    match direction {
+        Direction::Write if at.start_ns != 0 => at.start_ns.min(at.time_ns),
+        Direction::Write | Direction::Read => at.time_ns,
+    }
+}
+
+/// The other one.
+fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Read => Direction::Write,
+        Direction::Write => Direction::Read,
+    }
+}

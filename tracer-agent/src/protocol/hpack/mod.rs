@@ -8,6 +8,8 @@
 //! that; here only memory and time are bounded. Decoding a byte costs constant time: entries are
 //! lent, not copied.
 
+#[cfg(test)]
+pub(super) mod encoder;
 mod huffman;
 mod table;
 #[cfg(test)]
@@ -82,11 +84,7 @@ impl Decoder {
     }
 
     /// Decodes a whole block and gives its fields in order. After an error the table is forgotten.
-    pub fn decode(
-        &mut self,
-        block: &[u8],
-        each: &mut dyn FnMut(Field<'_>),
-    ) -> Result<(), Error> {
+    pub fn decode(&mut self, block: &[u8], each: &mut dyn FnMut(Field<'_>)) -> Result<(), Error> {
         let result = self.fields(block, each);
         if result.is_err() {
             self.forget();

@@ -125,17 +125,23 @@ impl Table {
 
     /// What `index` means; `None` if no table has such an index.
     pub(super) fn pair(&self, index: u32) -> Option<Pair<'_>> {
-        let index = usize::try_from(index.checked_sub(1).filter(|index| *index < MAX_INDEX)?).ok()?;
+        let index =
+            usize::try_from(index.checked_sub(1).filter(|index| *index < MAX_INDEX)?).ok()?;
         if let Some((name, value)) = STATIC.get(index) {
             return Some((Some(name), Some(value)));
         }
         let Some(entry) = self.entries.get(index - STATIC.len()) else {
             return Some((None, None));
         };
-        Some(match entry.name.and_then(|length| entry.bytes.split_at_checked(length)) {
-            Some((name, value)) => (Some(name), Some(value)),
-            None => (None, Some(&entry.bytes)),
-        })
+        Some(
+            match entry
+                .name
+                .and_then(|length| entry.bytes.split_at_checked(length))
+            {
+                Some((name, value)) => (Some(name), Some(value)),
+                None => (None, Some(&entry.bytes)),
+            },
+        )
     }
 
     pub(super) fn insert(&mut self, name: Option<&[u8]>, value: &[u8]) {

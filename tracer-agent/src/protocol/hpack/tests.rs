@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::encoder::{Encoder, write_integer};
 use super::{Decoder, Error};
 
 fn hex(text: &str) -> Vec<u8> {
@@ -17,7 +18,9 @@ fn decode(decoder: &mut Decoder, block: &[u8]) -> (Vec<String>, Result<(), Error
     let mut fields = Vec::new();
     let result = decoder.decode(block, &mut |field| {
         let text = |text: Option<&[u8]>| {
-            text.map_or("?".into(), |text| String::from_utf8_lossy(text).into_owned())
+            text.map_or("?".into(), |text| {
+                String::from_utf8_lossy(text).into_owned()
+            })
         };
         fields.push(format!("{}: {}", text(field.name), text(field.value)));
     });
@@ -58,61 +61,154 @@ fn c1_integers() {
 
 #[test]
 fn c2_fields() {
-    check(None, &[("400a637573746f6d2d6b65790d637573746f6d2d686561646572", &["custom-key: custom-header"], 55)]);
-    check(None, &[("040c2f73616d706c652f70617468", &[":path: /sample/path"], 0)]);
-    check(None, &[("100870617373776f726406736563726574", &["password: secret"], 0)]);
+    check(
+        None,
+        &[(
+            "400a637573746f6d2d6b65790d637573746f6d2d686561646572",
+            &["custom-key: custom-header"],
+            55,
+        )],
+    );
+    check(
+        None,
+        &[("040c2f73616d706c652f70617468", &[":path: /sample/path"], 0)],
+    );
+    check(
+        None,
+        &[(
+            "100870617373776f726406736563726574",
+            &["password: secret"],
+            0,
+        )],
+    );
     check(None, &[("82", &[":method: GET"], 0)]);
     let mut never = Vec::new();
     let mut decoder = Decoder::new(true);
-    let blocks = ["100870617373776f726406736563726574", "040c2f73616d706c652f70617468", "82"];
+    let blocks = [
+        "100870617373776f726406736563726574",
+        "040c2f73616d706c652f70617468",
+        "82",
+    ];
     for block in blocks {
-        decoder.decode(&hex(block), &mut |field| never.push(field.never_indexed)).unwrap();
+        decoder
+            .decode(&hex(block), &mut |field| never.push(field.never_indexed))
+            .unwrap();
     }
     assert_eq!(never, [true, false, false]);
 }
 
-const FIRST: &[&str] = &[":method: GET", ":scheme: http", ":path: /", ":authority: www.example.com"];
-const SECOND: &[&str] = &[":method: GET", ":scheme: http", ":path: /", ":authority: www.example.com", "cache-control: no-cache"];
-const THIRD: &[&str] = &[":method: GET", ":scheme: https", ":path: /index.html", ":authority: www.example.com", "custom-key: custom-value"];
+const FIRST: &[&str] = &[
+    ":method: GET",
+    ":scheme: http",
+    ":path: /",
+    ":authority: www.example.com",
+];
+const SECOND: &[&str] = &[
+    ":method: GET",
+    ":scheme: http",
+    ":path: /",
+    ":authority: www.example.com",
+    "cache-control: no-cache",
+];
+const THIRD: &[&str] = &[
+    ":method: GET",
+    ":scheme: https",
+    ":path: /index.html",
+    ":authority: www.example.com",
+    "custom-key: custom-value",
+];
 
 #[test]
 fn c3_requests() {
-    check(None, &[
-        ("828684410f7777772e6578616d706c652e636f6d", FIRST, 57),
-        ("828684be58086e6f2d6361636865", SECOND, 110),
-        ("828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565", THIRD, 164),
-    ]);
+    check(
+        None,
+        &[
+            ("828684410f7777772e6578616d706c652e636f6d", FIRST, 57),
+            ("828684be58086e6f2d6361636865", SECOND, 110),
+            (
+                "828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565",
+                THIRD,
+                164,
+            ),
+        ],
+    );
 }
 
 #[test]
 fn c4_requests_huffman() {
-    check(None, &[
-        ("828684418cf1e3c2e5f23a6ba0ab90f4ff", FIRST, 57),
-        ("828684be5886a8eb10649cbf", SECOND, 110),
-        ("828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf", THIRD, 164),
-    ]);
+    check(
+        None,
+        &[
+            ("828684418cf1e3c2e5f23a6ba0ab90f4ff", FIRST, 57),
+            ("828684be5886a8eb10649cbf", SECOND, 110),
+            (
+                "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf",
+                THIRD,
+                164,
+            ),
+        ],
+    );
 }
 
-const FOUND: &[&str] = &[":status: 302", "cache-control: private", "date: Mon, 21 Oct 2013 20:13:21 GMT", "location: https://www.example.com"];
-const REDIRECT: &[&str] = &[":status: 307", "cache-control: private", "date: Mon, 21 Oct 2013 20:13:21 GMT", "location: https://www.example.com"];
-const OK: &[&str] = &[":status: 200", "cache-control: private", "date: Mon, 21 Oct 2013 20:13:22 GMT", "location: https://www.example.com", "content-encoding: gzip", "set-cookie: foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1"];
+const FOUND: &[&str] = &[
+    ":status: 302",
+    "cache-control: private",
+    "date: Mon, 21 Oct 2013 20:13:21 GMT",
+    "location: https://www.example.com",
+];
+const REDIRECT: &[&str] = &[
+    ":status: 307",
+    "cache-control: private",
+    "date: Mon, 21 Oct 2013 20:13:21 GMT",
+    "location: https://www.example.com",
+];
+const OK: &[&str] = &[
+    ":status: 200",
+    "cache-control: private",
+    "date: Mon, 21 Oct 2013 20:13:22 GMT",
+    "location: https://www.example.com",
+    "content-encoding: gzip",
+    "set-cookie: foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1",
+];
 
 #[test]
 fn c5_responses_with_eviction() {
-    check(Some(256), &[
-        ("4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a323120474d546e1768747470733a2f2f7777772e6578616d706c652e636f6d", FOUND, 222),
-        ("4803333037c1c0bf", REDIRECT, 222),
-        ("88c1611d4d6f6e2c203231204f637420323031332032303a31333a323220474d54c05a04677a69707738666f6f3d4153444a4b48514b425a584f5157454f50495541585157454f49553b206d61782d6167653d333630303b2076657273696f6e3d31", OK, 215),
-    ]);
+    check(
+        Some(256),
+        &[
+            (
+                "4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a323120474d546e1768747470733a2f2f7777772e6578616d706c652e636f6d",
+                FOUND,
+                222,
+            ),
+            ("4803333037c1c0bf", REDIRECT, 222),
+            (
+                "88c1611d4d6f6e2c203231204f637420323031332032303a31333a323220474d54c05a04677a69707738666f6f3d4153444a4b48514b425a584f5157454f50495541585157454f49553b206d61782d6167653d333630303b2076657273696f6e3d31",
+                OK,
+                215,
+            ),
+        ],
+    );
 }
 
 #[test]
 fn c6_responses_huffman() {
-    check(Some(256), &[
-        ("488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae82ae43d3", FOUND, 222),
-        ("4883640effc1c0bf", REDIRECT, 222),
-        ("88c16196d07abe941054d444a8200595040b8166e084a62d1bffc05a839bd9ab77ad94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007", OK, 215),
-    ]);
+    check(
+        Some(256),
+        &[
+            (
+                "488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae82ae43d3",
+                FOUND,
+                222,
+            ),
+            ("4883640effc1c0bf", REDIRECT, 222),
+            (
+                "88c16196d07abe941054d444a8200595040b8166e084a62d1bffc05a839bd9ab77ad94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007",
+                OK,
+                215,
+            ),
+        ],
+    );
 }
 
 #[test]
@@ -120,7 +216,17 @@ fn blocks_that_are_none() {
     let check = |block: &str, error, fields: &[&str]| {
         let mut decoder = Decoder::new(true);
         let (found, result) = decode(&mut decoder, &hex(block));
-        assert_eq!((result, &found[..]), (Err(error), &fields.iter().map(|field| field.to_string()).collect::<Vec<_>>()[..]), "{block}");
+        assert_eq!(
+            (result, &found[..]),
+            (
+                Err(error),
+                &fields
+                    .iter()
+                    .map(|field| field.to_string())
+                    .collect::<Vec<_>>()[..]
+            ),
+            "{block}"
+        );
     };
     check("80", Error::Index, &[]);
     check("82ffffffff07", Error::Index, &[":method: GET"]);
@@ -139,7 +245,10 @@ fn size_updates_and_bounds() {
     let (fields, result) = decode(&mut decoder, &hex("40016101623f6120 be"));
     assert_eq!((fields.len(), result), (1, Err(Error::Update)));
     let (fields, result) = decode(&mut decoder, &hex("2020 3fe1ffff7f 4001610162 be"));
-    assert_eq!((fields, result), (vec!["a: b".to_string(), "a: b".to_string()], Ok(())));
+    assert_eq!(
+        (fields, result),
+        (vec!["a: b".to_string(), "a: b".to_string()], Ok(()))
+    );
     let value = [b'v'; 100];
     for _ in 0..10_000 {
         let mut block = hex("400161 64");
@@ -170,56 +279,6 @@ fn joined_late() {
     assert_eq!(fields, ["?: ?", ":path: /"]);
 }
 
-/// An encoder that uses a table of the given size and writes plain strings.
-struct Encoder {
-    entries: std::collections::VecDeque<(String, String)>,
-    limit: usize,
-}
-
-impl Encoder {
-    fn field(&mut self, name: &str, value: &str, index: bool, block: &mut Vec<u8>) {
-        let known = self.entries.iter().position(|(n, v)| n == name && v == value);
-        if let Some(position) = known {
-            write_integer(block, 0x80, 7, 62 + position);
-            return;
-        }
-        let named = self.entries.iter().position(|(n, _)| n == name).map_or(0, |position| 62 + position);
-        let (first, prefix) = if index { (0x40, 6) } else { (0, 4) };
-        write_integer(block, first, prefix, named);
-        if named == 0 {
-            write_integer(block, 0, 7, name.len());
-            block.extend_from_slice(name.as_bytes());
-        }
-        write_integer(block, 0, 7, value.len());
-        block.extend_from_slice(value.as_bytes());
-        if index {
-            let size = |(n, v): &(String, String)| n.len() + v.len() + 32;
-            let entry = (name.to_string(), value.to_string());
-            while !self.entries.is_empty() && self.entries.iter().map(size).sum::<usize>() + size(&entry) > self.limit {
-                self.entries.pop_back();
-            }
-            if size(&entry) <= self.limit {
-                self.entries.push_front(entry);
-            }
-        }
-    }
-}
-
-fn write_integer(block: &mut Vec<u8>, first: u8, prefix: u8, value: usize) {
-    let max = (1usize << prefix) - 1;
-    if value < max {
-        block.push(first | value as u8);
-        return;
-    }
-    block.push(first | max as u8);
-    let mut rest = value - max;
-    while rest >= 128 {
-        block.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    block.push(rest as u8);
-}
-
 proptest! {
     /// Whatever was missed, what is known is right; and nothing is unknown to who missed nothing.
     #[test]
@@ -229,7 +288,7 @@ proptest! {
         joined in any::<prop::sample::Index>(),
         limit in prop::sample::select(vec![0usize, 40, 100, 300, 4096]),
     ) {
-        let mut encoder = Encoder { entries: Default::default(), limit };
+        let mut encoder = Encoder::new(limit);
         let missed: Vec<usize> = missed.iter().map(|index| index.index(blocks.len())).collect();
         let joined = joined.index(blocks.len());
         let mut whole = Decoder::new(true);

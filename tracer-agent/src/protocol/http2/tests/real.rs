@@ -1,0 +1,1 @@
+//! Byte streams of a real implementation.
