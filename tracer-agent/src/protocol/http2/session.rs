@@ -370,7 +370,8 @@ impl Session {
             return;
         }
         lane.state = State::Unaligned(false);
-        lane.fruitless = lane.fruitless.saturating_add(given_up);
+        // What was left out was recognised by whoever did so.
+        lane.fruitless = lane.fruitless.saturating_add(bytes as u64);
         let limit = if lane.found {
             MAX_FRUITLESS_LATER
         } else {
