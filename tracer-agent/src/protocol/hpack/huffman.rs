@@ -189,7 +189,7 @@ mod tests {
             let (code, length) = codes[usize::from(byte)];
             bits += &format!("{code:0width$b}", width = usize::from(length));
         }
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         bits.as_bytes()
@@ -218,7 +218,7 @@ mod tests {
             (249, 0xffffffe, 28),
             (255, 0x3ffffee, 26),
         ] {
-            let padded = u64::from(code) << (40 - bits) | (1 << (40 - bits)) - 1;
+            let padded = (u64::from(code) << (40 - bits)) | ((1 << (40 - bits)) - 1);
             let bytes = &padded.to_be_bytes()[3..][..bits.div_ceil(8) as usize];
             let mut out = Vec::new();
             assert!(decode(bytes, &mut out), "byte {byte}");

@@ -72,7 +72,9 @@ impl Header {
             PRIORITY => self.stream != 0,
             RST_STREAM => self.stream != 0 && self.length == 4,
             SETTINGS => {
-                self.stream == 0 && self.length % 6 == 0 && (!self.has(ACK) || self.length == 0)
+                self.stream == 0
+                    && self.length.is_multiple_of(6)
+                    && (!self.has(ACK) || self.length == 0)
             }
             PING => self.stream == 0 && self.length == 8,
             GOAWAY => self.stream == 0 && self.length >= 8,
@@ -101,7 +103,7 @@ impl Header {
         // An empty DATA frame is only sent to end a stream; it alone looks like zeros.
         let idle = self.kind == DATA && self.length == 0 && !self.has(END_STREAM);
         // Servers open no streams but by PUSH_PROMISE, which is gone from practice.
-        let pushed = self.stream != 0 && self.stream % 2 == 0;
+        let pushed = self.stream != 0 && self.stream.is_multiple_of(2);
         let max = if self.kind == DATA { MAX } else { DEFAULT_MAX };
         !reserved_bit && self.flags & !flags == 0 && !idle && !pushed && self.is_valid(max)
     }

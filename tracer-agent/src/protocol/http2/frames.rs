@@ -46,10 +46,12 @@ impl Session {
             return;
         }
         lane.begin(header);
-        if header.kind == DATA && header.has(PADDED) {
-            if let Some(flow) = self.flow(direction, header.stream, at) {
-                flow.unknown();
-            }
+        if header.kind == DATA
+            && header.has(PADDED)
+            && let Some(flow) = self.flow(direction, header.stream, at)
+        {
+            // What is left out may be padding: the same is said of what is not.
+            flow.unknown();
         }
         if header.length == 0 {
             self.frame_ends(direction, &[], at, out);
@@ -126,10 +128,8 @@ impl Session {
         lane.state = State::Header(0);
         let (frame, broken) = (lane.frame, lane.broken);
         match frame.kind {
-            DATA => {
-                if frame.has(END_STREAM) {
-                    self.direction_of_stream_ends(direction, frame.stream, at, out);
-                }
+            DATA if frame.has(END_STREAM) => {
+                self.direction_of_stream_ends(direction, frame.stream, at, out);
             }
             HEADERS | PUSH_PROMISE => {
                 let fragment = frame.fragment(payload).filter(|_| !broken);
@@ -257,7 +257,7 @@ impl Session {
         let began_ns = began_ns(direction, first);
         match self.kind(direction) {
             // Even streams are pushed ones.
-            _ if header.stream % 2 == 0 => {}
+            _ if header.stream.is_multiple_of(2) => {}
             None => out.counts.undecided_blocks += 1,
             Some(Kind::Requests) => {
                 self.request(

@@ -156,7 +156,7 @@ impl Progress<'_> {
         }
         if let Some(piece) = plan.response_body.get(step - 2) {
             let end = step - 1 == received && !plan.grpc && !plan.reset;
-            return to_client(if step % 3 == 0 && !piece.is_empty() {
+            return to_client(if step.is_multiple_of(3) && !piece.is_empty() {
                 let flags = PADDED | u8::from(end);
                 frame(DATA, flags, id, &[&[2], &piece[..], &[0, 0]].concat())
             } else {

@@ -115,13 +115,17 @@ async fn ask(pipe: DuplexStream) {
     for index in 0..REQUESTS {
         let mut client = client.clone().ready().await.unwrap();
         let request = http::Request::builder()
-            .method(if index % 3 == 0 { "POST" } else { "GET" })
+            .method(if index.is_multiple_of(3) {
+                "POST"
+            } else {
+                "GET"
+            })
             .uri(format!("http://real.example:8080/items/{index}"))
             .header("user-agent", "real/1")
             .header("x-request-id", format!("id-{index}"))
             .body(())
             .unwrap();
-        let sends = index % 3 == 0;
+        let sends = index.is_multiple_of(3);
         let (response, mut sender) = client.send_request(request, !sends).unwrap();
         if sends {
             sender.send_data(body(index).into(), true).unwrap();
@@ -180,11 +184,19 @@ fn everything_is_found() {
     assert_eq!(bench.out.counts.unparsed_bytes, 0);
     for exchange in &bench.out.exchanges {
         let index: usize = exchange.request.target["/items/".len()..].parse().unwrap();
-        let sent = if index % 3 == 0 { body(index).len() } else { 0 };
+        let sent = if index.is_multiple_of(3) {
+            body(index).len()
+        } else {
+            0
+        };
         assert_eq!(exchange.outcome, Outcome::Complete);
         assert_eq!(
             &*exchange.request.method,
-            if index % 3 == 0 { "POST" } else { "GET" }
+            if index.is_multiple_of(3) {
+                "POST"
+            } else {
+                "GET"
+            }
         );
         assert_eq!(
             exchange.request.authority.as_deref(),
