@@ -5,7 +5,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::super::{At, Direction, Input, Role, opposite};
+use super::super::{At, Direction, Exchange, Input, Role, opposite};
 use super::align::Found;
 use super::frame::{self, PREFACE};
 use super::held::{Held, Piece, What};
@@ -77,6 +77,19 @@ impl Session {
             custom: Custom::default(),
             peer_ended: false,
         }
+    }
+
+    /// A connection that HTTP/1.1 was upgraded on (`Upgrade: h2c`), from behind the response 101 on.
+    /// The exchange that ended with it goes on as stream 1 and comes out again with its real
+    /// response: the caller must not report it as it was.
+    pub fn upgraded(exchange: Exchange, out: &mut Output) -> Self {
+        let mut session = Session::new(Some(exchange.role), true);
+        let stream = Stream::upgraded(exchange);
+        out.counts.requests += 1;
+        session.newest = 1;
+        session.cost = stream.cost;
+        session.streams.insert(1, stream);
+        session
     }
 
     /// Takes the next piece of one direction.

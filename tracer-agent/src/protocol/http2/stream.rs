@@ -180,6 +180,28 @@ impl Stream {
         }
     }
 
+    /// A request that was sent whole over HTTP/1.1 and is answered here (RFC 7540, section 3.2).
+    pub(super) fn upgraded(exchange: Exchange) -> Self {
+        let body_bytes = exchange.request.body_bytes;
+        Stream {
+            cost: super::fields::cost(&exchange.request),
+            request: exchange.request,
+            began_ns: exchange.start_ns,
+            tgid: exchange.tgid,
+            tid: exchange.tid,
+            content: Content::Other,
+            timeout_ns: None,
+            unknown: false,
+            sent: Flow {
+                bytes: body_bytes,
+                ended: true,
+                ..Flow::default()
+            },
+            doubtful: false,
+            answer: Answer::default(),
+        }
+    }
+
     /// When the request began.
     pub(super) fn began_ns(&self) -> u64 {
         self.began_ns

@@ -1,6 +1,7 @@
 //! Scenario of every case: frames as named. Guarantee: these exchanges.
 
 use super::super::super::{Direction, End, Role};
+use super::super::Session;
 use super::super::frame::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, MAX, PADDED, PING, PREFACE,
     PRIORITIZED, PRIORITY, PUSH_PROMISE, SETTINGS, WINDOW_UPDATE,
@@ -415,6 +416,36 @@ fn a_response_may_be_seen_before_its_request() {
         ["GET /1 -> 200 Complete 0/3", "GET /3 -> 201 Complete 0/0"]
     );
     assert_eq!(bench.out.counts.responses_without_request, 0);
+}
+
+#[test]
+fn an_upgraded_request_is_answered_on_stream_1() {
+    let (mut c, mut s) = (Peer::new(), Peer::new());
+    let first = server(
+        &[
+            R(c.request(1, true, "GET", "/up")),
+            W(s.status(1, true, "200")),
+        ],
+        &["GET /up -> 200 Complete 0/0"],
+    );
+    let mut bench = Bench::new(Some(Role::Server), true);
+    let upgraded = first.out.exchanges.into_iter().next().unwrap();
+    bench.session = Session::upgraded(upgraded, &mut bench.out);
+    let (mut c, mut s) = (Peer::new(), Peer::new());
+    for step in [
+        W(server_start()),
+        R(client_start()),
+        W([s.status(1, false, "404"), data(1, true, b"no")].concat()),
+        R(c.request(3, true, "GET", "/3")),
+        W(s.status(3, true, "200")),
+    ] {
+        bench.step(&step);
+    }
+    let lines: Vec<_> = bench.out.exchanges.iter().map(super::line).collect();
+    assert_eq!(
+        lines,
+        ["GET /up -> 404 Complete 0/2", "GET /3 -> 200 Complete 0/0"]
+    );
 }
 
 #[test]
