@@ -63,13 +63,20 @@ impl FrameHeader {
 
     #[inline(always)]
     fn is_settings(&self) -> bool {
-        if self.flags == 1 { self.length == 0 } else { self.flags == 0 && self.length % 6 == 0 }
+        if self.flags == 1 {
+            self.length == 0
+        } else {
+            self.flags == 0 && self.length % 6 == 0
+        }
     }
 
     /// True for the SETTINGS frame that a server's side of a connection begins with.
     #[inline(always)]
     pub fn is_first_settings(&self) -> bool {
-        self.kind == 4 && self.flags == 0 && self.stream == 0 && self.length <= 600
+        self.kind == 4
+            && self.flags == 0
+            && self.stream == 0
+            && self.length <= 600
             && self.length % 6 == 0
     }
 }
@@ -86,8 +93,12 @@ mod tests {
     #[test]
     fn reads_headers() {
         let header = of([0x01, 0x02, 0x03, 1, 0x25, 0x80, 0, 0, 7]);
-        let expected =
-            FrameHeader { length: 0x010203, kind: 1, flags: 0x25, stream: 0x8000_0007 };
+        let expected = FrameHeader {
+            length: 0x010203,
+            kind: 1,
+            flags: 0x25,
+            stream: 0x8000_0007,
+        };
         assert_eq!(header, expected);
     }
 

@@ -75,7 +75,11 @@ pub fn guess(first: u64, second: u64, len: u32) -> Guess {
         return Guess::Tls;
     }
     if begins(first, word(b"PRI * HT"), 8, len) {
-        return if len >= 8 { Guess::Http2 } else { Guess::Partial };
+        return if len >= 8 {
+            Guess::Http2
+        } else {
+            Guess::Partial
+        };
     }
     if len >= HEADER && FrameHeader::new(first, second as u8).is_first_settings() {
         return Guess::Http2Settings;
@@ -168,7 +172,10 @@ mod tests {
             (b"", Guess::Partial),
             (b"PRI * HTTP/2.0\r\n\r\n", Guess::Http2),
             (b"PRI *", Guess::Partial),
-            (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03", Guess::Http2Settings),
+            (
+                b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03",
+                Guess::Http2Settings,
+            ),
             (b"\x16\x03\x01\x02\x00\x01", Guess::Tls),
             (b"SSH-2.0-OpenSSH", Guess::Other),
             (b"220 mail ESMTP", Guess::Other),

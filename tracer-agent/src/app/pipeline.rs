@@ -152,9 +152,10 @@ impl Pipeline {
     pub fn commit(&mut self, n: usize) -> Counts {
         let mut counts = self.ingest.take_counts();
         let (exchanges, events) = (&self.ledger.exchanges, &self.ledger.events);
-        exchanges.seen(counts.http1.requests);
+        exchanges.seen(counts.http1.requests + counts.http2.requests);
         exchanges.retract(std::mem::take(&mut self.host.foreign));
-        for (reason, n) in std::mem::take(&mut counts.http1.abandoned) {
+        let abandoned = std::mem::take(&mut counts.http1.abandoned).into_iter();
+        for (reason, n) in abandoned.chain(std::mem::take(&mut counts.http2.abandoned)) {
             exchanges.dropped(reason, n);
         }
         let mut refused = 0;

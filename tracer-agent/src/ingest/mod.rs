@@ -4,6 +4,7 @@
 //! finished exchanges. A record that cannot be placed is counted with its reason. What was lost in
 //! the ring is found by position here and told to the session as [`Input::Lost`].
 
+mod parser;
 mod record;
 mod sweep;
 mod tracked;
@@ -12,14 +13,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, direction, end};
+use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, data_flags, direction, end};
 
+use parser::{Outputs, Parser};
 pub use record::Record;
 use sweep::Sweep;
-use tracked::{Closed, Protocol, Side, Tracked};
+use tracked::{Closed, Side, Tracked};
 
-use crate::protocol::http1;
 use crate::protocol::{At, Connection, Direction, End, Exchange, Input};
+use crate::protocol::{http1, http2};
 
 /// After the kernel finished a connection the process may still read what had arrived: so long it
 /// is kept.
@@ -48,6 +50,8 @@ pub trait Host {
 pub struct Counts {
     /// What the HTTP/1 sessions counted.
     pub http1: http1::Counts,
+    /// What the HTTP/2 sessions counted.
+    pub http2: http2::Counts,
     /// Records that could not be used, by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Bytes lost between the kernel and here.
@@ -64,7 +68,7 @@ pub struct Ingest {
     /// Connections on unix sockets, whose ends are not all told by the kernel.
     unix: FxHashSet<u64>,
     sweep: Sweep,
-    http1: http1::Output,
+    outputs: Outputs,
     refused: BTreeMap<&'static str, u64>,
     lost_bytes: u64,
     limit: usize,
@@ -95,7 +99,8 @@ impl Ingest {
     /// Counters since the last call.
     pub fn take_counts(&mut self) -> Counts {
         Counts {
-            http1: std::mem::take(&mut self.http1.counts),
+            http1: std::mem::take(&mut self.outputs.http1.counts),
+            http2: std::mem::take(&mut self.outputs.http2.counts),
             refused: std::mem::take(&mut self.refused),
             lost_bytes: std::mem::take(&mut self.lost_bytes),
         }
@@ -118,7 +123,7 @@ impl Ingest {
         }
         let mut tracked = Tracked::new(event);
         if host.is_own(&tracked.connection) {
-            tracked.protocol = Protocol::None;
+            tracked.parser = Parser::None;
             host.ignore(event.socket, event.connection);
         }
         if tracked.is_unix() {
@@ -147,14 +152,15 @@ impl Ingest {
             tgid: event.tgid,
             tid: event.tid,
         };
-        let Protocol::Http1(session) = &mut tracked.protocol else {
-            return;
-        };
+        let session = &mut tracked.parser;
+        if event.header.flags & data_flags::HTTP2 != 0 {
+            session.speaks_http2(tracked.connection.role, tracked.connection.from_start);
+        }
         let side = match direction {
             Direction::Read => &mut tracked.read,
             Direction::Write => &mut tracked.write,
         };
-        let out = &mut self.http1;
+        let out = &mut self.outputs;
         let lost = side.catch_up(event.position, event.skipped, |input| {
             session.receive(direction, input, &at, out);
         });
@@ -168,16 +174,14 @@ impl Ingest {
             session.receive(direction, Input::Skipped(rest), &at, out);
         }
         if session.is_dead() {
-            tracked.protocol = Protocol::None;
+            tracked.parser = Parser::None;
             host.ignore(tracked.socket, event.connection);
         } else if session.is_upgraded() {
             // The kernel side knows by itself unless the head came to it in parts.
             host.ignore(tracked.socket, event.connection);
         }
-        if !out.exchanges.is_empty() {
-            for exchange in out.exchanges.drain(..) {
-                host.exchange(exchange, &tracked.connection);
-            }
+        for exchange in out.drain() {
+            host.exchange(exchange, &tracked.connection);
         }
     }
 
@@ -240,16 +244,17 @@ impl Ingest {
             End::WriteShutdown => (write, Direction::Write, event.write_position),
             End::ReadEof | End::Error(_) => (read, Direction::Read, event.read_position),
         };
-        let Protocol::Http1(session) = &mut tracked.protocol else {
+        let session = &mut tracked.parser;
+        if matches!(session, Parser::None) {
             return;
         };
-        let out = &mut self.http1;
+        let out = &mut self.outputs;
         let lost = side.catch_up(position, 0, |input| {
             session.receive(direction, input, &at, out);
         });
         self.lost_bytes = self.lost_bytes.saturating_add(lost);
         session.end(how, &at, out);
-        for exchange in out.exchanges.drain(..) {
+        for exchange in out.drain() {
             host.exchange(exchange, &tracked.connection);
         }
     }
@@ -338,7 +343,8 @@ impl Ingest {
             self.by_socket.remove(&tracked.socket);
             host.forget(tracked.socket, id);
         }
-        let Protocol::Http1(session) = &mut tracked.protocol else {
+        let session = &mut tracked.parser;
+        if matches!(session, Parser::None) {
             return;
         };
         // An end that nobody read is the time the kernel saw it.
@@ -351,7 +357,7 @@ impl Ingest {
             tgid: tracked.tgid,
             tid: 0,
         };
-        let out = &mut self.http1;
+        let out = &mut self.outputs;
         if let Some(closed) = tracked.closed {
             for (side, direction, position) in [
                 (&mut tracked.read, Direction::Read, closed.read_position),
@@ -375,7 +381,7 @@ impl Ingest {
             }
         };
         session.end(how, &at, out);
-        for exchange in out.exchanges.drain(..) {
+        for exchange in out.drain() {
             host.exchange(exchange, &tracked.connection);
         }
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tracer_common::abi::{ConnectionEvent, connection_flags, role};
 
-use crate::protocol::{Connection, Endpoint, Role, http1};
+use super::parser::Parser;
+use crate::protocol::{Connection, Endpoint, Role};
 
 /// One end of one connection.
 pub struct Tracked {
@@ -18,7 +19,7 @@ pub struct Tracked {
     pub tgid: u32,
     pub read: Side,
     pub write: Side,
-    pub protocol: Protocol,
+    pub parser: Parser,
     /// Time of the last event.
     pub last_ns: u64,
     /// When the kernel finished it.
@@ -46,14 +47,6 @@ pub struct Side {
     pub skipped: u64,
 }
 
-/// Who parses it.
-pub enum Protocol {
-    /// HTTP/1.
-    Http1(Box<http1::Session>),
-    /// Nobody: it turned out to be something else.
-    None,
-}
-
 impl Tracked {
     pub fn new(event: &ConnectionEvent) -> Self {
         let role = match event.header.selector {
@@ -77,7 +70,7 @@ impl Tracked {
             tgid: event.tgid,
             read: Side::default(),
             write: Side::default(),
-            protocol: Protocol::Http1(Box::new(http1::Session::new(role, from_start))),
+            parser: Parser::new(role, from_start),
             last_ns: event.time_ns,
             closed: None,
             write_errno: 0,
@@ -94,10 +87,7 @@ impl Tracked {
     }
 
     pub fn in_flight(&self) -> usize {
-        match &self.protocol {
-            Protocol::Http1(session) => session.in_flight(),
-            Protocol::None => 0,
-        }
+        self.parser.in_flight()
     }
 }
 

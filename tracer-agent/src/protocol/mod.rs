@@ -4,7 +4,10 @@
 //! happened to the bytes: [`Input::Bytes`], [`Input::Skipped`] (left out on purpose, counted) or
 //! [`Input::Lost`]; and how directions ended. It pushes finished [`Exchange`]s and counts.
 
+mod context;
+pub mod hpack;
 pub mod http1;
+pub mod http2;
 
 use std::net::SocketAddr;
 
@@ -70,6 +73,8 @@ pub enum Protocol {
     Http10,
     /// HTTP/1.1.
     Http11,
+    /// HTTP/2.
+    Http2,
 }
 
 /// Headers that carry trace context, kept raw (values as received, later ones joined per RFC 9110).
@@ -79,10 +84,14 @@ pub struct ContextHeaders(pub Vec<(Box<str>, Box<str>)>);
 /// What a request says about itself. Absent fields were not seen, not empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Method exactly as sent.
+    /// Method exactly as sent. Empty (which no method is) when not known: an HTTP/2 connection was
+    /// joined late and the method refers to what was said before.
     pub method: Box<str>,
     /// Request target exactly as sent: origin form (`/p?q`), absolute form, authority form or `*`.
+    /// Empty (which no target is) when not known.
     pub target: Box<str>,
+    /// Scheme, where the request says it beside the target (HTTP/2 and later).
+    pub scheme: Option<Box<str>>,
     /// Value of `Host` (or the authority of an absolute target, which wins).
     pub authority: Option<Box<str>>,
     /// `User-Agent`.
@@ -96,7 +105,7 @@ pub struct Request {
 /// What a response says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// Final status code (1xx other than 101 are not final).
+    /// Final status code (1xx other than 101 are not final); 0 when not known.
     pub status: u16,
     /// Body bytes on the wire, framing excluded; `None` when unknown.
     pub body_bytes: Option<u64>,
@@ -115,6 +124,23 @@ pub enum Outcome {
     Broken(i32),
     /// Bytes were lost: what is missing is unknown.
     Lost,
+    /// The peer reset the stream; HTTP/2 error code.
+    PeerReset(u32),
+    /// This end reset the stream; HTTP/2 error code.
+    LocalReset(u32),
+}
+
+/// What a gRPC call says beside its HTTP exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grpc {
+    /// Status code: as sent, else what gRPC makes of the way the call ended; `None` when not known.
+    pub status: Option<u32>,
+    /// The client's deadline, from the start on (`grpc-timeout`).
+    pub timeout_ns: Option<u64>,
+    /// Messages that the client sent; `None` unless all of the body was seen.
+    pub request_messages: Option<u64>,
+    /// Messages that the server sent; `None` unless all of the body was seen.
+    pub response_messages: Option<u64>,
 }
 
 /// One request and what became of it: the unit that becomes exactly one span.
@@ -128,6 +154,8 @@ pub struct Exchange {
     pub request: Request,
     /// The final response, if its head was seen.
     pub response: Option<Response>,
+    /// The gRPC call that it is.
+    pub grpc: Option<Grpc>,
     /// How it ended.
     pub outcome: Outcome,
     /// First byte of the request (client: the call that sent it was entered).
@@ -164,4 +192,21 @@ pub struct Connection {
     pub role: Option<Role>,
     /// Tracked from its first byte.
     pub from_start: bool,
+}
+
+/// When a message began whose first byte came with this call: a read brings it when it returns, a
+/// write sends it once it was entered.
+fn began_ns(direction: Direction, at: &At) -> u64 {
+    match direction {
+        Direction::Write if at.start_ns != 0 => at.start_ns.min(at.time_ns),
+        Direction::Write | Direction::Read => at.time_ns,
+    }
+}
+
+/// The other one.
+fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Read => Direction::Write,
+        Direction::Write => Direction::Read,
+    }
 }

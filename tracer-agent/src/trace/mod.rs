@@ -18,6 +18,7 @@ pub mod target;
 pub use builder::{ContextCounts, SpanBuilder};
 pub use context::{Format, Propagators};
 pub use redact::Redaction;
+pub use semconv::grpc_status_name;
 pub use span::{Span, SpanId, SpanKind, SpanStatus, TraceId, Value};
 
 /// W3C trace flag: the trace is sampled.

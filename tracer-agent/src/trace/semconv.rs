@@ -1,16 +1,20 @@
-//! HTTP spans by the semantic conventions 1.44 (CONVENTIONS.md).
+//! HTTP spans by the semantic conventions 1.44 (CONVENTIONS.md); `rpc` is what differs for gRPC.
 //!
 //! In: a span. Out: its name, its status, its attributes. Texts are borrowed from the span or from
 //! tables where possible; only addresses and `url.full` are put together when asked for. Secrets
 //! were taken out by [`super::Redaction`] before the span was made.
 
+mod rpc;
+
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::protocol::{Endpoint, Exchange, Outcome, Protocol};
+use crate::protocol::{Endpoint, Exchange, Grpc, Outcome, Protocol};
 
 use super::span::{Span, SpanKind, Value};
 use super::target::{Authority, Target};
+
+pub use rpc::status_name as grpc_status_name;
 
 /// Methods of RFC 9110, of RFC 5789 (PATCH), and QUERY; any other is `_OTHER`, so that a client
 /// cannot make up span names.
@@ -39,6 +43,9 @@ fn is_known_method(method: &str) -> bool {
 
 /// The method if it is known, else `HTTP`. A path is no target in the sense of the conventions.
 pub(super) fn name(exchange: &Exchange) -> &str {
+    if let Some(grpc) = &exchange.grpc {
+        return rpc::name(exchange, grpc);
+    }
     let method = &*exchange.request.method;
     if is_known_method(method) {
         method
@@ -52,6 +59,9 @@ pub(super) fn name(exchange: &Exchange) -> &str {
 /// Once a response has begun, a client that goes away in an orderly way has heard enough (an event
 /// stream, a download given up): that is an error of neither side. Lost bytes after it say nothing.
 pub(super) fn error_type(kind: SpanKind, exchange: &Exchange) -> Option<Cow<'static, str>> {
+    if let Some(grpc) = &exchange.grpc {
+        return rpc::error_type(kind, exchange, grpc);
+    }
     if let Some(response) = &exchange.response {
         let failed_from = match kind {
             SpanKind::Client => 400,
@@ -64,7 +74,17 @@ pub(super) fn error_type(kind: SpanKind, exchange: &Exchange) -> Option<Cow<'sta
             (Outcome::Complete | Outcome::Lost, _) => return None,
             (Outcome::LocalClosed, SpanKind::Client) => return None,
             (Outcome::PeerClosed, SpanKind::Server) => return None,
-            (Outcome::LocalClosed | Outcome::PeerClosed | Outcome::Broken(_), _) => {}
+            // How HTTP/2 says the same (RFC 9113, section 7: NO_ERROR, CANCEL).
+            (Outcome::LocalReset(0 | 8), SpanKind::Client) => return None,
+            (Outcome::PeerReset(0 | 8), SpanKind::Server) => return None,
+            (
+                Outcome::LocalClosed
+                | Outcome::PeerClosed
+                | Outcome::Broken(_)
+                | Outcome::LocalReset(_)
+                | Outcome::PeerReset(_),
+                _,
+            ) => {}
         }
     }
     Some(match exchange.outcome {
@@ -74,6 +94,7 @@ pub(super) fn error_type(kind: SpanKind, exchange: &Exchange) -> Option<Cow<'sta
         Outcome::LocalClosed => "local_closed".into(),
         Outcome::Lost => "lost".into(),
         Outcome::Broken(errno) => errno_name(errno),
+        Outcome::PeerReset(code) | Outcome::LocalReset(code) => reset_name(code),
     })
 }
 
@@ -82,30 +103,12 @@ pub(super) fn for_each_attribute<'a>(
     span: &'a Span,
     each: &mut dyn FnMut(&'static str, Value<'a>),
 ) {
-    let exchange = &span.exchange;
-    let request = &exchange.request;
+    let request = &span.exchange.request;
     let target = Target::parse(&request.method, &request.target);
-    let scheme = target.scheme.unwrap_or("http");
-
-    if is_known_method(&request.method) {
-        each("http.request.method", text(&request.method));
-    } else {
-        each("http.request.method", text("_OTHER"));
-        each("http.request.method_original", text(&request.method));
-    }
-    match span.kind {
-        SpanKind::Client => {
-            if let Some(url) = full_url(span, &target) {
-                each("url.full", Value::Str(url));
-            }
-        }
-        SpanKind::Server => {
-            each("url.scheme", text(scheme));
-            each("url.path", text(target.path));
-            if let Some(query) = target.query.filter(|query| !query.is_empty()) {
-                each("url.query", text(query));
-            }
-        }
+    let scheme = scheme(span, &target);
+    match &span.exchange.grpc {
+        Some(grpc) => rpc_attributes(span, grpc, each),
+        None => http_attributes(span, &target, scheme, each),
     }
     let (address, port) = server(span, &target, scheme);
     if let Some(address) = address {
@@ -115,22 +118,7 @@ pub(super) fn for_each_attribute<'a>(
         each("server.port", Value::Int(port.into()));
     }
     peer(span, each);
-    each(
-        "network.protocol.version",
-        text(match exchange.protocol {
-            Protocol::Http10 => "1.0",
-            Protocol::Http11 => "1.1",
-        }),
-    );
-    if let Some(response) = &exchange.response {
-        each(
-            "http.response.status_code",
-            Value::Int(response.status.into()),
-        );
-    }
-    if let Some(error_type) = error_type(span.kind, exchange) {
-        each("error.type", Value::Str(error_type));
-    }
+    outcome(span, each);
     if let Some(user_agent) = &request.user_agent {
         each("user_agent.original", text(user_agent));
     }
@@ -141,6 +129,87 @@ pub(super) fn for_each_attribute<'a>(
             }
         }
     }
+}
+
+fn rpc_attributes<'a>(span: &'a Span, grpc: &Grpc, each: &mut dyn FnMut(&'static str, Value<'a>)) {
+    let method = rpc::method(&span.exchange, grpc);
+    each("rpc.system.name", text("grpc"));
+    each("rpc.method", text(method.known.unwrap_or("_OTHER")));
+    if let Some(original) = method.original {
+        each("rpc.method_original", text(original));
+    }
+}
+
+fn http_attributes<'a>(
+    span: &'a Span,
+    target: &Target<'a>,
+    scheme: &'a str,
+    each: &mut dyn FnMut(&'static str, Value<'a>),
+) {
+    let request = &span.exchange.request;
+    if is_known_method(&request.method) {
+        each("http.request.method", text(&request.method));
+    } else {
+        each("http.request.method", text("_OTHER"));
+        if !request.method.is_empty() {
+            each("http.request.method_original", text(&request.method));
+        }
+    }
+    // What was not seen is not said: an empty path would be a wrong one.
+    let seen = !request.target.is_empty();
+    match span.kind {
+        SpanKind::Client => {
+            if let Some(url) = full_url(span, target, scheme).filter(|_| seen) {
+                each("url.full", Value::Str(url));
+            }
+        }
+        SpanKind::Server => {
+            each("url.scheme", text(scheme));
+            if seen {
+                each("url.path", text(target.path));
+            }
+            if let Some(query) = target.query.filter(|query| !query.is_empty()) {
+                each("url.query", text(query));
+            }
+        }
+    }
+}
+
+/// Protocol version, status and error.
+fn outcome<'a>(span: &'a Span, each: &mut dyn FnMut(&'static str, Value<'a>)) {
+    let exchange = &span.exchange;
+    each(
+        "network.protocol.version",
+        text(match exchange.protocol {
+            Protocol::Http10 => "1.0",
+            Protocol::Http11 => "1.1",
+            Protocol::Http2 => "2",
+        }),
+    );
+    match (&exchange.grpc, &exchange.response) {
+        (Some(grpc), _) => {
+            if let Some(status) = grpc.status {
+                each("rpc.status_code", Value::Str(grpc_status_name(status)));
+            }
+        }
+        // 0 is a status that was not seen.
+        (None, Some(response)) if response.status != 0 => each(
+            "http.response.status_code",
+            Value::Int(response.status.into()),
+        ),
+        (None, _) => {}
+    }
+    if let Some(error_type) = error_type(span.kind, exchange) {
+        each("error.type", Value::Str(error_type));
+    }
+}
+
+/// The target's own scheme, or that beside it.
+fn scheme<'a>(span: &'a Span, target: &Target<'a>) -> &'a str {
+    target
+        .scheme
+        .or(span.exchange.request.scheme.as_deref())
+        .unwrap_or("http")
 }
 
 fn text(text: &str) -> Value<'_> {
@@ -201,7 +270,7 @@ fn peer<'a>(span: &'a Span, each: &mut dyn FnMut(&'static str, Value<'a>)) {
 }
 
 /// `url.full`, put together as RFC 9112, section 3.3 has it; `None` if nothing names the server.
-fn full_url<'a>(span: &'a Span, target: &Target<'a>) -> Option<Cow<'a, str>> {
+fn full_url<'a>(span: &'a Span, target: &Target<'a>, scheme: &str) -> Option<Cow<'a, str>> {
     let raw = &*span.exchange.request.target;
     if target.scheme.is_some() {
         return Some(Cow::Borrowed(raw));
@@ -215,12 +284,14 @@ fn full_url<'a>(span: &'a Span, target: &Target<'a>) -> Option<Cow<'a, str>> {
     let mut url = String::with_capacity(64 + path.len());
     match (authority(span, target), server_end(span)) {
         (Some((named, _)), _) => {
-            url.push_str("http://");
+            url.push_str(scheme);
+            url.push_str("://");
             url.push_str(named);
         }
         (None, Endpoint::Ip(address)) => {
-            url.push_str("http://");
-            push_address(&mut url, *address);
+            url.push_str(scheme);
+            url.push_str("://");
+            push_address(&mut url, *address, scheme);
         }
         // The custom of the programs that take such URLs.
         (None, Endpoint::Unix(Some(socket))) => {
@@ -236,8 +307,8 @@ fn full_url<'a>(span: &'a Span, target: &Target<'a>) -> Option<Cow<'a, str>> {
     Some(Cow::Owned(url))
 }
 
-fn push_address(url: &mut String, address: SocketAddr) {
-    if address.port() != default_port("http") {
+fn push_address(url: &mut String, address: SocketAddr, scheme: &str) {
+    if address.port() != default_port(scheme) {
         url.push_str(&address.to_string());
     } else if address.is_ipv6() {
         url.push('[');
@@ -295,6 +366,30 @@ fn status_text(status: u16) -> Cow<'static, str> {
         .and_then(|start| STATUS_TEXTS.get(start..start + 3))
         .and_then(|digits| std::str::from_utf8(digits).ok())
         .map_or_else(|| Cow::Owned(status.to_string()), Cow::Borrowed)
+}
+
+/// Name of an HTTP/2 error code (RFC 9113, section 7).
+fn reset_name(code: u32) -> Cow<'static, str> {
+    const NAMES: [&str; 14] = [
+        "NO_ERROR",
+        "PROTOCOL_ERROR",
+        "INTERNAL_ERROR",
+        "FLOW_CONTROL_ERROR",
+        "SETTINGS_TIMEOUT",
+        "STREAM_CLOSED",
+        "FRAME_SIZE_ERROR",
+        "REFUSED_STREAM",
+        "CANCEL",
+        "COMPRESSION_ERROR",
+        "CONNECT_ERROR",
+        "ENHANCE_YOUR_CALM",
+        "INADEQUATE_SECURITY",
+        "HTTP_1_1_REQUIRED",
+    ];
+    usize::try_from(code)
+        .ok()
+        .and_then(|code| NAMES.get(code))
+        .map_or(Cow::Borrowed("_OTHER"), |name| Cow::Borrowed(*name))
 }
 
 /// Symbolic name of what a socket can fail with.

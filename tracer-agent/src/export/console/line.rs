@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use crate::protocol::Endpoint;
 use crate::trace::target::Target;
-use crate::trace::{Span, SpanId, SpanKind};
+use crate::trace::{Span, SpanId, SpanKind, grpc_status_name};
 
 use super::ConsoleOptions;
 use super::text::{cells, duration, fit, time_of_day};
@@ -35,6 +35,9 @@ const NOTE: usize = 14;
 /// Cells of a peer that are worth showing.
 const MIN_PEER: usize = 10;
 
+/// Stands for a method or path that was not seen.
+const UNKNOWN: &str = "?";
+
 /// Bounds of the column of requests: a wider one would tear the line apart.
 const REQUEST: std::ops::RangeInclusive<usize> = 12..=72;
 
@@ -53,8 +56,41 @@ pub(super) struct Row {
     peer: String,
     start_unix_ns: u64,
     duration_ns: u64,
-    status: Option<u16>,
+    status: Status,
     error_type: Option<Cow<'static, str>>,
+}
+
+/// How it was answered.
+#[derive(Clone, Copy, Debug)]
+enum Status {
+    /// Not at all.
+    None,
+    /// Somehow: what was said was not seen.
+    Unknown,
+    Http(u16),
+    Grpc(u32),
+}
+
+impl Status {
+    fn of(span: &Span) -> Status {
+        match (&span.exchange.grpc, &span.exchange.response) {
+            (Some(grpc), _) => grpc.status.map_or(Status::Unknown, Status::Grpc),
+            (None, None) => Status::None,
+            (None, Some(response)) if response.status == 0 => Status::Unknown,
+            (None, Some(response)) => Status::Http(response.status),
+        }
+    }
+
+    /// What stands in the column.
+    fn text(self) -> Cow<'static, str> {
+        match self {
+            Status::None => "---".into(),
+            Status::Unknown => "?".into(),
+            Status::Grpc(0) => "OK".into(),
+            Status::Http(status) => status.to_string().into(),
+            Status::Grpc(status) => status.to_string().into(),
+        }
+    }
 }
 
 impl Row {
@@ -78,21 +114,27 @@ impl Row {
             (SpanKind::Client, None, Endpoint::Ip(address)) => address.to_string(),
             (SpanKind::Client, None, Endpoint::Unix(None)) => String::new(),
         };
+        let method = match &span.exchange.grpc {
+            Some(_) => "grpc",
+            None if request.method.is_empty() => UNKNOWN,
+            None => &*request.method,
+        };
+        let path = match &span.exchange.grpc {
+            _ if request.target.is_empty() => UNKNOWN,
+            Some(_) => path.strip_prefix('/').unwrap_or(path),
+            None => path,
+        };
         Row {
             id: span.span_id,
             parent: span.parent,
             kind: span.kind,
             service: fit(&span.process.service_name, MAX_NAME),
-            method: fit(&request.method, 10),
+            method: fit(method, 10),
             path: fit(path, *REQUEST.end()),
             peer,
             start_unix_ns: span.start_unix_ns,
             duration_ns: span.end_unix_ns.saturating_sub(span.start_unix_ns),
-            status: span
-                .exchange
-                .response
-                .as_ref()
-                .map(|response| response.status),
+            status: Status::of(span),
             error_type: span.error_type(),
         }
     }
@@ -168,9 +210,7 @@ impl Row {
         line.left(Style::Plain, &fit(&self.path, path), path);
         line.gap(GAP);
 
-        let status = self.status.map_or(Cow::Borrowed("---"), |status| {
-            Cow::Owned(status.to_string())
-        });
+        let status = self.status.text();
         line.right(self.status_style(), &status, STATUS);
         line.gap(GAP);
         let slow = u128::from(self.duration_ns) >= options.slow.as_nanos();
@@ -180,13 +220,16 @@ impl Row {
             DURATION,
         );
 
-        if let Some(error_type) = self
-            .error_type
-            .as_ref()
-            .filter(|error_type| **error_type != status)
-        {
+        let note = match (&self.error_type, self.status) {
+            (Some(error_type), _) if **error_type != *status => {
+                Some((Style::Error, error_type.clone()))
+            }
+            (None, Status::Grpc(code @ 1..)) => Some((Style::Plain, grpc_status_name(code))),
+            _ => None,
+        };
+        if let Some((style, note)) = note {
             line.gap(GAP);
-            line.put(Style::Error, error_type);
+            line.put(style, &note);
         }
         // Who answers is said by the span below, if there is one.
         let room = options.width.saturating_sub(line.cells + GAP);
@@ -199,11 +242,12 @@ impl Row {
 
     fn status_style(&self) -> Style {
         match self.status {
-            None => Style::Error,
-            Some(500..) => Style::Error,
-            Some(400..500) => Style::Yellow,
-            Some(200..300) => Style::Green,
-            Some(_) => Style::Cyan,
+            Status::None | Status::Http(500..) => Style::Error,
+            Status::Http(400..500) => Style::Yellow,
+            Status::Http(200..300) | Status::Grpc(0) => Style::Green,
+            Status::Grpc(_) if self.error_type.is_some() => Style::Error,
+            Status::Grpc(_) => Style::Yellow,
+            Status::Unknown | Status::Http(_) => Style::Cyan,
         }
     }
 }

@@ -8,7 +8,7 @@
 //!     \--garbage, loss--> Seeking                Waiting --refused--> Start | Seeking
 //! ```
 
-use super::super::{At, Direction};
+use super::super::At;
 use super::body::Body;
 use super::head::{self, Head, Kind, MAX_HEAD, Scan, Scanner};
 
@@ -164,21 +164,4 @@ fn kind_of(known: Option<Kind>, bytes: &[u8]) -> Option<Kind> {
             Kind::Request
         }
     })
-}
-
-/// When a message began whose first byte came with this call: a read brings it when it returns, a
-/// write sends it once it was entered.
-pub(super) fn began_ns(direction: Direction, at: &At) -> u64 {
-    match direction {
-        Direction::Write if at.start_ns != 0 => at.start_ns.min(at.time_ns),
-        Direction::Write | Direction::Read => at.time_ns,
-    }
-}
-
-/// The other one.
-pub(super) fn opposite(direction: Direction) -> Direction {
-    match direction {
-        Direction::Read => Direction::Write,
-        Direction::Write => Direction::Read,
-    }
 }

@@ -8,7 +8,8 @@ use std::mem::MaybeUninit;
 
 use httparse::{EMPTY_HEADER, Header, ParserConfig, Status};
 
-use super::super::{ContextHeaders, Protocol, Request};
+use super::super::context::Collector;
+use super::super::{Protocol, Request};
 
 /// Longest head that is read.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
@@ -16,29 +17,6 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 const INLINE_FIELDS: usize = 128;
 /// Longest method that is believed; registered ones have at most 17 letters.
 const MAX_METHOD: usize = 32;
-/// Bytes of context header values kept per request.
-const MAX_CONTEXT: usize = 8 * 1024;
-
-/// Header fields kept in [`Request::context`].
-const CONTEXT_FIELDS: [&str; 16] = [
-    "traceparent",
-    "tracestate",
-    "b3",
-    "x-b3-traceid",
-    "x-b3-spanid",
-    "x-b3-parentspanid",
-    "x-b3-sampled",
-    "x-b3-flags",
-    "uber-trace-id",
-    "x-amzn-trace-id",
-    "x-datadog-trace-id",
-    "x-datadog-parent-id",
-    "x-datadog-sampling-priority",
-    "x-datadog-tags",
-    "x-request-id",
-    "x-trace-id",
-];
-
 /// Which kind of message a direction carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -166,7 +144,7 @@ fn request_head(message: &httparse::Request<'_, '_>) -> Option<RequestHead> {
     let mut host = None;
     let mut user_agent = None;
     let mut expects_continue = false;
-    let mut context = Context::default();
+    let mut context = Collector::default();
     for Header { name, value } in message.headers.iter() {
         match name.len() {
             4 if host.is_none() && name.eq_ignore_ascii_case("host") => host = Some(lossy(value)),
@@ -195,7 +173,8 @@ fn request_head(message: &httparse::Request<'_, '_>) -> Option<RequestHead> {
             target: target.into(),
             authority,
             user_agent,
-            context: ContextHeaders(context.fields),
+            context: context.finish(),
+            scheme: None,
             body_bytes: Some(0),
         },
         protocol: if message.version? == 0 {
@@ -320,39 +299,6 @@ fn decimal(digits: &[u8]) -> Option<u64> {
         let digit = char::from(digit).to_digit(10)?;
         value.checked_mul(10)?.checked_add(u64::from(digit))
     })
-}
-
-/// Collects context headers, bounded.
-#[derive(Default)]
-struct Context {
-    fields: Vec<(Box<str>, Box<str>)>,
-    bytes: usize,
-}
-
-impl Context {
-    fn take(&mut self, name: &str, value: &[u8]) {
-        if !matches!(
-            name.as_bytes().first().map(u8::to_ascii_lowercase),
-            Some(b't' | b'b' | b'x' | b'u')
-        ) {
-            return;
-        }
-        let known = CONTEXT_FIELDS
-            .iter()
-            .find(|known| name.eq_ignore_ascii_case(known));
-        let (Some(known), Ok(value)) = (known, std::str::from_utf8(value)) else {
-            return;
-        };
-        if self.bytes + value.len() + 1 > MAX_CONTEXT {
-            return;
-        }
-        self.bytes += value.len() + 1;
-        match self.fields.iter_mut().find(|(name, _)| **name == **known) {
-            // Fields of the same name are one list (RFC 9110 section 5.3).
-            Some((_, first)) => *first = [&**first, value].join(",").into(),
-            None => self.fields.push(((*known).into(), value.into())),
-        }
-    }
 }
 
 /// Looks for the end of a head, byte by byte, over any number of pieces.

@@ -5,8 +5,9 @@
 //! bytes, pieces and time, until the request's head arrives or it is clear that there is none.
 
 use super::super::{At, Direction, Input, Role};
+use super::super::{began_ns, opposite};
 use super::Output;
-use super::direction::{State, began_ns, opposite};
+use super::direction::State;
 use super::head::{Kind, ResponseHead};
 use super::session::Session;
 

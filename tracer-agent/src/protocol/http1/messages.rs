@@ -3,8 +3,9 @@
 //! In: whole heads and steps of bodies. Out: requests in the queue, exchanges out of it.
 
 use super::super::{At, Direction, Outcome, Role};
+use super::super::{began_ns, opposite};
 use super::body::{Body, Chunk};
-use super::direction::{State, began_ns, opposite};
+use super::direction::State;
 use super::head::{Declared, Kind, RequestHead, ResponseHead};
 use super::held::Held;
 use super::pairing::{Hole, MAX_OUTSTANDING, Pending};

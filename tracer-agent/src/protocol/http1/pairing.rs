@@ -145,6 +145,7 @@ impl Pending {
                      complete: _,
                  }| Response { status, body_bytes },
             ),
+            grpc: None,
             outcome: if complete { Outcome::Complete } else { outcome },
             start_ns: began_ns,
             response_start_ns,

@@ -3,9 +3,10 @@
 //! In: pieces of both directions. Out: exchanges and counts, in [`Output`]. Every recognised
 //! request becomes exactly one exchange or is counted as abandoned, or is still in flight.
 
+use super::super::opposite;
 use super::super::{At, Direction, Input, Role};
 use super::body::Body;
-use super::direction::{Found, Lane, State, opposite};
+use super::direction::{Found, Lane, State};
 use super::head::{Head, Kind};
 use super::held::Held;
 use super::pairing::{Hole, Queue};

@@ -22,6 +22,7 @@ fn exchange(role: Role, headers: &[(&str, &str)]) -> Exchange {
             target: "/items/42?page=3&size=10".into(),
             authority: Some("shop.example:8080".into()),
             user_agent: Some("curl/8.5.0".into()),
+            scheme: None,
             context: ContextHeaders(
                 headers
                     .iter()
@@ -34,6 +35,7 @@ fn exchange(role: Role, headers: &[(&str, &str)]) -> Exchange {
             status: 200,
             body_bytes: Some(612),
         }),
+        grpc: None,
         outcome: Outcome::Complete,
         start_ns: 1_000,
         response_start_ns: Some(1_500),

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use crate::meta::Process;
 use crate::protocol::{
-    Connection, ContextHeaders, Endpoint, Exchange, Outcome, Protocol, Request, Response, Role,
+    Connection, ContextHeaders, Endpoint, Exchange, Grpc, Outcome, Protocol, Request, Response,
+    Role,
 };
 use crate::trace::{Propagators, Redaction, Span, SpanBuilder, SpanStatus, Value};
 
@@ -24,6 +25,7 @@ fn exchange(role: Role) -> Exchange {
             target: "/a/b?c=d".into(),
             authority: Some("shop.example:8080".into()),
             user_agent: None,
+            scheme: None,
             context: ContextHeaders::default(),
             body_bytes: None,
         },
@@ -31,6 +33,7 @@ fn exchange(role: Role) -> Exchange {
             status: 200,
             body_bytes: Some(2),
         }),
+        grpc: None,
         outcome: Outcome::Complete,
         start_ns: 1,
         response_start_ns: Some(2),
@@ -348,7 +351,8 @@ fn methods() {
     }
     check("get", "HTTP", "_OTHER", Some("get"));
     check("PURGE", "HTTP", "_OTHER", Some("PURGE"));
-    check("", "HTTP", "_OTHER", Some(""));
+    // Not seen.
+    check("", "HTTP", "_OTHER", None);
 }
 
 #[test]
@@ -448,7 +452,10 @@ proptest! {
         let span = ip_span(exchange);
         let mut keys = Vec::new();
         span.for_each_attribute(&mut |key, _| keys.push(key));
-        let required: &[&str] = if server {
+        // An empty target is one that was not seen.
+        let required: &[&str] = if span.exchange.request.target.is_empty() {
+            &["http.request.method", "server.address", "server.port"]
+        } else if server {
             &["http.request.method", "url.path", "url.scheme", "server.address", "server.port"]
         } else {
             &["http.request.method", "url.full", "server.address", "server.port"]
@@ -461,4 +468,205 @@ proptest! {
         keys.dedup();
         prop_assert_eq!(keys.len(), total, "an attribute twice");
     }
+}
+
+#[test]
+fn http2_server() {
+    let mut exchange = exchange(Role::Server);
+    exchange.protocol = Protocol::Http2;
+    exchange.request.scheme = Some("https".into());
+    exchange.request.authority = Some("shop.example".into());
+    insta::assert_snapshot!(attributes(&ip_span(exchange)), @r"
+    http.request.method = GET
+    url.scheme = https
+    url.path = /a/b
+    url.query = c=d
+    server.address = shop.example
+    server.port = 443 (int)
+    client.address = 2001:db8::2
+    network.peer.address = 2001:db8::2
+    network.peer.port = 4321 (int)
+    network.protocol.version = 2
+    http.response.status_code = 200 (int)
+    ");
+}
+
+#[test]
+fn what_was_not_seen_is_not_said() {
+    let unseen = |role| {
+        let mut exchange = exchange(role);
+        exchange.protocol = Protocol::Http2;
+        exchange.request.method = "".into();
+        exchange.request.target = "".into();
+        exchange.request.authority = None;
+        exchange.response = Some(Response {
+            status: 0,
+            body_bytes: None,
+        });
+        let span = ip_span(exchange);
+        assert_eq!(span.name(), "HTTP");
+        assert_eq!(span.status(), SpanStatus::Unset);
+        attributes(&span)
+    };
+    insta::assert_snapshot!(unseen(Role::Server), @r"
+    http.request.method = _OTHER
+    url.scheme = http
+    server.address = 10.0.0.1
+    server.port = 80 (int)
+    client.address = 2001:db8::2
+    network.peer.address = 2001:db8::2
+    network.peer.port = 4321 (int)
+    network.protocol.version = 2
+    ");
+    insta::assert_snapshot!(unseen(Role::Client), @r"
+    http.request.method = _OTHER
+    server.address = 2001:db8::2
+    server.port = 4321 (int)
+    network.peer.address = 2001:db8::2
+    network.peer.port = 4321 (int)
+    network.protocol.version = 2
+    ");
+}
+
+#[test]
+fn scheme_of_urls() {
+    let check = |scheme: &str, authority: Option<&str>, remote: &str, expected: &str| {
+        let mut exchange = exchange(Role::Client);
+        exchange.request.scheme = Some(scheme.into());
+        exchange.request.target = "/x".into();
+        exchange.request.authority = authority.map(Into::into);
+        let span = span(exchange, ip("127.0.0.1:4321"), ip(remote));
+        assert_eq!(attribute(&span, "url.full").as_deref(), Some(expected));
+    };
+    check("https", Some("h"), "10.0.0.9:443", "https://h/x");
+    check("https", None, "10.0.0.9:443", "https://10.0.0.9/x");
+    check("https", None, "10.0.0.9:80", "https://10.0.0.9:80/x");
+    check("http", None, "10.0.0.9:80", "http://10.0.0.9/x");
+}
+
+#[test]
+fn resets() {
+    use Outcome::{LocalReset, PeerReset};
+    let check = |role, answered: bool, outcome, expected: Option<&str>| {
+        let mut exchange = exchange(role);
+        exchange.protocol = Protocol::Http2;
+        exchange.response = exchange.response.filter(|_| answered);
+        exchange.outcome = outcome;
+        let span = ip_span(exchange);
+        assert_eq!(
+            span.error_type().as_deref(),
+            expected,
+            "for {role:?} {answered} {outcome:?}"
+        );
+    };
+    check(Role::Client, false, LocalReset(8), Some("CANCEL"));
+    check(Role::Client, true, LocalReset(8), None);
+    check(Role::Client, true, LocalReset(0), None);
+    check(
+        Role::Client,
+        true,
+        LocalReset(3),
+        Some("FLOW_CONTROL_ERROR"),
+    );
+    check(Role::Client, false, PeerReset(7), Some("REFUSED_STREAM"));
+    check(Role::Client, true, PeerReset(2), Some("INTERNAL_ERROR"));
+    check(Role::Server, true, PeerReset(8), None);
+    check(Role::Server, false, PeerReset(8), Some("CANCEL"));
+    check(Role::Server, true, LocalReset(2), Some("INTERNAL_ERROR"));
+    check(Role::Server, false, LocalReset(99), Some("_OTHER"));
+}
+
+fn call(role: Role, target: &str, status: Option<u32>) -> Span {
+    let mut exchange = exchange(role);
+    exchange.protocol = Protocol::Http2;
+    exchange.request.method = "POST".into();
+    exchange.request.target = target.into();
+    exchange.grpc = Some(Grpc {
+        status,
+        timeout_ns: None,
+        request_messages: Some(1),
+        response_messages: Some(1),
+    });
+    ip_span(exchange)
+}
+
+#[test]
+fn grpc_spans() {
+    insta::assert_snapshot!(attributes(&call(Role::Client, "/shop.Cart/Add", Some(14))), @r"
+    rpc.system.name = grpc
+    rpc.method = shop.Cart/Add
+    server.address = shop.example
+    server.port = 8080 (int)
+    network.peer.address = 2001:db8::2
+    network.peer.port = 4321 (int)
+    network.protocol.version = 2
+    rpc.status_code = UNAVAILABLE
+    error.type = UNAVAILABLE
+    ");
+    insta::assert_snapshot!(attributes(&call(Role::Server, "/shop.Cart/Add", Some(0))), @r"
+    rpc.system.name = grpc
+    rpc.method = shop.Cart/Add
+    server.address = shop.example
+    server.port = 8080 (int)
+    client.address = 2001:db8::2
+    network.peer.address = 2001:db8::2
+    network.peer.port = 4321 (int)
+    network.protocol.version = 2
+    rpc.status_code = OK
+    ");
+}
+
+#[test]
+fn grpc_methods() {
+    let check = |target: &str, status, name: &str, method: &str, original: Option<&str>| {
+        let span = call(Role::Server, target, status);
+        assert_eq!(span.name(), name, "for {target} {status:?}");
+        assert_eq!(attribute(&span, "rpc.method").as_deref(), Some(method));
+        assert_eq!(attribute(&span, "rpc.method_original").as_deref(), original);
+    };
+    check("/p.S/M", Some(0), "p.S/M", "p.S/M", None);
+    check("/p.S/M", Some(5), "p.S/M", "p.S/M", None);
+    check("/p.S/M", None, "p.S/M", "p.S/M", None);
+    check("/p.S/M", Some(12), "grpc", "_OTHER", Some("p.S/M"));
+    check("", Some(0), "grpc", "_OTHER", None);
+    check("", Some(12), "grpc", "_OTHER", None);
+}
+
+#[test]
+fn grpc_errors() {
+    let check = |status: Option<u32>, name: Option<&str>, server_error: bool| {
+        for role in [Role::Client, Role::Server] {
+            let span = call(role, "/p.S/M", status);
+            let is_error = match role {
+                Role::Client => status.is_some_and(|status| status != 0),
+                Role::Server => server_error,
+            };
+            assert_eq!(attribute(&span, "rpc.status_code").as_deref(), name);
+            assert_eq!(
+                span.error_type().as_deref(),
+                name.filter(|_| is_error),
+                "for {role:?} {status:?}"
+            );
+            assert_eq!(span.status() == SpanStatus::Error, is_error);
+        }
+    };
+    check(None, None, false);
+    check(Some(0), Some("OK"), false);
+    check(Some(1), Some("CANCELLED"), false);
+    check(Some(2), Some("UNKNOWN"), true);
+    check(Some(3), Some("INVALID_ARGUMENT"), false);
+    check(Some(4), Some("DEADLINE_EXCEEDED"), true);
+    check(Some(5), Some("NOT_FOUND"), false);
+    check(Some(6), Some("ALREADY_EXISTS"), false);
+    check(Some(7), Some("PERMISSION_DENIED"), false);
+    check(Some(8), Some("RESOURCE_EXHAUSTED"), false);
+    check(Some(9), Some("FAILED_PRECONDITION"), false);
+    check(Some(10), Some("ABORTED"), false);
+    check(Some(11), Some("OUT_OF_RANGE"), false);
+    check(Some(12), Some("UNIMPLEMENTED"), true);
+    check(Some(13), Some("INTERNAL"), true);
+    check(Some(14), Some("UNAVAILABLE"), true);
+    check(Some(15), Some("DATA_LOSS"), true);
+    check(Some(16), Some("UNAUTHENTICATED"), false);
+    check(Some(77), Some("77"), false);
 }
