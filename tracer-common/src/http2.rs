@@ -66,7 +66,7 @@ impl FrameHeader {
         if self.flags == 1 {
             self.length == 0
         } else {
-            self.flags == 0 && self.length % 6 == 0
+            self.flags == 0 && self.length.is_multiple_of(6)
         }
     }
 
@@ -77,7 +77,7 @@ impl FrameHeader {
             && self.flags == 0
             && self.stream == 0
             && self.length <= 600
-            && self.length % 6 == 0
+            && self.length.is_multiple_of(6)
     }
 }
 

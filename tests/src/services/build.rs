@@ -88,7 +88,7 @@ pub(crate) fn gunicorn() -> Result<PathBuf, String> {
 }
 
 /// nginx: the installed one, or the distribution's package unpacked below target.
-pub(crate) fn nginx() -> Result<PathBuf, String> {
+pub fn nginx() -> Result<PathBuf, String> {
     let works = |path: &Path| {
         let status = Command::new(path)
             .arg("-v")

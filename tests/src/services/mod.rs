@@ -2,7 +2,7 @@
 //! `/r/<id>?status=S&bytes=N&delay_ms=D` with status S and N bytes after D ms (nginx does not wait),
 //! keeps connections open where it can, and ends with its stdin or on SIGTERM.
 
-mod build;
+pub mod build;
 mod catalog;
 mod clients;
 

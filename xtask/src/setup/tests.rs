@@ -9,9 +9,10 @@ use super::apt::{self, Masked};
 use crate::sh;
 
 /// Programs and the Debian packages they come with.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
     ("curl", "curl"),

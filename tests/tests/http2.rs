@@ -1,0 +1,145 @@
+//! Cleartext HTTP/2 with prior knowledge, live: h2load and curl against nginx, many streams at once
+//! and bodies of megabytes. Exactly one SERVER and one CLIENT span each, right paths and statuses.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tracer_tests::agent::{Start, free_address};
+use tracer_tests::finish::finish;
+use tracer_tests::receiver::Receiver;
+use tracer_tests::services::{build, source};
+use tracer_tests::session::{Session, skipped};
+use tracer_tests::span::{Kind, Span};
+
+const REQUESTS: usize = 20_000;
+const BIG: usize = 3_000_000;
+
+struct Nginx {
+    child: Child,
+    address: SocketAddr,
+    _files: TempDir,
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        tracer_tests::process::end(&mut self.child);
+    }
+}
+
+fn nginx() -> Result<Nginx, String> {
+    let program = build::nginx()?;
+    let files = TempDir::new().map_err(|error| error.to_string())?;
+    let root = files.path();
+    let address = free_address();
+    let template = std::fs::read_to_string(source("nginx/http2.conf.in")).expect("template");
+    let config = template
+        .replace("@ROOT@", &root.display().to_string())
+        .replace("@ADDRESS@", &address.to_string());
+    std::fs::create_dir(root.join("files")).expect("directory");
+    std::fs::write(root.join("files/big"), vec![b'x'; BIG]).expect("big file");
+    std::fs::write(root.join("nginx.conf"), config).expect("configuration");
+    let child = Command::new(program)
+        .arg("-p")
+        .arg(root)
+        .arg("-c")
+        .arg(root.join("nginx.conf"))
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while std::net::TcpStream::connect(address).is_err() {
+        if Instant::now() > deadline {
+            return Err("nginx does not listen".to_owned());
+        }
+        std::thread::yield_now();
+    }
+    Ok(Nginx {
+        child,
+        address,
+        _files: files,
+    })
+}
+
+fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output();
+    found.is_ok_and(|output| output.status.success())
+}
+
+fn path(span: &Span) -> Option<&str> {
+    span.text("url.path").or_else(|| {
+        let full = span.text("url.full")?;
+        full.splitn(4, '/').nth(3).map(|_| ())?;
+        full.find("://").and_then(|at| {
+            full[at + 3..]
+                .find('/')
+                .map(|slash| &full[at + 3 + slash..])
+        })
+    })
+}
+
+/// How many spans of a kind have this path and status.
+fn count(spans: &[Span], kind: Kind, wanted: &str, status: i64) -> usize {
+    spans
+        .iter()
+        .filter(|span| span.kind == kind && path(span) == Some(wanted))
+        .filter(|span| span.int("http.response.status_code") == Some(status))
+        .filter(|span| span.text("network.protocol.version") == Some("2"))
+        .count()
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .expect(program);
+    assert!(output.status.success(), "{program}: {output:?}");
+}
+
+#[test]
+fn nginx_h2load_and_curl() {
+    let Some(session) = Session::begin("http2::nginx_h2load_and_curl") else {
+        return;
+    };
+    for program in ["h2load", "curl"] {
+        if !has(program) {
+            return skipped("http2", &format!("no {program} on this machine"));
+        }
+    }
+    let nginx = match nginx() {
+        Ok(nginx) => nginx,
+        Err(reason) => return skipped("http2", &reason),
+    };
+    let receiver = Receiver::start();
+    let agent = Start::new().export_http(&receiver).ready();
+    let url = |kind: &str| format!("http://{}/{kind}/{}", nginx.address, session.run);
+    let requests = REQUESTS.to_string();
+    run(
+        "h2load",
+        &["-n", &requests, "-c", "8", "-m", "100", &url("small")],
+    );
+    let big = nginx._files.path().join("out");
+    for kind in ["missing", "big"] {
+        run(
+            "curl",
+            &[
+                "-s",
+                "--http2-prior-knowledge",
+                "-o",
+                Path::new(&big).to_str().expect("path"),
+                &url(kind),
+            ],
+        );
+    }
+    let marker = session.run.clone();
+    let (spans, _) = finish(agent, &receiver, &marker, 2 * (REQUESTS + 2));
+    for kind in [Kind::Server, Kind::Client] {
+        let of =
+            |what: &str, status| count(&spans, kind, &format!("/{what}/{}", session.run), status);
+        let found = (of("small", 200), of("missing", 404), of("big", 200));
+        assert_eq!(found, (REQUESTS, 1, 1), "{kind:?}");
+    }
+    assert_eq!(spans.len(), 2 * (REQUESTS + 2), "none extra");
+}
