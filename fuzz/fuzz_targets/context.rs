@@ -110,7 +110,10 @@ fuzz_target!(|script: Script<'_>| {
             malformed,
         } = extract(&headers, &propagators);
         let Some((format, found)) = context else {
-            assert!(!malformed.trace_state(), "a tracestate without its traceparent");
+            assert!(
+                !malformed.trace_state(),
+                "a tracestate without its traceparent"
+            );
             if let Some((format, _)) = decision {
                 assert!(!malformed.contains(format));
             }

@@ -20,7 +20,10 @@ type Text = Option<Vec<u8>>;
 fn decode(decoder: &mut Decoder, block: &[u8]) -> (Vec<(Text, Text)>, bool) {
     let mut fields = Vec::new();
     let result = decoder.decode(block, &mut |field| {
-        fields.push((field.name.map(<[u8]>::to_vec), field.value.map(<[u8]>::to_vec)));
+        fields.push((
+            field.name.map(<[u8]>::to_vec),
+            field.value.map(<[u8]>::to_vec),
+        ));
     });
     assert!(fields.len() <= block.len());
     (fields, result.is_ok())

@@ -20,14 +20,44 @@ struct Script<'a> {
 
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
-    Bytes { read: bool, bytes: &'a [u8] },
-    Frame { read: bool, kind: u8, flags: u8, stream: u8, payload: &'a [u8], split: u8 },
-    Known { read: bool, stream: u8, index: u8, end: bool },
-    Data { read: bool, stream: u8, end: bool, length: u16 },
-    Skipped { read: bool, length: u32 },
-    Lost { read: bool, length: u16 },
-    End { end: u8 },
-    Wait { milliseconds: u16 },
+    Bytes {
+        read: bool,
+        bytes: &'a [u8],
+    },
+    Frame {
+        read: bool,
+        kind: u8,
+        flags: u8,
+        stream: u8,
+        payload: &'a [u8],
+        split: u8,
+    },
+    Known {
+        read: bool,
+        stream: u8,
+        index: u8,
+        end: bool,
+    },
+    Data {
+        read: bool,
+        stream: u8,
+        end: bool,
+        length: u16,
+    },
+    Skipped {
+        read: bool,
+        length: u32,
+    },
+    Lost {
+        read: bool,
+        length: u16,
+    },
+    End {
+        end: u8,
+    },
+    Wait {
+        milliseconds: u16,
+    },
 }
 
 /// Header blocks.
@@ -89,19 +119,36 @@ fuzz_target!(|script: Script<'_>| {
             Step::Bytes { read, bytes } => {
                 session.receive(direction(*read), Input::Bytes(bytes), &at, &mut out);
             }
-            Step::Frame { read, kind, flags, stream, payload, split } => {
+            Step::Frame {
+                read,
+                kind,
+                flags,
+                stream,
+                payload,
+                split,
+            } => {
                 let bytes = frame(kind % 12, *flags, u32::from(*stream), payload);
                 for piece in bytes.chunks(usize::from(*split) + 1) {
                     session.receive(direction(*read), Input::Bytes(piece), &at, &mut out);
                     balance(&session, &out);
                 }
             }
-            Step::Known { read, stream, index, end } => {
+            Step::Known {
+                read,
+                stream,
+                index,
+                end,
+            } => {
                 let block = KNOWN[usize::from(*index) % KNOWN.len()];
                 let bytes = frame(1, 4 | u8::from(*end), u32::from(*stream) | 1, block);
                 session.receive(direction(*read), Input::Bytes(&bytes), &at, &mut out);
             }
-            Step::Data { read, stream, end, length } => {
+            Step::Data {
+                read,
+                stream,
+                end,
+                length,
+            } => {
                 let payload = vec![0; usize::from(*length)];
                 let bytes = frame(0, u8::from(*end), u32::from(*stream) | 1, &payload);
                 let direction = direction(*read);
