@@ -9,7 +9,6 @@ mod replay;
 mod run;
 mod status;
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 pub use replay::replay;
@@ -172,9 +171,4 @@ fn meta_options(config: &Config, resource: &[(String, String)]) -> MetaOptions {
         resource_attributes: resource.to_vec(),
         ..MetaOptions::default()
     }
-}
-
-/// Exit code of a command's exit status.
-fn exit_code(code: u8) -> ExitCode {
-    ExitCode::from(code)
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::capture::{Capture, Start};
 use super::status::Status;
-use super::{AppError, command, exit_code};
+use super::{AppError, command};
 use crate::config::Config;
 use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
@@ -219,7 +219,7 @@ async fn follow(
     }
     let status = child.wait().await;
     let status = status.map_err(|error| AppError::Start("wait for the command", error))?;
-    Ok(exit_code(command::exit_code(status)))
+    Ok(ExitCode::from(command::exit_code(status)))
 }
 
 /// The ledger in the log's last lines.

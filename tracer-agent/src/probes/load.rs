@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::maps::{HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{Program, TracePoint};
 use aya::{Ebpf, EbpfLoader};
 use tracer_common::abi::{connection_entry, drop_reason};
@@ -236,7 +236,6 @@ impl Kernel {
             processes: HashMap::try_from(take("PROCESSES")?)?,
             ports: HashMap::try_from(take("IGNORED_PORTS")?)?,
             connections: HashMap::try_from(take("CONNECTIONS")?)?,
-            unix_seen: Array::try_from(take("UNIX_SEEN")?)?,
         })
     }
 }
@@ -248,7 +247,6 @@ pub struct Maps {
     processes: HashMap<MapData, u32, u32>,
     ports: HashMap<MapData, u32, u8>,
     connections: HashMap<MapData, u64, ConnectionValue>,
-    unix_seen: Array<MapData, u32>,
 }
 
 /// Only update what is there (`BPF_EXIST`).
@@ -335,12 +333,6 @@ impl Maps {
             // Gone in between is as good.
             let _ = self.connections.insert(socket, value, BPF_EXIST);
         }
-    }
-
-    /// No unix connection is left: close() need not be looked at.
-    pub fn no_unix_connections(&mut self) {
-        // Failing only costs time in the kernel.
-        let _ = self.unix_seen.set(0, 0, 0);
     }
 }
 
