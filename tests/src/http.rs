@@ -250,7 +250,10 @@ mod tests {
             let mut request = [0; 1024];
             let _ = peer.read(&mut request).expect("request");
             for piece in wire.as_bytes().chunks(step) {
-                peer.write_all(piece).expect("answer");
+                // A client that has seen enough may close before the last piece.
+                if peer.write_all(piece).is_err() {
+                    break;
+                }
             }
         });
         let got = get(address, "/");
