@@ -89,6 +89,8 @@ struct Recorder {
 }
 
 impl Host for Recorder {
+    fn opened(&mut self, _opened: Opened, _connection: &Arc<Connection>) {}
+
     fn holds_socket(&self, _tgid: u32, _inode: u64) -> bool {
         self.holds
     }

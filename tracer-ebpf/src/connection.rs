@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::BPF_ANY;
 use tracer_common::abi::{connection_entry, direction, drop_reason, role};
 
+use crate::cause::{Cause, Opener};
 use crate::emit;
 use crate::kernel::{self, AF_UNIX, Socket, SocketFile};
 use crate::maps::{CONNECTIONS, IGNORED_PORTS, PORTS_ACTIVE};
@@ -46,7 +47,35 @@ pub struct Connection {
     pub outstanding: u8,
     /// Direction of the requests.
     pub requests: u8,
-    pub reserved: [u8; 3],
+    /// As a server: a request is being served ([`open`]).
+    pub open: u8,
+    /// As a client: how `call` was found.
+    pub call_method: u8,
+    /// `read_sequence` and `write_sequence` are known.
+    pub sequences: u8,
+    /// As a server: position of the request that is being served.
+    pub open_key: u64,
+    /// As a client: the exchange that the newest request was sent for.
+    pub call: Cause,
+    /// Who sent that request: thread or goroutine.
+    pub caller: u64,
+    /// As a client: the exchange that this connection was opened for, until its first request.
+    pub opened_for: Cause,
+    /// Who opened it.
+    pub opener: u64,
+    /// TCP sequence numbers of the bytes at position 0.
+    pub read_sequence: u32,
+    pub write_sequence: u32,
+}
+
+/// Values of [`Connection::open`].
+pub mod open {
+    /// Nothing is being served.
+    pub const NOTHING: u8 = 0;
+    /// One request.
+    pub const ONE: u8 = 1;
+    /// Several, which cannot be told apart.
+    pub const SEVERAL: u8 = 2;
 }
 
 const _: () = {
@@ -129,10 +158,32 @@ const FRESH: Direction = Direction {
     reserved: 0,
 };
 
+/// Where a connection comes from.
+#[derive(Clone, Copy)]
+pub struct Origin {
+    /// Address family.
+    pub family: u16,
+    /// `abi::role`.
+    pub role: u8,
+    /// Seen from its first byte.
+    pub from_start: bool,
+    /// TCP sequence numbers of the next bytes read and written.
+    pub sequences: Option<(u32, u32)>,
+    /// Who opened it, and for which exchange.
+    pub opener: Opener,
+}
+
 /// Enters a connection. The table forgets the longest unused one when it is full; should that one
 /// speak again, it is joined in the middle, and user space counts what it had outstanding.
 #[inline(always)]
-pub fn insert(sock: Socket, family: u16, role: u8, from_start: bool, now_ns: u64, inode: u64) {
+pub fn insert(sock: Socket, origin: &Origin, now_ns: u64, inode: u64) {
+    let Origin {
+        family,
+        role,
+        from_start,
+        sequences,
+        opener,
+    } = *origin;
     let verdict = if ports_ignored(sock, family, role) {
         verdict::IGNORED
     } else {
@@ -164,7 +215,16 @@ pub fn insert(sock: Socket, family: u16, role: u8, from_start: bool, now_ns: u64
         } else {
             direction::READ
         },
-        reserved: [0; 3],
+        open: open::NOTHING,
+        call_method: 0,
+        sequences: sequences.is_some() as u8,
+        open_key: 0,
+        call: Cause::NONE,
+        caller: 0,
+        opened_for: opener.cause,
+        opener: opener.owner,
+        read_sequence: sequences.map_or(0, |(read, _)| read),
+        write_sequence: sequences.map_or(0, |(_, write)| write),
     };
     if CONNECTIONS
         .insert(&sock, &connection, BPF_ANY as u64)
@@ -184,7 +244,12 @@ pub fn find(sock: Socket) -> Option<&'static mut Connection> {
 
 /// The entry for the socket of a data call, made when it is not there yet.
 #[inline(always)]
-pub fn find_or_join(file: &SocketFile, now_ns: u64) -> Option<&'static mut Connection> {
+pub fn find_or_join(
+    file: &SocketFile,
+    direction: u8,
+    moved: u32,
+    now_ns: u64,
+) -> Option<&'static mut Connection> {
     let number = file.number();
     if let Some(connection) = find(file.sock) {
         if connection.inode == number {
@@ -200,7 +265,21 @@ pub fn find_or_join(file: &SocketFile, now_ns: u64) -> Option<&'static mut Conne
     if !file.is_stream(family) {
         return None;
     }
-    insert(file.sock, family, role::UNKNOWN, false, now_ns, number);
+    let origin = Origin {
+        family,
+        role: role::UNKNOWN,
+        from_start: false,
+        sequences: kernel::sequences(file.sock, family).map(|(read, write)| {
+            // The call has moved its bytes already.
+            if direction == direction::READ {
+                (read.wrapping_sub(moved), write)
+            } else {
+                (read, write.wrapping_sub(moved))
+            }
+        }),
+        opener: Opener::NOBODY,
+    };
+    insert(file.sock, &origin, now_ns, number);
     find(file.sock)
 }
 

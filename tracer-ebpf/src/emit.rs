@@ -97,6 +97,10 @@ pub fn connection(connection: &mut Connection, sock: Socket, tgid: u32) {
                 connection_flags::FROM_START
             } else {
                 0
+            } | if connection.sequences != 0 {
+                connection_flags::SEQUENCES
+            } else {
+                0
             },
             reserved: 0,
             value: 0,
@@ -115,6 +119,9 @@ pub fn connection(connection: &mut Connection, sock: Socket, tgid: u32) {
         };
         (*event).local = local;
         (*event).remote = remote;
+        (*event).read_sequence = connection.read_sequence;
+        (*event).write_sequence = connection.write_sequence;
+        (*event).peer = if is_unix { kernel::unix_peer(sock) } else { 0 };
         (*event).path = [0; UNIX_PATH_MAX];
         (*event).path_len = 0;
         if is_unix {

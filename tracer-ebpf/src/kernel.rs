@@ -22,6 +22,8 @@ offsets! {
     TASK_STACK,
     TASK_MM,
     TASK_TGID,
+    /// Id of the thread.
+    TASK_PID,
     TASK_REAL_PARENT,
     TASK_START_BOOTTIME,
     MM_ARG_START,
@@ -32,6 +34,7 @@ offsets! {
     FDT_MAX_FDS,
     FDT_FD,
     FILE_INODE,
+    FILE_FLAGS,
     FILE_PRIVATE_DATA,
     /// `f_count` (reference count, 1 means last) before 6.13.
     FILE_COUNT,
@@ -50,6 +53,10 @@ offsets! {
     SOCK_V6_RCV_SADDR,
     SOCK_PROTOCOL,
     SOCK_ERR,
+    /// Next byte that the process reads, as a sequence number.
+    TCP_COPIED_SEQ,
+    /// Next byte that the process writes.
+    TCP_WRITE_SEQ,
     UNIX_ADDR,
     UNIX_PEER,
     UNIX_ADDRESS_LEN,
@@ -59,6 +66,8 @@ offsets! {
     REGS_ARG1,
     REGS_ARG2,
     REGS_ARG3,
+    /// The register that holds the current goroutine (Go's internal ABI).
+    REGS_GOROUTINE,
     /// `struct pt_regs` from the bottom of a task's stack; only for kernels without the helper.
     STACK_REGS,
 }
@@ -145,6 +154,14 @@ impl Arguments {
     pub fn third(&self) -> Option<u64> {
         self.register(&REGS_ARG2)
     }
+    /// What Go calls `g`: the address of the current goroutine, if this is Go's code.
+    #[inline(always)]
+    pub fn goroutine(&self) -> Option<u64> {
+        if !has(&REGS_GOROUTINE) {
+            return None;
+        }
+        self.register(&REGS_GOROUTINE)
+    }
     /// Fourth argument.
     #[inline(always)]
     pub fn fourth(&self) -> Option<u64> {
@@ -167,10 +184,11 @@ pub struct SocketFile {
 
 const S_IFMT: u16 = 0o170000;
 const S_IFSOCK: u16 = 0o140000;
+const S_IFREG: u16 = 0o100000;
 
-/// The socket behind a file descriptor of the current task; `None` if it is none.
+/// `struct file *` and `struct inode *` behind a file descriptor of the current task.
 #[inline(always)]
-pub fn socket_of(fd: i32) -> Option<SocketFile> {
+fn file_of(fd: i32) -> Option<(u64, u64)> {
     let files: u64 = field(task(), &TASK_FILES)?;
     let table: u64 = field(files, &FILES_FDT)?;
     let max: u32 = field(table, &FDT_MAX_FDS)?;
@@ -182,7 +200,21 @@ pub fn socket_of(fd: i32) -> Option<SocketFile> {
     if file == 0 {
         return None;
     }
-    let inode: u64 = field(file, &FILE_INODE)?;
+    Some((file, field(file, &FILE_INODE)?))
+}
+
+/// True for a file on a disk.
+#[inline(always)]
+pub fn is_regular_file(fd: i32) -> bool {
+    file_of(fd)
+        .and_then(|(_, inode)| field::<u16>(inode, &INODE_MODE))
+        .is_some_and(|mode| mode & S_IFMT == S_IFREG)
+}
+
+/// The socket behind a file descriptor of the current task; `None` if it is none.
+#[inline(always)]
+pub fn socket_of(fd: i32) -> Option<SocketFile> {
+    let (file, inode) = file_of(fd)?;
     let mode: u16 = field(inode, &INODE_MODE)?;
     if mode & S_IFMT != S_IFSOCK {
         return None;
@@ -205,6 +237,14 @@ impl SocketFile {
     #[inline(always)]
     pub fn number(&self) -> u64 {
         field(self.inode, &INODE_INO).unwrap_or(0)
+    }
+
+    /// True when calls on it wait (unless they ask not to).
+    #[inline(always)]
+    pub fn is_blocking(&self) -> bool {
+        const O_NONBLOCK: u32 = 0o4000;
+        has(&FILE_FLAGS)
+            && field::<u32>(self.file, &FILE_FLAGS).is_some_and(|flags| flags & O_NONBLOCK == 0)
     }
 
     /// True when this descriptor is the last one of the file.
@@ -269,6 +309,29 @@ pub fn local_port(sock: Socket) -> u16 {
 #[inline(always)]
 pub fn remote_port(sock: Socket) -> u16 {
     u16::from_be(field(sock, &SOCK_DPORT).unwrap_or(0))
+}
+
+/// Sequence numbers of the next bytes that the process reads and writes. Only of plain TCP: a socket
+/// of multipath TCP is another struct.
+#[inline(always)]
+pub fn sequences(sock: Socket, family: u16) -> Option<(u32, u32)> {
+    const IPPROTO_TCP: u16 = 6;
+    if family == AF_UNIX || !has(&TCP_COPIED_SEQ) || !has(&TCP_WRITE_SEQ) {
+        return None;
+    }
+    if field::<u16>(sock, &SOCK_PROTOCOL) != Some(IPPROTO_TCP) {
+        return None;
+    }
+    Some((field(sock, &TCP_COPIED_SEQ)?, field(sock, &TCP_WRITE_SEQ)?))
+}
+
+/// The socket at the other end of a unix connection; 0 if there is none.
+#[inline(always)]
+pub fn unix_peer(sock: Socket) -> u64 {
+    if !has(&UNIX_PEER) {
+        return 0;
+    }
+    field(sock, &UNIX_PEER).unwrap_or(0)
 }
 
 /// Local and remote IP address; IPv4 uses the first four bytes.

@@ -24,6 +24,7 @@ macro_rules! trace_log {
     };
 }
 
+mod cause;
 mod connection;
 mod emit;
 mod kernel;

@@ -1,11 +1,13 @@
 //! Every map and its bound. User space may shrink or grow the ring and the table at load.
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use tracer_common::abi::{DataEvent, drop_reason};
 use tracer_common::limits::WINDOW;
 
+use crate::cause::{Actor, Cause, Opener};
 use crate::connection::Connection;
 
 /// All events, in the order they were reserved.
@@ -30,6 +32,30 @@ pub static IGNORED_PORTS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
 pub static ENTERED: Array<Entered> = Array::with_max_entries(ENTERED_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
 pub const ENTERED_SLOTS: u32 = 65536;
+
+/// What threads are doing, direct-mapped by thread id; checked by the full id.
+#[map]
+pub static THREADS: Array<Actor> = Array::with_max_entries(ACTOR_SLOTS, 0);
+/// What goroutines are doing, direct-mapped by a hash; checked by the goroutine and its process.
+#[map]
+pub static GOROUTINES: Array<Actor> = Array::with_max_entries(ACTOR_SLOTS, 0);
+/// Power of two, so that the slot is a mask.
+pub const ACTOR_SLOTS: u32 = 32768;
+
+/// Exchanges that are being served, direct-mapped by a hash. One that loses its slot to another is
+/// taken for ended: what is called for it has no parent.
+#[map]
+pub static EXCHANGES: Array<Cause> = Array::with_max_entries(EXCHANGE_SLOTS, 0);
+/// Power of two, so that the slot is a mask.
+pub const EXCHANGE_SLOTS: u32 = 32768;
+
+/// How processes run what they serve (tgid to `abi::kind_of_process`).
+#[map]
+pub static KINDS: HashMap<u32, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Who opens a connection, from the first packet until it is established.
+#[map]
+pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(4096, 0);
 
 /// What was given up, by reason.
 #[map]
@@ -144,6 +170,11 @@ pub struct Call {
     pub start_ns: u64,
     pub tgid: u32,
     pub tid: u32,
+    /// The call waits where there is nothing to read.
+    pub blocking: u32,
+    /// How the cause of the request that begins here was found, and the cause.
+    pub cause_method: u32,
+    pub cause: Cause,
     /// Messages of a `*mmsg` call still to come behind this one, and where the next one is.
     pub messages: u32,
     /// Window programs run for this call.

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tracer_common::abi::kind_of_process;
 
 use super::AppError;
 use super::pipeline::{Parts, Pipeline};
@@ -160,7 +161,9 @@ fn load(start: Start) -> Result<Loaded, AppError> {
     });
     if mode == Mode::Host {
         pipeline.apply_policy();
+        pipeline.find_runtimes();
     }
+    follow(&mut kernel, &mut pipeline);
     status.attached(kernel.attached.len(), kernel.missing.len(), reader.size());
     Ok(Loaded {
         kernel,
@@ -169,6 +172,19 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         ledger,
         status,
     })
+}
+
+/// Has the kernel side know how new processes run what they serve.
+fn follow(kernel: &mut Kernel, pipeline: &mut Pipeline) {
+    for (tgid, runtime) in pipeline.take_to_follow() {
+        let kind = kernel.follow(runtime, &pipeline.exe_path(tgid));
+        if kind == kind_of_process::NONE {
+            continue;
+        }
+        if let Err(error) = pipeline.maps().set_kind(tgid, kind) {
+            tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
+        }
+    }
 }
 
 /// Ports that the kernel side need not look at: excluded whatever the process is.
@@ -190,6 +206,7 @@ impl Loaded {
             let n = self.reader.drain(BATCH, |record| {
                 pipeline.record(record);
             });
+            follow(&mut self.kernel, &mut self.pipeline);
             let now_ns = clock::boot_ns();
             let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
             if housekeeping {
@@ -219,6 +236,8 @@ impl Loaded {
     fn count(&mut self) {
         let (connections, processes) = self.pipeline.sizes();
         let records = self.pipeline.records();
+        let (joins, waiting) = self.pipeline.joins();
+        self.status.joins(joins, waiting);
         match self.pipeline.maps().counts() {
             Ok(counts) => {
                 self.status.kernel(&self.ledger, &counts, records);

@@ -1,21 +1,23 @@
 //! Records of the kernel side to spans: ingest, metadata, policy, span building, in one thread.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent};
 
-use crate::discover::{Decision, Discovery, PolicyUpdate};
+use crate::discover::{Decision, Discovery, PolicyUpdate, Runtime, Runtimes};
 use crate::export::SpanSink;
 use crate::export::otlp::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
 use crate::probes::Maps;
-use crate::protocol::{Connection, Endpoint, Exchange};
+use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, Opened};
 use crate::telemetry::ledger::Ledger;
-use crate::trace::{Span, SpanBuilder};
+use crate::trace::assemble::Limits;
+use crate::trace::{Assembler, JoinCounts, Span, SpanBuilder};
 
 /// Everything between the ring and the export queue.
 pub struct Pipeline {
@@ -36,11 +38,16 @@ struct Side {
     processes: ProcessTable,
     discovery: Discovery,
     builder: SpanBuilder,
+    assembler: Assembler,
+    now_ns: u64,
     boot_to_unix_ns: i64,
     /// The agent's own endpoint.
     admin: Option<SocketAddr>,
     has_port_rules: bool,
     spans: Vec<Span>,
+    runtimes: Runtimes,
+    /// Processes whose runtimes are to be followed.
+    to_follow: Vec<(u32, Runtime)>,
     /// Exchanges that are none of ours to report.
     foreign: u64,
 }
@@ -89,10 +96,18 @@ impl Pipeline {
                 processes,
                 has_port_rules: discovery.policy().has_rules(),
                 discovery,
+                assembler: Assembler::new(
+                    Limits::default(),
+                    builder.propagators().clone(),
+                    fastrand::Rng::new(),
+                ),
                 builder,
                 admin,
+                now_ns: clock::boot_ns(),
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
+                runtimes: Runtimes::default(),
+                to_follow: Vec::new(),
                 foreign: 0,
             },
             ledger,
@@ -105,6 +120,7 @@ impl Pipeline {
     /// A batch of records begins: clocks are compared anew.
     pub fn begin(&mut self) {
         self.host.boot_to_unix_ns = clock::boot_to_unix_ns();
+        self.host.now_ns = clock::boot_ns();
     }
 
     /// What happens after this time is left out.
@@ -164,6 +180,13 @@ impl Pipeline {
             refused += n;
         }
         self.records += (n as u64).saturating_sub(refused);
+        let Side {
+            assembler,
+            spans,
+            now_ns,
+            ..
+        } = &mut self.host;
+        assembler.poll(*now_ns, spans);
         if !self.host.spans.is_empty() {
             let room = self.host.spans.len();
             let spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
@@ -183,6 +206,8 @@ impl Pipeline {
     pub fn finish(&mut self) {
         self.ingest.tick(u64::MAX, &mut self.host);
         let open = self.ingest.abandon_all();
+        // What still waits will learn nothing more.
+        self.host.now_ns = u64::MAX;
         self.commit(0);
         self.ledger
             .exchanges
@@ -200,9 +225,39 @@ impl Pipeline {
         &mut self.host.maps
     }
 
+    /// What was joined so far.
+    pub fn joins(&self) -> (&JoinCounts, usize) {
+        let assembler = &self.host.assembler;
+        (assembler.counts(), assembler.waiting())
+    }
+
     /// Connections tracked, processes known.
     pub fn sizes(&self) -> (usize, usize) {
         (self.ingest.connections(), self.host.processes.len())
+    }
+
+    /// Processes whose runtimes are to be followed, since the last call: they and those that ran
+    /// already when tracing began.
+    pub fn take_to_follow(&mut self) -> Vec<(u32, Runtime)> {
+        std::mem::take(&mut self.host.to_follow)
+    }
+
+    /// Looks at the processes that run already.
+    pub fn find_runtimes(&mut self) {
+        let Side {
+            proc,
+            runtimes,
+            to_follow,
+            ..
+        } = &mut self.host;
+        for pid in proc.pids() {
+            to_follow.extend(runtimes.of(proc, pid).map(|runtime| (pid, runtime)));
+        }
+    }
+
+    /// Where a process's program can be opened.
+    pub fn exe_path(&self, tgid: u32) -> PathBuf {
+        self.host.proc.exe_path(tgid)
     }
 
     /// Applies the policy to the processes that run already.
@@ -215,6 +270,9 @@ impl Pipeline {
 
 impl Side {
     fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
+        let runtime = self.runtimes.of(&self.proc, event.tgid);
+        self.to_follow
+            .extend(runtime.map(|runtime| (event.tgid, runtime)));
         let facts = self.processes.on_exec(&ExecInfo::new(event, tail));
         if let Some(update) = self.discovery.on_exec(facts) {
             self.apply(update);
@@ -289,15 +347,24 @@ impl Host for Side {
         self.maps.ignore_connection(socket, connection);
     }
 
+    fn opened(&mut self, opened: Opened, connection: &Arc<Connection>) {
+        self.assembler.opened(opened, connection, self.now_ns);
+    }
+
     fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>) {
         if self.is_foreign(&exchange, connection) {
             self.foreign += 1;
             return;
         }
         let process = self.processes.get_at(exchange.tgid, exchange.end_ns);
+        let id = ExchangeId {
+            connection: connection.id,
+            key: exchange.key,
+        };
         let span = self
             .builder
             .build(exchange, connection, &process, self.boot_to_unix_ns);
-        self.spans.push(span);
+        self.assembler
+            .finished(id, span, self.now_ns, &mut self.spans);
     }
 }

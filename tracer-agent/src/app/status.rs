@@ -10,6 +10,7 @@ use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::{Exporter, Probes, Snapshot, render};
+use crate::trace::{JoinCounts, Link};
 
 /// Shared by the capture thread (which writes) and the admin endpoint (which reads).
 #[derive(Debug, Default)]
@@ -55,6 +56,30 @@ impl Status {
         latest.connections = connections as u64;
         latest.sessions = connections as u64;
         latest.processes = processes as u64;
+    }
+
+    /// What was joined so far.
+    pub fn joins(&self, counts: &JoinCounts, waiting: usize) {
+        let JoinCounts {
+            parents,
+            roots,
+            hurried,
+            forgotten,
+            late,
+        } = counts;
+        let mut latest = self.lock();
+        latest.parents = Link::ALL
+            .into_iter()
+            .map(Link::name)
+            .zip(*parents)
+            .chain([("none", *roots)])
+            .collect();
+        latest.unjoined = vec![
+            ("hurried", *hurried),
+            ("forgotten", *forgotten),
+            ("late", *late),
+        ];
+        latest.waiting_spans = waiting as u64;
     }
 
     /// What the sessions counted since the last call.

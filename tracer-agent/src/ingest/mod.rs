@@ -20,7 +20,9 @@ pub use record::Record;
 use sweep::Sweep;
 use tracked::{Closed, Side, Tracked};
 
-use crate::protocol::{At, Connection, Direction, End, Exchange, Input};
+use crate::protocol::{
+    At, Cause, CauseMethod, Connection, Direction, End, Exchange, ExchangeId, Input, Opened,
+};
 use crate::protocol::{http1, http2};
 
 /// After the kernel finished a connection the process may still read what had arrived: so long it
@@ -41,6 +43,8 @@ pub trait Host {
     fn forget(&mut self, socket: u64, connection: u64);
     /// The kernel side should stop looking at a connection (it speaks nothing we parse).
     fn ignore(&mut self, socket: u64, connection: u64);
+    /// An exchange has begun: its request's head was seen.
+    fn opened(&mut self, opened: Opened, connection: &Arc<Connection>);
     /// An exchange is finished.
     fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>);
 }
@@ -151,6 +155,13 @@ impl Ingest {
             start_ns: event.start_ns.min(event.time_ns),
             tgid: event.tgid,
             tid: event.tid,
+            cause: CauseMethod::from_abi(event.cause_method).map(|method| Cause {
+                exchange: ExchangeId {
+                    connection: event.cause_connection,
+                    key: event.cause_key,
+                },
+                method,
+            }),
         };
         let session = &mut tracked.parser;
         if event.header.flags & data_flags::HTTP2 != 0 {
@@ -180,9 +191,7 @@ impl Ingest {
             // The kernel side knows by itself unless the head came to it in parts.
             host.ignore(tracked.socket, event.connection);
         }
-        for exchange in out.drain() {
-            host.exchange(exchange, &tracked.connection);
-        }
+        out.tell(&tracked.connection, host);
     }
 
     /// A direction or a connection ended.
@@ -203,6 +212,7 @@ impl Ingest {
             start_ns: event.time_ns,
             tgid: event.tgid,
             tid: event.tid,
+            cause: None,
         };
         tracked.last_ns = event.time_ns;
         let (read, write) = (&mut tracked.read, &mut tracked.write);
@@ -254,9 +264,7 @@ impl Ingest {
         });
         self.lost_bytes = self.lost_bytes.saturating_add(lost);
         session.end(how, &at, out);
-        for exchange in out.drain() {
-            host.exchange(exchange, &tracked.connection);
-        }
+        out.tell(&tracked.connection, host);
     }
 
     /// A process ended: its unix connections ended with it (TCP ones are told by the kernel).
@@ -356,6 +364,7 @@ impl Ingest {
             start_ns: time_ns,
             tgid: tracked.tgid,
             tid: 0,
+            cause: None,
         };
         let out = &mut self.outputs;
         if let Some(closed) = tracked.closed {
@@ -381,8 +390,18 @@ impl Ingest {
             }
         };
         session.end(how, &at, out);
-        for exchange in out.drain() {
-            host.exchange(exchange, &tracked.connection);
+        out.tell(&tracked.connection, host);
+    }
+}
+
+impl Outputs {
+    /// Tells what the sessions found.
+    fn tell(&mut self, connection: &Arc<Connection>, host: &mut impl Host) {
+        for opened in self.drain_opened() {
+            host.opened(opened, connection);
+        }
+        for exchange in self.drain() {
+            host.exchange(exchange, connection);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The protocol session of a connection, whichever protocol it speaks.
 
-use crate::protocol::{At, Direction, End, Exchange, Input, Role, http1, http2};
+use crate::protocol::{At, Direction, End, Exchange, Input, Opened, Role, http1, http2};
 
 /// Who parses a connection.
 pub enum Parser {
@@ -22,6 +22,14 @@ pub struct Outputs {
 }
 
 impl Outputs {
+    /// Hands out the exchanges that have begun.
+    pub fn drain_opened(&mut self) -> impl Iterator<Item = Opened> {
+        self.http1
+            .opened
+            .drain(..)
+            .chain(self.http2.opened.drain(..))
+    }
+
     /// Hands out the finished exchanges.
     pub fn drain(&mut self) -> impl Iterator<Item = Exchange> {
         self.http1

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracer_common::abi::{ConnectionEvent, connection_flags, role};
 
 use super::parser::Parser;
-use crate::protocol::{Connection, Endpoint, Role};
+use crate::protocol::{Connection, Endpoint, Role, Wire};
 
 /// One end of one connection.
 pub struct Tracked {
@@ -62,6 +62,7 @@ impl Tracked {
             remote,
             role,
             from_start,
+            wire: wire(event),
         };
         Tracked {
             connection: Arc::new(connection),
@@ -89,6 +90,20 @@ impl Tracked {
     pub fn in_flight(&self) -> usize {
         self.parser.in_flight()
     }
+}
+
+/// What the other end can be told by.
+fn wire(event: &ConnectionEvent) -> Option<Wire> {
+    if event.family == AF_UNIX {
+        return (event.peer != 0).then_some(Wire::Unix {
+            own: event.socket,
+            peer: event.peer,
+        });
+    }
+    (event.header.flags & connection_flags::SEQUENCES != 0).then_some(Wire::Tcp {
+        read: event.read_sequence,
+        write: event.write_sequence,
+    })
 }
 
 const AF_UNIX: u16 = 1;

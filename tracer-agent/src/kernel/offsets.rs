@@ -33,6 +33,7 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("TASK_STACK", "task_struct", "stack", true),
     ("TASK_MM", "task_struct", "mm", true),
     ("TASK_TGID", "task_struct", "tgid", true),
+    ("TASK_PID", "task_struct", "pid", true),
     ("TASK_REAL_PARENT", "task_struct", "real_parent", true),
     // Called real_start_time before 5.5 (kernel commit cf25e24db61c).
     (
@@ -49,6 +50,7 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("FDT_MAX_FDS", "fdtable", "max_fds", true),
     ("FDT_FD", "fdtable", "fd", true),
     ("FILE_INODE", "file", "f_inode", true),
+    ("FILE_FLAGS", "file", "f_flags", false),
     ("FILE_PRIVATE_DATA", "file", "private_data", true),
     ("FILE_COUNT", "file", "f_count", false),
     ("FILE_REF", "file", "f_ref", false),
@@ -70,6 +72,8 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ),
     ("SOCK_PROTOCOL", "sock", "sk_protocol", true),
     ("SOCK_ERR", "sock", "sk_err", true),
+    ("TCP_COPIED_SEQ", "tcp_sock", "copied_seq", false),
+    ("TCP_WRITE_SEQ", "tcp_sock", "write_seq", false),
     ("UNIX_ADDR", "unix_sock", "addr", false),
     ("UNIX_PEER", "unix_sock", "peer", false),
     ("UNIX_ADDRESS_LEN", "unix_address", "len", false),
@@ -109,6 +113,8 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
         for (global, name) in ARGUMENTS.into_iter().zip(names) {
             offsets.push((global, member("pt_regs", name)?));
         }
+        // Go's internal ABI keeps the current goroutine in R14.
+        offsets.push(("REGS_GOROUTINE", member("pt_regs", "r14")?));
         return Ok(());
     }
     if !cfg!(target_arch = "aarch64") {
@@ -120,6 +126,8 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
     for (i, global) in ARGUMENTS.into_iter().enumerate().skip(1) {
         offsets.push((global, regs + 8 * i as u32));
     }
+    // Go keeps the current goroutine in R28.
+    offsets.push(("REGS_GOROUTINE", regs + 8 * 28));
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Loads the eBPF object, hands it this kernel's offsets and attaches its programs.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
@@ -8,6 +9,8 @@ use aya::{Ebpf, EbpfLoader};
 use tracer_common::abi::{connection_entry, drop_reason};
 
 use super::reader::Reader;
+use super::runtime::RuntimeProbes;
+use crate::discover::Runtime;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
 
@@ -91,15 +94,34 @@ impl Options {
     }
 }
 
-/// Programs that are attached to several tracepoints; all others are named after theirs.
-const ENTRIES_OF_WRITES: &[&str] = &[
-    "sys_enter_write",
-    "sys_enter_writev",
-    "sys_enter_pwritev2",
-    "sys_enter_sendto",
-    "sys_enter_sendmsg",
-    "sys_enter_sendmmsg",
-    "sys_enter_sendfile64",
+/// Programs that are attached to several tracepoints, by the first of them; all others are named
+/// after theirs.
+const SHARED: &[&[&str]] = &[
+    &[
+        "sys_enter_write",
+        "sys_enter_writev",
+        "sys_enter_pwritev2",
+        "sys_enter_sendto",
+        "sys_enter_sendmsg",
+        "sys_enter_sendmmsg",
+        "sys_enter_sendfile64",
+    ],
+    &[
+        "sys_exit_epoll_wait",
+        "sys_exit_epoll_pwait",
+        "sys_exit_epoll_pwait2",
+    ],
+    &["sys_exit_poll", "sys_exit_ppoll"],
+    &["sys_exit_select", "sys_exit_pselect6"],
+];
+
+/// Tracepoints that not every architecture, or not every kernel, has: calls of other names do their
+/// work there.
+const OPTIONAL: &[&str] = &[
+    "sys_exit_epoll_wait",
+    "sys_exit_epoll_pwait2",
+    "sys_exit_poll",
+    "sys_exit_select",
 ];
 
 /// Programs reached by tail call, in the order of their indexes in the `PROGRAMS` map.
@@ -108,6 +130,7 @@ const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 /// The loaded and attached kernel side; everything is detached when it is dropped.
 pub struct Kernel {
     ebpf: Ebpf,
+    runtimes: RuntimeProbes,
     ring_bytes: u32,
     #[cfg(feature = "ebpf-log")]
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
@@ -156,6 +179,7 @@ impl Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
             ebpf,
+            runtimes: RuntimeProbes::default(),
             ring_bytes: options.ring_size(),
             attached: Vec::new(),
             missing: Vec::new(),
@@ -167,14 +191,13 @@ impl Kernel {
     fn attach(&mut self) -> Result<(), LoadError> {
         for (name, program) in self.ebpf.programs_mut() {
             match program {
+                // When a process runs a program that they are for.
+                Program::UProbe(_) => {}
                 Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
                 Program::TracePoint(point) => {
-                    let targets = if name == "sys_enter_write" {
-                        ENTRIES_OF_WRITES
-                    } else {
-                        &[name][..]
-                    };
-                    for target in targets {
+                    let own = [name];
+                    let shared = SHARED.iter().find(|points| points.first() == Some(&name));
+                    for target in shared.copied().unwrap_or(&own) {
                         let category = if target.starts_with("sched_") {
                             "sched"
                         } else {
@@ -182,6 +205,7 @@ impl Kernel {
                         };
                         match point.attach(category, target) {
                             Ok(_) => self.attached.push((*target).to_owned()),
+                            Err(_) if OPTIONAL.contains(target) => {}
                             Err(error) => self.missing.push(((*target).to_owned(), chain(&error))),
                         }
                     }
@@ -205,6 +229,12 @@ impl Kernel {
             return Err(LoadError::NothingAttached(why));
         }
         Ok(())
+    }
+
+    /// Attaches what a runtime needs to a process's program, once per program; returns the kind that
+    /// the process then is of (`abi::kind_of_process`).
+    pub fn follow(&mut self, runtime: Runtime, exe: &Path) -> u32 {
+        self.runtimes.follow(&mut self.ebpf, runtime, exe)
     }
 
     /// Passes the kernel side's debug output on, where it was compiled in.
@@ -236,6 +266,7 @@ impl Kernel {
             processes: HashMap::try_from(take("PROCESSES")?)?,
             ports: HashMap::try_from(take("IGNORED_PORTS")?)?,
             connections: HashMap::try_from(take("CONNECTIONS")?)?,
+            kinds: HashMap::try_from(take("KINDS")?)?,
         })
     }
 }
@@ -247,6 +278,7 @@ pub struct Maps {
     processes: HashMap<MapData, u32, u32>,
     ports: HashMap<MapData, u32, u8>,
     connections: HashMap<MapData, u64, ConnectionValue>,
+    kinds: HashMap<MapData, u32, u32>,
 }
 
 /// Only update what is there (`BPF_EXIST`).
@@ -293,6 +325,11 @@ impl Maps {
     /// Sets one process's policy (`abi::policy` flags).
     pub fn set_process(&mut self, tgid: u32, flags: u32) -> Result<(), aya::maps::MapError> {
         self.processes.insert(tgid, flags, 0)
+    }
+
+    /// Says how a process runs what it serves (`abi::kind_of_process`).
+    pub fn set_kind(&mut self, tgid: u32, kind: u32) -> Result<(), aya::maps::MapError> {
+        self.kinds.insert(tgid, kind, 0)
     }
 
     /// Forgets a process that ended.
@@ -377,6 +414,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<Verified>, LoadError> {
         match program {
             Program::TracePoint(point) => point.load(),
             Program::BtfTracePoint(point) => point.load(name, &btf),
+            Program::UProbe(probe) => probe.load(),
             _ => return Err(LoadError::Mismatch("known program type")),
         }
         .map_err(|source| {
@@ -389,6 +427,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<Verified>, LoadError> {
         let instructions = match program {
             Program::TracePoint(point) => point.info(),
             Program::BtfTracePoint(point) => point.info(),
+            Program::UProbe(probe) => probe.info(),
             _ => continue,
         }
         .ok()

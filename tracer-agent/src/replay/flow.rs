@@ -157,6 +157,7 @@ impl<H: Handler> Context<H> {
             remote: Endpoint::Ip(key.address(server.other()).socket_addr()),
             role: (opened_by == Some(server.other())).then_some(Role::Server),
             from_start,
+            wire: None,
         };
         let session = self.handler.open(&connection);
         let owner = Owner {
@@ -209,6 +210,7 @@ fn at(time_ns: u64) -> At {
         start_ns: time_ns,
         tgid: 0,
         tid: 0,
+        cause: None,
     }
 }
 

@@ -33,6 +33,8 @@ impl<F: FnMut(Exchange, &Owner)> Http1<F> {
     }
 
     fn hand_on(&mut self, owner: &Owner) {
+        // A capture tells one end of each exchange: there is nobody to be joined with.
+        self.output.opened.clear();
         for exchange in self.output.exchanges.drain(..) {
             (self.sink)(exchange, owner);
         }

@@ -23,6 +23,12 @@ pub struct Snapshot {
     pub sessions_counted: Vec<(&'static str, u64)>,
     /// Bytes that were lost between the kernel side and the sessions.
     pub lost_bytes: u64,
+    /// Spans by how their parent was found.
+    pub parents: Vec<(&'static str, u64)>,
+    /// What could not be joined, by reason.
+    pub unjoined: Vec<(&'static str, u64)>,
+    /// Spans that wait until their trace is certain.
+    pub waiting_spans: u64,
     /// Connections that user space knows.
     pub connections: u64,
     /// Protocol sessions alive.
@@ -209,6 +215,16 @@ metrics! {
         };
     "tracer_agent_lost_bytes_total" Counter [] "Bytes of traced connections that were lost between the kernel side and the parsers, found by position." => |now, out|
         out.count(&[], now.lost_bytes);
+    "tracer_agent_parents_total" Counter ["method"] "Spans by how their parent was found; none: they begin a trace." => |now, out|
+        for (method, count) in &now.parents {
+            out.count(&[method], *count);
+        };
+    "tracer_agent_unjoined_total" Counter ["reason"] "Where joining fell short: spans let go before their trace was certain (hurried), exchanges forgotten before they ended (forgotten), ends of one connection found too late (late)." => |now, out|
+        for (reason, count) in &now.unjoined {
+            out.count(&[reason], *count);
+        };
+    "tracer_agent_waiting_spans" Gauge [] "Spans that wait until their trace is certain." => |now, out|
+        out.count(&[], now.waiting_spans);
     "tracer_agent_ring_highest_bytes" Gauge [] "Most bytes that ever waited in the ring buffer to be read." => |now, out|
         out.count(&[], now.ring.highest_bytes);
     "tracer_agent_ring_size_bytes" Gauge [] "Size of the ring buffer." => |now, out|

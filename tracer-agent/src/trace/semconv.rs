@@ -122,6 +122,9 @@ pub(super) fn for_each_attribute<'a>(
     if let Some(user_agent) = &request.user_agent {
         each("user_agent.original", text(user_agent));
     }
+    if let Some(link) = span.link {
+        each("tracer.parent.method", text(link.name()));
+    }
     if !request.context.0.is_empty() {
         for (header, key) in HEADER_ATTRIBUTES {
             if let Some((_, value)) = request.context.0.iter().find(|(name, _)| **name == *header) {

@@ -8,8 +8,9 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_user};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use tracer_common::abi::{direction, end, policy};
+use tracer_common::abi::{cause_method, direction, end, policy};
 
+use crate::cause::{self, Cause};
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit::{self, Ended};
 use crate::kernel::{self, Arguments};
@@ -188,7 +189,12 @@ fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
     if flags & MSG_OOB != 0 {
         return None;
     }
-    let file = kernel::socket_of(arguments.first()? as i32)?;
+    let Some(file) = kernel::socket_of(arguments.first()? as i32) else {
+        if shape == Shape::Buffer && direction == direction::READ {
+            cause::read_elsewhere(&caller, arguments.first()? as i32);
+        }
+        return None;
+    };
     let address = arguments.second()?;
     let discarded = direction == direction::READ && flags & MSG_TRUNC != 0;
     match shape {
@@ -373,9 +379,10 @@ fn account(
 ) {
     // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_boot_ns() };
-    let Some(connection) = connection::find_or_join(file, time_ns) else {
+    let Some(connection) = connection::find_or_join(file, direction, total, time_ns) else {
         return;
     };
+    cause::touched(connection, direction, caller);
     let verdict = connection.verdict;
     let turned = connection.last != direction;
     connection.last = direction;
@@ -417,6 +424,9 @@ fn account(
             start_ns,
             tgid: caller.tgid,
             tid: caller.tid,
+            blocking: file.is_blocking() as u32,
+            cause_method: cause_method::NONE,
+            cause: Cause::NONE,
             messages: rest.messages,
             runs: 0,
             next_message: rest.next,

@@ -5,5 +5,7 @@ pub mod deliver;
 pub mod frames;
 pub mod io;
 pub mod process;
+pub mod runtime;
 pub mod tcp;
+pub mod wait;
 pub mod window;

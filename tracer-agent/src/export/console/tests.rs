@@ -61,6 +61,7 @@ impl Case {
             trace_id: TraceId([self.trace; 16]),
             span_id: SpanId([self.id; 8]),
             parent: (self.parent != 0).then_some(SpanId([self.parent; 8])),
+            link: None,
             parent_is_remote: false,
             flags: 1,
             trace_state: None,
@@ -76,6 +77,7 @@ impl Case {
                 attributes: Vec::new(),
             }),
             exchange: Exchange {
+                key: 0,
                 role: self.role,
                 protocol: Protocol::Http11,
                 request: Request {
@@ -102,6 +104,7 @@ impl Case {
                 remote: ip(8080),
                 role: None,
                 from_start: true,
+                wire: None,
             }),
         }
     }

@@ -39,6 +39,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
         trace_id: TraceId(trace_id),
         span_id: SpanId((number + 1).to_be_bytes()),
         parent: (number % 2 == 1).then_some(SpanId([9; 8])),
+        link: None,
         parent_is_remote: number % 4 == 1,
         flags: 3,
         trace_state: (number.is_multiple_of(3)).then(|| "ot=th:0,vendor=x".into()),
@@ -51,6 +52,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
         end_unix_ns: 1_700_000_000_001_000_000 + number,
         process: Arc::clone(process),
         exchange: Exchange {
+            key: 0,
             role: if number.is_multiple_of(2) {
                 Role::Server
             } else {
@@ -84,6 +86,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
             remote: Endpoint::Ip(([127, 0, 0, 1], 40000).into()),
             role: Some(Role::Server),
             from_start: true,
+            wire: None,
         }),
     }
 }

@@ -23,7 +23,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use super::Exchange;
+use super::{Exchange, Opened};
 
 pub use session::Session;
 
@@ -47,6 +47,8 @@ pub struct Counts {
 /// Where a session puts what it found.
 #[derive(Debug, Default)]
 pub struct Output {
+    /// Requests whose heads were seen since the caller last took them.
+    pub opened: Vec<Opened>,
     /// Finished exchanges, in order of completion.
     pub exchanges: Vec<Exchange>,
     /// Counters.

@@ -1,0 +1,555 @@
+//! Which incoming exchange an outgoing request is sent for.
+//!
+//! In: requests, other bytes and ends as the data calls see them, and what threads wait for. Out: the
+//! cause that goes into the data event of an outgoing request. An exchange that came in is named by
+//! its connection and the position of its request's first byte ([`Cause`]); it is open until its
+//! response was written or its connection ended.
+//!
+//! Nothing here may guess: what a thread does next belongs to the request it read only where the way
+//! its program runs makes that certain (`abi::kind_of_process`). In doubt there is no cause.
+//! It cannot see queues inside of a program: work that one thread hands to another.
+
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
+use tracer_common::abi::{cause_method as method, direction, kind_of_process as kind};
+
+use crate::connection::{Connection, mode, open, verdict};
+use crate::kernel::{self, Arguments};
+use crate::maps::{
+    ACTOR_SLOTS, Call, EXCHANGE_SLOTS, EXCHANGES, GOROUTINES, KINDS, OPENERS, THREADS,
+};
+use crate::probes::io::Caller;
+
+/// An exchange that came in.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    /// Id of its connection; 0 for none.
+    pub connection: u64,
+    /// Position of its request's first byte.
+    pub key: u64,
+}
+
+impl Cause {
+    /// There is none.
+    pub const NONE: Cause = Cause {
+        connection: 0,
+        key: 0,
+    };
+
+    #[inline(always)]
+    fn slot(&self) -> u32 {
+        const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mixed = (self.connection ^ self.key.wrapping_mul(MIX)).wrapping_mul(MIX);
+        (mixed >> 40) as u32 & (EXCHANGE_SLOTS - 1)
+    }
+
+    /// True until its response was written.
+    #[inline(always)]
+    fn is_open(&self) -> bool {
+        self.connection != 0
+            && EXCHANGES
+                .get(self.slot())
+                .is_some_and(|entry| *entry == *self)
+    }
+
+    #[inline(always)]
+    fn begin(&self) {
+        if let Some(entry) = EXCHANGES.get_ptr_mut(self.slot()) {
+            // SAFETY: the pointer is into the map; a torn entry of two writers equals neither cause.
+            unsafe { *entry = *self };
+        }
+    }
+
+    #[inline(always)]
+    fn end(&self) {
+        if let Some(entry) = EXCHANGES.get_ptr_mut(self.slot()) {
+            // SAFETY: as in `begin`.
+            unsafe {
+                if *entry == *self {
+                    *entry = Cause::NONE;
+                }
+            }
+        }
+    }
+}
+
+/// Who opens a connection, and for which exchange.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Opener {
+    pub cause: Cause,
+    /// Thread or goroutine.
+    pub owner: u64,
+}
+
+impl Opener {
+    /// It is not known.
+    pub const NOBODY: Opener = Opener {
+        cause: Cause::NONE,
+        owner: 0,
+    };
+}
+
+/// What a thread or a goroutine is doing.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Actor {
+    /// Thread id, or address of the goroutine.
+    pub owner: u64,
+    /// Its process.
+    pub tgid: u32,
+    /// Low byte of the process's kind, when it last read a request.
+    pub kind: u8,
+    /// How `cause` was found.
+    pub method: u8,
+    /// See [`flag`].
+    pub flags: u8,
+    pub reserved: u8,
+    /// The exchange that it works for now.
+    pub cause: Cause,
+    /// The request that it read last.
+    pub serving: Cause,
+}
+
+/// [`Actor::flags`].
+mod flag {
+    /// It waits for events of many descriptors.
+    pub const LOOP: u8 = 1;
+    /// It was made by a thread that served a request.
+    pub const CREATED: u8 = 2;
+    /// It sent a request while that one was open.
+    pub const CALLED: u8 = 4;
+}
+
+/// A thread's slot, whoever's it is.
+#[inline(always)]
+fn thread_slot(tid: u32) -> Option<&'static mut Actor> {
+    // SAFETY: the pointer is into the map; the owner tells whose it is, and only that thread (or,
+    // before it runs, its creator) writes to it as such.
+    unsafe { THREADS.get_ptr_mut(tid & (ACTOR_SLOTS - 1))?.as_mut() }
+}
+
+/// A thread's entry, if it has one.
+#[inline(always)]
+fn thread(tid: u32) -> Option<&'static mut Actor> {
+    let actor = thread_slot(tid)?;
+    (actor.owner == tid as u64).then_some(actor)
+}
+
+/// The goroutine that runs now.
+#[inline(always)]
+fn goroutine() -> Option<u64> {
+    Arguments::of_current()?.goroutine().filter(|g| *g != 0)
+}
+
+#[inline(always)]
+fn goroutine_slot(g: u64, tgid: u32) -> Option<&'static mut Actor> {
+    const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+    let slot = ((g ^ (tgid as u64) << 48).wrapping_mul(MIX) >> 40) as u32 & (ACTOR_SLOTS - 1);
+    // SAFETY: as in `thread_slot`.
+    unsafe { GOROUTINES.get_ptr_mut(slot)?.as_mut() }
+}
+
+/// Makes a slot somebody's, as if it never had done anything.
+#[inline(always)]
+fn reset(actor: &mut Actor, owner: u64, tgid: u32) {
+    *actor = Actor {
+        owner,
+        tgid,
+        kind: 0,
+        method: 0,
+        flags: 0,
+        reserved: 0,
+        cause: Cause::NONE,
+        serving: Cause::NONE,
+    };
+}
+
+/// The entry of whoever makes this call in a process of this kind; a new one if `make`.
+#[inline(always)]
+fn actor(kind: u32, tgid: u32, tid: u32, make: bool) -> Option<&'static mut Actor> {
+    let (owner, actor) = if kind & kind::MASK == kind::GO {
+        let g = goroutine()?;
+        (g, goroutine_slot(g, tgid)?)
+    } else {
+        (tid as u64, thread_slot(tid)?)
+    };
+    if actor.owner != owner || actor.tgid != tgid {
+        if !make {
+            return None;
+        }
+        reset(actor, owner, tgid);
+    }
+    Some(actor)
+}
+
+#[inline(always)]
+fn kind_of(tgid: u32) -> u32 {
+    // SAFETY: the value is only read.
+    unsafe { KINDS.get(&tgid) }.copied().unwrap_or(kind::NONE)
+}
+
+#[inline(always)]
+fn add_to_kind(tgid: u32, flags: u32) {
+    if let Some(kind) = KINDS.get_ptr_mut(&tgid) {
+        // SAFETY: the pointer is into the map; a flag that gets lost to another CPU is set again.
+        unsafe { *kind |= flags };
+    }
+}
+
+/// A request begins with the next byte of the call.
+#[inline(always)]
+pub fn request(call: &mut Call, connection: &mut Connection) {
+    if call.direction == direction::READ as u32 {
+        came_in(call, connection);
+    } else {
+        goes_out(call, connection);
+    }
+}
+
+#[inline(always)]
+fn came_in(call: &Call, connection: &mut Connection) {
+    let cause = Cause {
+        connection: connection.id,
+        key: connection.read.position,
+    };
+    let before = Cause {
+        connection: connection.id,
+        key: connection.open_key,
+    };
+    let several = connection.outstanding > 0;
+    if connection.open != open::NOTHING {
+        before.end();
+    }
+    connection.open_key = cause.key;
+    if several {
+        connection.open = open::SEVERAL;
+    } else {
+        connection.open = open::ONE;
+        cause.begin();
+    }
+    let kind = kind_of(call.tgid);
+    if kind == kind::NONE {
+        return;
+    }
+    let Some(actor) = actor(kind, call.tgid, call.tid, true) else {
+        return;
+    };
+    // Requests that it read before and that wait for their answers, of other connections.
+    let multiplexes = actor.serving.connection != connection.id && actor.serving.is_open();
+    actor.kind = kind as u8;
+    actor.serving = cause;
+    actor.cause = Cause::NONE;
+    actor.flags &= !(flag::CREATED | flag::CALLED);
+    if several {
+        return;
+    }
+    let found = match kind & kind::MASK {
+        kind::BLOCKING | kind::THREADS => {
+            if kind & kind::MULTIPLEXED != 0 {
+                return;
+            }
+            if multiplexes || actor.flags & flag::LOOP != 0 {
+                add_to_kind(call.tgid, kind::MULTIPLEXED);
+                return;
+            }
+            if call.blocking == 0 && (kind & kind::MASK == kind::BLOCKING || is_carrier()) {
+                return;
+            }
+            method::SAME_THREAD
+        }
+        kind::CALLBACKS => method::TURN,
+        kind::GO if !multiplexes => method::GOROUTINE,
+        _ => return,
+    };
+    actor.cause = cause;
+    actor.method = found as u8;
+}
+
+/// True for the threads that carry Java's virtual ones.
+#[inline(always)]
+fn is_carrier() -> bool {
+    bpf_get_current_comm().is_ok_and(|name| {
+        u64::from_le_bytes([
+            name[0], name[1], name[2], name[3], name[4], name[5], name[6], name[7],
+        ]) == u64::from_le_bytes(*b"ForkJoin")
+    })
+}
+
+#[inline(always)]
+fn goes_out(call: &mut Call, connection: &mut Connection) {
+    let opened_for = connection.opened_for;
+    let opener = connection.opener;
+    connection.opened_for = Cause::NONE;
+    connection.call = Cause::NONE;
+    connection.caller = 0;
+    let kind = kind_of(call.tgid);
+    if kind == kind::NONE {
+        return;
+    }
+    let actor = actor(kind, call.tgid, call.tid, false);
+    let owner = actor.as_ref().map_or(0, |actor| actor.owner);
+    let is_first = connection.from_start != 0 && connection.write.position == 0;
+    let (cause, found) = match kind & kind::MASK {
+        kind::CALLBACKS if is_first => (opened_for, method::CONNECTION),
+        kind::CALLBACKS | kind::GO => match actor {
+            Some(actor) => used(actor, kind),
+            None => return,
+        },
+        _ => match actor {
+            Some(actor) if kind & kind::MULTIPLEXED == 0 && actor.flags & flag::LOOP == 0 => {
+                if actor.cause.connection != 0 {
+                    created_thread_calls(actor, kind, call.tgid);
+                    used(actor, kind)
+                } else if is_first && opener == actor.owner {
+                    (opened_for, method::CONNECTION)
+                } else {
+                    return;
+                }
+            }
+            _ => return,
+        },
+    };
+    if !cause.is_open() || found == method::NONE {
+        return;
+    }
+    call.cause = cause;
+    call.cause_method = found;
+    connection.caller = owner;
+    connection.call_method = found as u8;
+    // As to requests in a row, whose response is read next is not known.
+    if connection.outstanding == 0 {
+        connection.call = cause;
+    }
+}
+
+/// What an actor works for, and how that was found.
+#[inline(always)]
+fn used(actor: &Actor, kind: u32) -> (Cause, u32) {
+    let found = actor.method as u32;
+    // Threads made for one request serve others later where they are kept: only programs that were
+    // seen to let them end, and never to keep one, are believed.
+    let kept = kind & (kind::THREADS_END | kind::THREADS_STAY) != kind::THREADS_END;
+    if found == method::THREAD_CREATED && kept {
+        return (Cause::NONE, method::NONE);
+    }
+    (actor.cause, found)
+}
+
+/// Learns whether threads that are made while serving a request end with it.
+#[inline(always)]
+fn created_thread_calls(actor: &mut Actor, kind: u32, tgid: u32) {
+    if actor.flags & flag::CREATED == 0 {
+        return;
+    }
+    if actor.cause.is_open() {
+        actor.flags |= flag::CALLED;
+    } else if kind & kind::THREADS_STAY == 0 {
+        add_to_kind(tgid, kind::THREADS_STAY);
+    }
+}
+
+/// Bytes moved on a connection.
+#[inline(always)]
+pub fn touched(connection: &Connection, direction: u8, caller: &Caller) {
+    let Some(actor) = thread(caller.tid) else {
+        return;
+    };
+    let is_client = connection.requests == direction::WRITE;
+    let known = connection.verdict != verdict::UNKNOWN && connection.verdict != verdict::IGNORED;
+    let reads = direction == direction::READ;
+    match actor.kind as u32 {
+        kind::CALLBACKS => {
+            if !known {
+                // Whose answer it is is not known. What is written stays with who writes it.
+                if reads {
+                    actor.cause = Cause::NONE;
+                }
+            } else if is_client {
+                if reads || connection.write.mode != mode::START {
+                    actor.cause = connection.call;
+                    actor.method = method::CONTINUATION as u8;
+                }
+            } else if connection.open == open::ONE {
+                actor.cause = Cause {
+                    connection: connection.id,
+                    key: connection.open_key,
+                };
+                actor.method = method::TURN as u8;
+            } else {
+                actor.cause = Cause::NONE;
+            }
+        }
+        // Back from a wait for several descriptors, in the call that it made itself.
+        kind::BLOCKING | kind::THREADS
+            if reads && known && is_client && connection.caller == actor.owner =>
+        {
+            if connection.call.connection != 0 && actor.flags & (flag::LOOP | flag::CREATED) == 0 {
+                actor.cause = connection.call;
+                actor.method = method::CONTINUATION as u8;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A thread read something that is no socket: in an event loop that is often a message of another
+/// thread (eventfd, pipe), and what follows belongs to whoever sent it.
+#[inline(always)]
+pub fn read_elsewhere(caller: &Caller, fd: i32) {
+    if let Some(actor) = thread(caller.tid)
+        && actor.kind as u32 == kind::CALLBACKS
+        && !kernel::is_regular_file(fd)
+    {
+        actor.cause = Cause::NONE;
+    }
+}
+
+/// A thread is back from waiting for several descriptors. `is_epoll`: for events, of any number.
+#[inline(always)]
+pub fn waited(is_epoll: bool) {
+    let id = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    let Some(actor) = thread_slot(tid) else {
+        return;
+    };
+    if actor.owner != tid as u64 || actor.tgid != tgid {
+        if !is_epoll {
+            return;
+        }
+        reset(actor, tid as u64, tgid);
+    }
+    if is_epoll {
+        actor.flags |= flag::LOOP;
+    }
+    actor.cause = Cause::NONE;
+}
+
+/// What the thread does next is none of what it did before (a timer, for one).
+#[inline(always)]
+pub fn forget() {
+    if let Some(actor) = thread(bpf_get_current_pid_tgid() as u32) {
+        actor.cause = Cause::NONE;
+    }
+}
+
+/// Bytes of a response may have been written: the exchange has ended if that was all. Where a
+/// response of unknown length ends is not known: then it has ended with its head.
+#[inline(always)]
+pub fn answered(connection: &mut Connection) {
+    if connection.open == open::NOTHING
+        || connection.outstanding != 0
+        || connection.requests != direction::READ
+        || !(connection.write.mode == mode::START || connection.write.mode == mode::UNFRAMED)
+    {
+        return;
+    }
+    closed(connection);
+}
+
+/// The connection ended, and what it carried with it.
+#[inline(always)]
+pub fn closed(connection: &mut Connection) {
+    if connection.open == open::ONE {
+        let cause = Cause {
+            connection: connection.id,
+            key: connection.open_key,
+        };
+        cause.end();
+    }
+    connection.open = open::NOTHING;
+}
+
+/// The current thread opens a connection.
+#[inline(always)]
+pub fn opening(sock: u64) {
+    let Some(caller) = Caller::traced() else {
+        return;
+    };
+    let kind = kind_of(caller.tgid);
+    let actor = if kind == kind::NONE {
+        None
+    } else {
+        actor(kind, caller.tgid, caller.tid, false)
+    };
+    match actor {
+        Some(actor) if kind & kind::MULTIPLEXED == 0 && actor.cause.is_open() => {
+            let (cause, _) = used(actor, kind);
+            let opener = Opener {
+                cause,
+                owner: actor.owner,
+            };
+            let _ = OPENERS.insert(&sock, &opener, 0);
+        }
+        // What an earlier attempt with the same socket left.
+        _ => {
+            let _ = OPENERS.remove(&sock);
+        }
+    }
+}
+
+/// Who opened a connection that is established now.
+#[inline(always)]
+pub fn take_opener(sock: u64) -> Opener {
+    // SAFETY: the value is copied before the map is changed.
+    match unsafe { OPENERS.get(&sock) }.copied() {
+        Some(opener) => {
+            let _ = OPENERS.remove(&sock);
+            opener
+        }
+        None => Opener::NOBODY,
+    }
+}
+
+/// The current thread makes another one in its process.
+#[inline(always)]
+pub fn thread_made(tgid: u32, child: u32) {
+    let id = bpf_get_current_pid_tgid();
+    let creator = thread(id as u32)
+        .filter(|actor| actor.tgid == tgid && actor.flags & (flag::LOOP | flag::CREATED) == 0)
+        .filter(|actor| matches!(actor.kind as u32, kind::BLOCKING | kind::THREADS))
+        .filter(|actor| actor.cause.is_open());
+    let Some(creator) = creator else {
+        return;
+    };
+    let (kind, cause) = (creator.kind, creator.cause);
+    if let Some(actor) = thread_slot(child) {
+        reset(actor, child as u64, tgid);
+        actor.kind = kind;
+        actor.cause = cause;
+        actor.method = method::THREAD_CREATED as u8;
+        actor.flags = flag::CREATED;
+    }
+}
+
+/// The current thread ends; its id may be used again.
+#[inline(always)]
+pub fn thread_ended() {
+    let id = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    let Some(actor) = thread(tid) else {
+        return;
+    };
+    if actor.flags & flag::CALLED != 0 && actor.cause.is_open() {
+        add_to_kind(tgid, kind::THREADS_END);
+    }
+    actor.owner = 0;
+}
+
+/// A process was forked: its child is the same program.
+#[inline(always)]
+pub fn process_made(parent: u32, child: u32) {
+    let kind = kind_of(parent) & kind::MASK;
+    if kind != kind::NONE {
+        let _ = KINDS.insert(&child, &kind, 0);
+    } else {
+        // What a process of the same id left.
+        let _ = KINDS.remove(&child);
+    }
+}
+
+/// A process ended, or is another program from now on.
+#[inline(always)]
+pub fn process_ended(tgid: u32) {
+    let _ = KINDS.remove(&tgid);
+}
