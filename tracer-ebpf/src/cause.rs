@@ -15,7 +15,8 @@ use tracer_common::abi::{cause_method as method, direction, kind_of_process as k
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel::{self, Arguments};
 use crate::maps::{
-    ACTOR_SLOTS, Call, EXCHANGE_SLOTS, EXCHANGES, GOROUTINES, KINDS, OPENERS, THREADS,
+    ACTOR_SLOTS, Call, EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES, GOROUTINES, KINDS, OPENERS,
+    THREADS,
 };
 use crate::probes::io::Caller;
 
@@ -36,25 +37,40 @@ impl Cause {
         key: 0,
     };
 
+    /// The first of the slots where it may be.
     #[inline(always)]
     fn slot(&self) -> u32 {
         const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
         let mixed = (self.connection ^ self.key.wrapping_mul(MIX)).wrapping_mul(MIX);
-        (mixed >> 40) as u32 & (EXCHANGE_SLOTS - 1)
+        (mixed >> 40) as u32 & (EXCHANGE_SLOTS - 1) & !(EXCHANGE_WAYS - 1)
+    }
+
+    /// The slot that holds `what`, of those where this may be.
+    #[inline(always)]
+    fn find(&self, what: Cause) -> Option<*mut Cause> {
+        let first = self.slot();
+        let mut way = 0;
+        while way < EXCHANGE_WAYS {
+            let entry = EXCHANGES.get_ptr_mut(first + way)?;
+            // SAFETY: the pointer is into the map.
+            if unsafe { *entry } == what {
+                return Some(entry);
+            }
+            way += 1;
+        }
+        None
     }
 
     /// True until its response was written.
     #[inline(always)]
     fn is_open(&self) -> bool {
-        self.connection != 0
-            && EXCHANGES
-                .get(self.slot())
-                .is_some_and(|entry| *entry == *self)
+        self.connection != 0 && self.find(*self).is_some()
     }
 
     #[inline(always)]
     fn begin(&self) {
-        if let Some(entry) = EXCHANGES.get_ptr_mut(self.slot()) {
+        let free = self.find(Cause::NONE);
+        if let Some(entry) = free.or_else(|| EXCHANGES.get_ptr_mut(self.slot())) {
             // SAFETY: the pointer is into the map; a torn entry of two writers equals neither cause.
             unsafe { *entry = *self };
         }
@@ -62,13 +78,9 @@ impl Cause {
 
     #[inline(always)]
     fn end(&self) {
-        if let Some(entry) = EXCHANGES.get_ptr_mut(self.slot()) {
+        if let Some(entry) = self.find(*self) {
             // SAFETY: as in `begin`.
-            unsafe {
-                if *entry == *self {
-                    *entry = Cause::NONE;
-                }
-            }
+            unsafe { *entry = Cause::NONE };
         }
     }
 }
@@ -466,26 +478,29 @@ pub fn opening(sock: u64) {
     let Some(caller) = Caller::traced() else {
         return;
     };
-    let kind = kind_of(caller.tgid);
-    let actor = if kind == kind::NONE {
-        None
+    if let Some(opener) = opener(&caller) {
+        let _ = OPENERS.insert(&sock, &opener, 0);
     } else {
-        actor(kind, caller.tgid, caller.tid, false)
-    };
-    match actor {
-        Some(actor) if kind & kind::MULTIPLEXED == 0 && actor.cause.is_open() => {
-            let (cause, _) = used(actor, kind);
-            let opener = Opener {
-                cause,
-                owner: actor.owner,
-            };
-            let _ = OPENERS.insert(&sock, &opener, 0);
-        }
         // What an earlier attempt with the same socket left.
-        _ => {
-            let _ = OPENERS.remove(&sock);
-        }
+        let _ = OPENERS.remove(&sock);
     }
+}
+
+#[inline(always)]
+fn opener(caller: &Caller) -> Option<Opener> {
+    let kind = kind_of(caller.tgid);
+    if kind == kind::NONE || kind & kind::MULTIPLEXED != 0 {
+        return None;
+    }
+    let actor = actor(kind, caller.tgid, caller.tid, false)?;
+    let (cause, _) = used(actor, kind);
+    if !cause.is_open() {
+        return None;
+    }
+    Some(Opener {
+        cause,
+        owner: actor.owner,
+    })
 }
 
 /// Who opened a connection that is established now.

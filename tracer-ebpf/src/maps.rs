@@ -42,12 +42,14 @@ pub static GOROUTINES: Array<Actor> = Array::with_max_entries(ACTOR_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
 pub const ACTOR_SLOTS: u32 = 32768;
 
-/// Exchanges that are being served, direct-mapped by a hash. One that loses its slot to another is
-/// taken for ended: what is called for it has no parent.
+/// Exchanges that are being served, in one of a few slots that a hash names. One that loses its slot
+/// to another is taken for ended: what is called for it has no parent.
 #[map]
 pub static EXCHANGES: Array<Cause> = Array::with_max_entries(EXCHANGE_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
 pub const EXCHANGE_SLOTS: u32 = 32768;
+/// Slots where one exchange may be; a power of two.
+pub const EXCHANGE_WAYS: u32 = 4;
 
 /// How processes run what they serve (tgid to `abi::kind_of_process`).
 #[map]

@@ -52,6 +52,9 @@ enum Task {
         #[arg(long)]
         port_file: PathBuf,
     },
+    /// Play one scene of `bench causality`
+    #[command(hide = true)]
+    CausalityScene(bench::SceneArgs),
 }
 
 fn main() -> ExitCode {
@@ -81,6 +84,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test(args) => check::test(args)?,
         Task::Check => check::check()?,
         Task::Bench(args) => bench::bench(&args)?,
+        Task::CausalityScene(args) => bench::causality_scene(&args)?,
         Task::OtlpSink { port_file } => bench::sink(&port_file)?,
     }
     Ok(ExitCode::SUCCESS)

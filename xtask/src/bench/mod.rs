@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: what tracing costs and how fast the pipeline is.
 //!
 //! - `live`: one nginx worker under wrk, in alternating runs without and with the agent.
+//! - `causality`: parents of what services call (only when asked for).
 //! - `replay`: the pipeline over a large capture file, exporter off, on one core.
 
 mod agent;
+mod causality;
 mod live;
 mod nginx;
 mod offline;
@@ -12,6 +14,7 @@ mod report;
 mod sink;
 mod wrk;
 
+pub use causality::{SceneArgs, play as causality_scene};
 pub use sink::serve as sink;
 
 use std::fs;
@@ -40,6 +43,12 @@ pub struct BenchArgs {
     /// Exchanges in the replayed capture
     #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub exchanges: u64,
+    /// Requests of each run of the causality row
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests: u32,
+    /// Only services of the causality row whose name contains this
+    #[arg(long)]
+    pub only: Option<String>,
 }
 
 /// A row of the bench.
@@ -49,12 +58,15 @@ pub enum Row {
     Live,
     /// `tracer-agent replay` of a large capture
     Replay,
+    /// Parents of what services call while they serve a request
+    Causality,
 }
 
 /// Measures and prints.
 pub fn bench(args: &BenchArgs) -> Result<()> {
     let wanted = |row| args.row.is_none_or(|only| only == row);
-    if wanted(Row::Live) {
+    let causality = args.row == Some(Row::Causality);
+    if wanted(Row::Live) || causality {
         setup::for_tests()?;
     }
     let agent = binary::build(BuildArgs::default())?;
@@ -75,6 +87,10 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         } else {
             eprintln!("bench: the live row is skipped: it needs root's rights");
         }
+    }
+    if causality {
+        setup::mount_all()?;
+        causality::measure(&agent, &directory, args.requests, args.only.as_deref())?;
     }
     if wanted(Row::Replay) {
         offline::measure(&agent, &directory, args.exchanges)?;
