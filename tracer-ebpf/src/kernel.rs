@@ -68,6 +68,14 @@ offsets! {
     REGS_ARG3,
     /// The register that holds the current goroutine (Go's internal ABI).
     REGS_GOROUTINE,
+    /// First arguments of a function of Go's (internal ABI).
+    REGS_GO0,
+    REGS_GO1,
+    REGS_GO2,
+    REGS_GO3,
+    /// First arguments of a function of C's.
+    REGS_C0,
+    REGS_C1,
     /// `struct pt_regs` from the bottom of a task's stack; only for kernels without the helper.
     STACK_REGS,
 }
@@ -166,6 +174,62 @@ impl Arguments {
     #[inline(always)]
     pub fn fourth(&self) -> Option<u64> {
         self.register(&REGS_ARG3)
+    }
+}
+
+/// Registers of the process at a uprobe.
+#[derive(Clone, Copy)]
+pub struct Registers(u64);
+
+impl Registers {
+    /// Of the context of a uprobe program, which is a `struct pt_regs`.
+    #[inline(always)]
+    pub fn at(context: u64) -> Self {
+        Registers(context)
+    }
+
+    #[inline(always)]
+    fn register(&self, offset: &Global<u32>) -> Option<u64> {
+        if !has(offset) {
+            return None;
+        }
+        field(self.0, offset)
+    }
+
+    /// The current goroutine.
+    #[inline(always)]
+    pub fn goroutine(&self) -> Option<u64> {
+        self.register(&REGS_GOROUTINE)
+    }
+    /// First argument of a Go function.
+    #[inline(always)]
+    pub fn go0(&self) -> Option<u64> {
+        self.register(&REGS_GO0)
+    }
+    /// Second argument of a Go function.
+    #[inline(always)]
+    pub fn go1(&self) -> Option<u64> {
+        self.register(&REGS_GO1)
+    }
+    /// Third argument of a Go function.
+    #[inline(always)]
+    pub fn go2(&self) -> Option<u64> {
+        self.register(&REGS_GO2)
+    }
+    /// Fourth argument of a Go function.
+    #[inline(always)]
+    pub fn go3(&self) -> Option<u64> {
+        self.register(&REGS_GO3)
+    }
+    /// First argument of a C function.
+    #[inline(always)]
+    pub fn c0(&self) -> Option<u64> {
+        self.register(&REGS_C0)
+    }
+    /// Second argument of a C function.
+    #[inline(always)]
+    pub fn c1(&self) -> Option<u64> {
+        self.register(&REGS_C1)
     }
 }
 

@@ -59,6 +59,21 @@ pub static KINDS: HashMap<u32, u32> = HashMap::with_max_entries(16384, BPF_F_NO_
 #[map]
 pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(4096, 0);
 
+/// What is handed over within a process, by process and address: the exchange that a request of
+/// libuv's or a connection of Go's client works for, or (by `go` statement) what became of the
+/// goroutines that it made.
+#[map]
+pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(16384, 0);
+
+/// See [`HANDED`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Handed {
+    pub address: u64,
+    pub tgid: u32,
+    pub reserved: u32,
+}
+
 /// What was given up, by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(drop_reason::COUNT, 0);

@@ -7,6 +7,3 @@ def application(environ, start_response):
     start_response("200 OK", [("Content-Length", "2")])
     return [b"ok"]
 
-
-def post_worker_init(_worker):
-    calls.work_in_background()

@@ -148,6 +148,8 @@ impl Pipeline {
                     ..
                 } = *event;
                 self.host.processes.on_fork(tgid, parent_tgid, time_ns);
+                // Its parent may have forked it before its own kind was said.
+                self.host.follow(tgid);
             }
             Some(Record::Exit(event)) => self.exit(event),
             None => self.ingest.refuse("malformed_record"),
@@ -269,10 +271,14 @@ impl Pipeline {
 }
 
 impl Side {
-    fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
-        let runtime = self.runtimes.of(&self.proc, event.tgid);
+    fn follow(&mut self, tgid: u32) {
+        let runtime = self.runtimes.of(&self.proc, tgid);
         self.to_follow
-            .extend(runtime.map(|runtime| (event.tgid, runtime)));
+            .extend(runtime.map(|runtime| (tgid, runtime)));
+    }
+
+    fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
+        self.follow(event.tgid);
         let facts = self.processes.on_exec(&ExecInfo::new(event, tail));
         if let Some(update) = self.discovery.on_exec(facts) {
             self.apply(update);

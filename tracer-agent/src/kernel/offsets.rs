@@ -114,7 +114,17 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
             offsets.push((global, member("pt_regs", name)?));
         }
         // Go's internal ABI keeps the current goroutine in R14.
-        offsets.push(("REGS_GOROUTINE", member("pt_regs", "r14")?));
+        for (global, name) in [
+            ("REGS_GOROUTINE", "r14"),
+            ("REGS_GO0", "ax"),
+            ("REGS_GO1", "bx"),
+            ("REGS_GO2", "cx"),
+            ("REGS_GO3", "di"),
+            ("REGS_C0", "di"),
+            ("REGS_C1", "si"),
+        ] {
+            offsets.push((global, member("pt_regs", name)?));
+        }
         return Ok(());
     }
     if !cfg!(target_arch = "aarch64") {
@@ -127,7 +137,17 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
         offsets.push((global, regs + 8 * i as u32));
     }
     // Go keeps the current goroutine in R28.
-    offsets.push(("REGS_GOROUTINE", regs + 8 * 28));
+    for (global, register) in [
+        ("REGS_GOROUTINE", 28),
+        ("REGS_GO0", 0),
+        ("REGS_GO1", 1),
+        ("REGS_GO2", 2),
+        ("REGS_GO3", 3),
+        ("REGS_C0", 0),
+        ("REGS_C1", 1),
+    ] {
+        offsets.push((global, regs + 8 * register));
+    }
     Ok(())
 }
 

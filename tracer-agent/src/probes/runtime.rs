@@ -18,19 +18,59 @@ use crate::discover::Runtime;
 /// Programs that probes are attached to at a time, replaced ones included.
 const MAX_PROGRAMS: usize = 256;
 
-/// Program of the kernel side, and the symbol that it is attached to.
-type Hook = (&'static str, &'static str);
+/// Where a program of the kernel side is attached.
+struct Hook {
+    program: &'static str,
+    symbol: &'static str,
+    /// Without it nothing can be said with certainty; without others some calls have no parent.
+    required: bool,
+}
 
-/// Callbacks of timers and `setImmediate`, which run within a turn of the loop.
+const fn required(program: &'static str, symbol: &'static str) -> Hook {
+    Hook {
+        program,
+        symbol,
+        required: true,
+    }
+}
+
+const fn optional(program: &'static str, symbol: &'static str) -> Hook {
+    Hook {
+        program,
+        symbol,
+        required: false,
+    }
+}
+
+/// Timers and `setImmediate` run callbacks within a turn of the loop that are none of the turn's.
 const NODE: &[Hook] = &[
-    (
+    required(
         "node_other_work",
         "_ZN4node11Environment9RunTimersEP10uv_timer_s",
     ),
-    (
+    required(
         "node_other_work",
         "_ZN4node11Environment14CheckImmediateEP10uv_check_s",
     ),
+    optional("uv_begins_second", "uv_getaddrinfo"),
+    optional("uv_begins_first", "uv_tcp_connect"),
+    optional(
+        "uv_done",
+        "_ZN4node10cares_wrap12_GLOBAL__N_116AfterGetAddrInfoEP16uv_getaddrinfo_siP8addrinfo",
+    ),
+    optional(
+        "uv_done",
+        "_ZN4node14ConnectionWrapINS_7TCPWrapE8uv_tcp_sE12AfterConnectEP12uv_connect_si",
+    ),
+];
+
+/// A goroutine's address is used again: without its beginning and its end it is not known whose it is.
+const GO: &[Hook] = &[
+    required("go_makes", "runtime.newproc1"),
+    required("go_runnable", "runtime.runqput"),
+    required("go_ends", "runtime.goexit1"),
+    optional("go_writes", "net/http.persistConnWriter.Write"),
+    optional("go_sends", "net/http.(*persistConn).roundTrip"),
 ];
 
 /// What was attached so far.
@@ -46,7 +86,7 @@ impl RuntimeProbes {
         let (hooks, then) = match runtime {
             Runtime::Kind(kind) => return kind,
             Runtime::Node => (NODE, kind::CALLBACKS),
-            Runtime::Go => return kind::NONE,
+            Runtime::Go => (GO, kind::GO),
         };
         let Ok(file) = std::fs::metadata(exe) else {
             return kind::NONE;
@@ -73,18 +113,21 @@ impl RuntimeProbes {
 }
 
 fn attach(ebpf: &mut Ebpf, hooks: &[Hook], exe: &Path) -> Result<(), String> {
-    for &(program, symbol) in hooks {
+    for hook in hooks {
         let probe: &mut UProbe = ebpf
-            .program_mut(program)
+            .program_mut(hook.program)
             .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| format!("there is no {program}"))?;
-        probe
-            .attach(
-                UProbeAttachLocation::Symbol(symbol),
-                exe,
-                UProbeScope::AllProcesses,
-            )
-            .map_err(|error| format!("{symbol}: {error}"))?;
+            .ok_or_else(|| format!("there is no {}", hook.program))?;
+        let attached = probe.attach(
+            UProbeAttachLocation::Symbol(hook.symbol),
+            exe,
+            UProbeScope::AllProcesses,
+        );
+        match attached {
+            Ok(_) => {}
+            Err(error) if hook.required => return Err(format!("{}: {error}", hook.symbol)),
+            Err(error) => tracing::debug!(symbol = hook.symbol, %error, "not attached"),
+        }
     }
     Ok(())
 }

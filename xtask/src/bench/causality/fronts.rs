@@ -70,7 +70,12 @@ const fn java(name: &'static str, fan: &'static str, calls: (u32, u32), target: 
 
 /// All of them; a recall of 0 is one that is only reported.
 pub const FRONTS: &[Front] = &[
-    front("python threaded, keep-alive", Kind::PythonThreaded, false, 0.999),
+    front(
+        "python threaded, keep-alive",
+        Kind::PythonThreaded,
+        false,
+        0.999,
+    ),
     front("python threaded, fresh", Kind::PythonThreaded, true, 0.999),
     front("gunicorn sync, keep-alive", Kind::Gunicorn, false, 0.999),
     front("gunicorn sync, fresh", Kind::Gunicorn, true, 0.999),
@@ -119,13 +124,21 @@ impl Front {
             Kind::Java => {
                 which("java")?;
                 let javac = which("javac")?;
-                sh::run(Command::new(javac).arg("-d").arg(directory).arg(source("Front.java")))?;
+                sh::run(
+                    Command::new(javac)
+                        .arg("-d")
+                        .arg(directory)
+                        .arg(source("Front.java")),
+                )?;
                 which("java")?
             }
             Kind::Go => {
                 let program = directory.join("front-go");
                 let mut build = Command::new(which("go")?);
-                build.args(["build", "-o"]).arg(&program).arg(source("front.go"));
+                build
+                    .args(["build", "-o"])
+                    .arg(&program)
+                    .arg(source("front.go"));
                 sh::run(&mut build)?;
                 program
             }
@@ -134,7 +147,13 @@ impl Front {
     }
 
     /// The command; it is told `PORT` and `NEXT`.
-    pub fn command(&self, program: &Path, directory: &Path, port: u16, back: u16) -> Result<Command> {
+    pub fn command(
+        &self,
+        program: &Path,
+        directory: &Path,
+        port: u16,
+        back: u16,
+    ) -> Result<Command> {
         let mut command = Command::new(program);
         match self.kind {
             Kind::PythonThreaded => {
@@ -142,24 +161,44 @@ impl Front {
             }
             Kind::Gunicorn => {
                 command
-                    .args(["--worker-class", "sync", "--workers", "4", "--timeout", "120"])
-                    .args(["--no-control-socket", "--bind", &format!("127.0.0.1:{port}")])
+                    .args([
+                        "--worker-class",
+                        "sync",
+                        "--workers",
+                        "4",
+                        "--timeout",
+                        "120",
+                    ])
+                    .args([
+                        "--no-control-socket",
+                        "--bind",
+                        &format!("127.0.0.1:{port}"),
+                    ])
                     .arg("--config")
-                    .arg(source("wsgi.py"))
+                    .arg(source("gunicorn_conf.py"))
                     .arg("--chdir")
                     .arg(source(""))
                     .arg("wsgi:application");
             }
             Kind::Uvicorn => {
                 command
-                    .args(["--port", &port.to_string(), "--log-level", "warning", "--no-access-log"])
+                    .args([
+                        "--port",
+                        &port.to_string(),
+                        "--log-level",
+                        "warning",
+                        "--no-access-log",
+                    ])
                     .arg("--app-dir")
                     .arg(source(""))
                     .arg("asgi:application");
             }
             Kind::Java => {
                 command
-                    .args(["-XX:TieredStopAtLevel=1", "-Dsun.net.httpserver.nodelay=true"])
+                    .args([
+                        "-XX:TieredStopAtLevel=1",
+                        "-Dsun.net.httpserver.nodelay=true",
+                    ])
                     .args(["-Dsun.net.httpserver.maxIdleConnections=100", "-cp"])
                     .arg(directory)
                     .arg("Front");
@@ -170,14 +209,22 @@ impl Front {
             Kind::Go => {}
             Kind::Nginx { unix } => {
                 let config = directory.join("nginx.conf");
-                let text = fs::read_to_string(source("nginx.conf.in")).context("no nginx.conf.in")?;
+                let text =
+                    fs::read_to_string(source("nginx.conf.in")).context("no nginx.conf.in")?;
                 let upstream = if unix {
                     format!("unix:{}", directory.join("backend.sock").display())
                 } else {
                     format!("127.0.0.1:{back}")
                 };
                 let text = text
-                    .replace("@USER@", if crate::sys::is_root() { "user root;" } else { "" })
+                    .replace(
+                        "@USER@",
+                        if crate::sys::is_root() {
+                            "user root;"
+                        } else {
+                            ""
+                        },
+                    )
                     .replace("@AT@", &directory.display().to_string())
                     .replace("@UPSTREAM@", &upstream)
                     .replace("@KEEP@", if self.fresh { "" } else { "keepalive 64;" })
@@ -188,7 +235,11 @@ impl Front {
                 command.arg("-p").arg(directory).arg("-c").arg(config);
             }
         }
-        let host = if self.by_name { "localhost" } else { "127.0.0.1" };
+        let host = if self.by_name {
+            "localhost"
+        } else {
+            "127.0.0.1"
+        };
         command
             .env("PORT", port.to_string())
             .env("NEXT", format!("{host}:{back}"))

@@ -39,7 +39,10 @@ pub fn measure(agent: &Path, directory: &Path, requests: u32, only: Option<&str>
         "service", "conc", "calls", "right", "missing", "wrong", "recall", "precision", "ends"
     );
     let mut bad = Vec::new();
-    for front in FRONTS.iter().filter(|front| only.is_none_or(|only| front.name.contains(only))) {
+    for front in FRONTS
+        .iter()
+        .filter(|front| only.is_none_or(|only| front.name.contains(only)))
+    {
         let ready = match front.prepare(&directory) {
             Ok(ready) => ready,
             Err(error) => {

@@ -96,10 +96,18 @@ fn answer(read: impl std::io::Read, mut write: impl Write) -> Option<()> {
                 length = text.trim().parse().ok()?;
             }
         }
-        reader.by_ref().take(length).read_to_end(&mut Vec::new()).ok()?;
+        reader
+            .by_ref()
+            .take(length)
+            .read_to_end(&mut Vec::new())
+            .ok()?;
         let turn = TURN.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(Duration::from_micros(u64::from(turn.wrapping_mul(7919) % 2000)));
-        write.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").ok()?;
+        thread::sleep(Duration::from_micros(u64::from(
+            turn.wrapping_mul(7919) % 2000,
+        )));
+        write
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .ok()?;
         if close {
             return Some(());
         }
@@ -145,7 +153,9 @@ fn call(
         None => {
             let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
             stream.set_nodelay(true).ok()?;
-            stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+            stream
+                .set_read_timeout(Some(Duration::from_secs(30)))
+                .ok()?;
             BufReader::new(stream)
         }
     };
@@ -178,7 +188,11 @@ fn call(
         }
         stream.read_line(&mut line).ok()?;
     } else {
-        stream.by_ref().take(length).read_to_end(&mut Vec::new()).ok()?;
+        stream
+            .by_ref()
+            .take(length)
+            .read_to_end(&mut Vec::new())
+            .ok()?;
     }
     if keep && !close {
         *kept = Some(stream);

@@ -35,7 +35,11 @@ impl Score {
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 1.0 } else { part as f64 / whole as f64 }
+    if whole == 0 {
+        1.0
+    } else {
+        part as f64 / whole as f64
+    }
 }
 
 impl fmt::Display for Score {
@@ -102,7 +106,10 @@ pub fn score(text: &str, front: &Front) -> Result<Score> {
         }
     }
     let mut score = Score::default();
-    for span in spans.iter().filter(|span| !span.server && span.pid != scene) {
+    for span in spans
+        .iter()
+        .filter(|span| !span.server && span.pid != scene)
+    {
         if span.name().starts_with("warm") {
             continue;
         }
