@@ -11,13 +11,13 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST as NOEXIST;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
-use tracer_common::abi::{cause_method as method, direction, kind_of_process as kind};
+use tracer_common::abi::{cause_method as method, direction, kind_of_process as kind, role};
 
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel::{self, Arguments};
 use crate::maps::{
     ACTOR_SLOTS, Call, EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES, GOROUTINES, HANDED, Handed, KINDS,
-    OPENERS, THREADS,
+    OPENERS, SITES, THREADS,
 };
 use crate::probes::io::Caller;
 
@@ -232,17 +232,49 @@ fn came_in(call: &Call, connection: &mut Connection) {
         connection: connection.id,
         key: connection.open_key,
     };
-    let several = connection.outstanding > 0;
     if connection.open != open::NOTHING {
         before.end();
     }
     connection.open_key = cause.key;
-    if several {
+    if connection.outstanding > 0 {
         connection.open = open::SEVERAL;
     } else {
         connection.open = open::ONE;
         cause.begin();
     }
+    is_read_by(call, connection);
+}
+
+/// A request's first bytes came, too few to be sure that they are one.
+#[inline(always)]
+pub fn perhaps_request(call: &Call, connection: &mut Connection) {
+    let serves = connection.requests == direction::READ
+        && (connection.role == role::SERVER || connection.verdict == verdict::HTTP1);
+    if serves && call.direction == direction::READ as u32 {
+        came_in(call, connection);
+    }
+}
+
+/// More of a request's head came: whoever reads it serves it, and not who read the first byte to see
+/// whether the client is still there (Go's server).
+#[inline(always)]
+pub fn request_goes_on(call: &Call, connection: &Connection) {
+    if call.direction == direction::READ as u32
+        && connection.requests == direction::READ
+        && connection.open == open::ONE
+    {
+        is_read_by(call, connection);
+    }
+}
+
+/// Whoever makes the call reads the open request of the connection.
+#[inline(always)]
+fn is_read_by(call: &Call, connection: &Connection) {
+    let cause = Cause {
+        connection: connection.id,
+        key: connection.open_key,
+    };
+    let several = connection.open == open::SEVERAL;
     let kind = kind_of(call.tgid);
     if kind == kind::NONE {
         return;
@@ -526,13 +558,13 @@ pub fn goroutine_sends(g: u64, connection: u64) {
             if !cause.is_open() {
                 // One that outlives what it was made for serves anybody.
                 if cause.connection != 0 {
-                    let _ = HANDED.insert(&site, &SITE_STAYS, 0);
+                    let _ = SITES.insert(&site, &SITE_STAYS, 0);
                 }
                 cause = Cause::NONE;
             } else {
                 actor.flags |= flag::CALLED;
                 // SAFETY: the value is only read.
-                if unsafe { HANDED.get(&site) }.is_none_or(|known| *known != SITE_ENDS) {
+                if unsafe { SITES.get(&site) }.is_none_or(|known| *known != SITE_ENDS) {
                     cause = Cause::NONE;
                 }
             }
@@ -564,15 +596,9 @@ pub fn goroutine_writes(g: u64, connection: u64) {
 /// Only make a new entry.
 const BPF_NOEXIST: u64 = NOEXIST as u64;
 /// Goroutines that this `go` statement makes were seen to end while what they were made for was open.
-const SITE_ENDS: Cause = Cause {
-    connection: 0,
-    key: 1,
-};
+const SITE_ENDS: u32 = 1;
 /// Goroutines that it makes were seen to go on after it.
-const SITE_STAYS: Cause = Cause {
-    connection: 0,
-    key: 2,
-};
+const SITE_STAYS: u32 = 2;
 
 /// A goroutine makes another one, by the `go` statement at this address: the next that becomes
 /// runnable on this thread.
@@ -638,7 +664,7 @@ pub fn goroutine_ended(g: u64) {
     if actor.flags & flag::CALLED != 0 && actor.cause.is_open() {
         // Only where nothing is known of it yet: one that was seen to stay never is believed.
         let site = handed_key(tgid, actor.serving.key);
-        let _ = HANDED.insert(&site, &SITE_ENDS, BPF_NOEXIST);
+        let _ = SITES.insert(&site, &SITE_ENDS, BPF_NOEXIST);
     }
 }
 

@@ -60,10 +60,13 @@ pub static KINDS: HashMap<u32, u32> = HashMap::with_max_entries(16384, BPF_F_NO_
 pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(4096, 0);
 
 /// What is handed over within a process, by process and address: the exchange that a request of
-/// libuv's or a connection of Go's client works for, or (by `go` statement) what became of the
-/// goroutines that it made.
+/// libuv's or a connection of Go's client works for.
 #[map]
 pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(16384, 0);
+
+/// What became of the goroutines that a `go` statement made, by process and address.
+#[map]
+pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(8192, 0);
 
 /// See [`HANDED`].
 #[repr(C)]

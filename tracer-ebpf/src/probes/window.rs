@@ -171,10 +171,13 @@ fn decide(
     } else if before == mode::CHUNKED {
         action::CHUNKS
     } else if before == mode::HEAD {
+        cause::request_goes_on(&scratch.call, connection);
         action::HEAD_GOES_ON
     } else if starts {
         if guess == Guess::Request {
             cause::request(&mut scratch.call, connection);
+        } else if guess == Guess::Partial {
+            cause::perhaps_request(&scratch.call, connection);
         }
         let side = side(connection, direction);
         side.unframed = 0;

@@ -49,6 +49,9 @@ pub struct BenchArgs {
     /// Only services of the causality row whose name contains this
     #[arg(long)]
     pub only: Option<String>,
+    /// Concurrencies of the causality row
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32])]
+    pub concurrency: Vec<u32>,
 }
 
 /// A row of the bench.
@@ -90,7 +93,8 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     }
     if causality {
         setup::mount_all()?;
-        causality::measure(&agent, &directory, args.requests, args.only.as_deref())?;
+        let only = args.only.as_deref();
+        causality::measure(&agent, &directory, args.requests, only, &args.concurrency)?;
     }
     if wanted(Row::Replay) {
         offline::measure(&agent, &directory, args.exchanges)?;

@@ -26,7 +26,13 @@ use truth::Score;
 const LONGEST: Duration = Duration::from_secs(120);
 
 /// Runs every row whose name contains `only`, and prints the table.
-pub fn measure(agent: &Path, directory: &Path, requests: u32, only: Option<&str>) -> Result<()> {
+pub fn measure(
+    agent: &Path,
+    directory: &Path,
+    requests: u32,
+    only: Option<&str>,
+    concurrencies: &[u32],
+) -> Result<()> {
     let directory = directory.join("causality");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
@@ -50,7 +56,7 @@ pub fn measure(agent: &Path, directory: &Path, requests: u32, only: Option<&str>
                 continue;
             }
         };
-        for concurrency in [1, 8, 32] {
+        for &concurrency in concurrencies {
             let score = run(agent, &directory, front, &ready, concurrency, requests);
             match score {
                 Ok(score) => {

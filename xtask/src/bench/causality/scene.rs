@@ -16,8 +16,8 @@ use crate::child::Guard;
 use crate::http;
 
 const START: Duration = Duration::from_secs(30);
-/// Requests before those that count, of each connection: what has to be learnt is learnt.
-const WARM_UP: u32 = 3;
+/// Requests before those that count: what has to be learnt is learnt, in every worker.
+const WARM_UP: u32 = 32;
 
 /// See `play`.
 #[derive(Debug, clap::Args)]
@@ -117,14 +117,15 @@ fn answer(read: impl std::io::Read, mut write: impl Write) -> Option<()> {
 /// Sends the requests over connections that are kept (every second one) or not.
 fn drive(front: &Front, port: u16, args: &SceneArgs) -> Result<()> {
     let each = args.requests.div_ceil(args.concurrency);
+    let warm_up = WARM_UP.div_ceil(args.concurrency);
     let failures = AtomicU32::new(0);
     thread::scope(|scope| {
         for client in 0..args.concurrency {
             let failures = &failures;
             scope.spawn(move || {
                 let mut kept = None;
-                for n in 0..WARM_UP + each {
-                    let kind = if n < WARM_UP { "warm" } else { "x" };
+                for n in 0..warm_up + each {
+                    let kind = if n < warm_up { "warm" } else { "x" };
                     let name = format!("{kind}-{client}-{n}");
                     if call(front, port, &name, client % 2 == 0, &mut kept).is_none() {
                         kept = None;
