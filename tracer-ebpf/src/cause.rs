@@ -16,7 +16,7 @@ use tracer_common::abi::{cause_method as method, direction, kind_of_process as k
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel::{self, Arguments};
 use crate::maps::{
-    ACTOR_SLOTS, Call, EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES, GOROUTINES, HANDED, Handed, KINDS,
+    ACTOR_SLOTS, GOROUTINE_SLOTS, Call, EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES, GOROUTINES, HANDED, Handed, KINDS,
     OPENERS, SITES, THREADS,
 };
 use crate::probes::io::Caller;
@@ -160,7 +160,7 @@ fn goroutine() -> Option<u64> {
 #[inline(always)]
 fn goroutine_slot(g: u64, tgid: u32) -> Option<&'static mut Actor> {
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
-    let slot = ((g ^ (tgid as u64) << 48).wrapping_mul(MIX) >> 40) as u32 & (ACTOR_SLOTS - 1);
+    let slot = ((g ^ (tgid as u64) << 48).wrapping_mul(MIX) >> 40) as u32 & (GOROUTINE_SLOTS - 1);
     // SAFETY: as in `thread_slot`.
     unsafe { GOROUTINES.get_ptr_mut(slot)?.as_mut() }
 }

@@ -38,9 +38,11 @@ pub const ENTERED_SLOTS: u32 = 65536;
 pub static THREADS: Array<Actor> = Array::with_max_entries(ACTOR_SLOTS, 0);
 /// What goroutines are doing, direct-mapped by a hash; checked by the goroutine and its process.
 #[map]
-pub static GOROUTINES: Array<Actor> = Array::with_max_entries(ACTOR_SLOTS, 0);
+pub static GOROUTINES: Array<Actor> = Array::with_max_entries(GOROUTINE_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
 pub const ACTOR_SLOTS: u32 = 32768;
+/// See [`ACTOR_SLOTS`].
+pub const GOROUTINE_SLOTS: u32 = 16384;
 
 /// Exchanges that are being served, in one of a few slots that a hash names. One that loses its slot
 /// to another is taken for ended: what is called for it has no parent.
@@ -62,11 +64,11 @@ pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(4096,
 /// What is handed over within a process, by process and address: the exchange that a request of
 /// libuv's or a connection of Go's client works for.
 #[map]
-pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(16384, 0);
+pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(8192, 0);
 
 /// What became of the goroutines that a `go` statement made, by process and address.
 #[map]
-pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(8192, 0);
+pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(2048, 0);
 
 /// See [`HANDED`].
 #[repr(C)]
