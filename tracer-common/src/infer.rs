@@ -199,8 +199,14 @@ mod tests {
         };
         for (start, expected) in [
             (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], Guess::Http2),
-            (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03", Guess::Http2Settings),
-            (b"\x00\x00\x00\x04\x00\x00\x00\x00\x00", Guess::Http2Settings),
+            (
+                b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03",
+                Guess::Http2Settings,
+            ),
+            (
+                b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+                Guess::Http2Settings,
+            ),
         ] {
             for cut in 1..=start.len() {
                 assert_eq!(upgraded(&start[..cut]), expected, "{:?}", &start[..cut]);

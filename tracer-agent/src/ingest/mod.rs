@@ -4,7 +4,6 @@
 //! finished exchanges. A record that cannot be placed is counted with its reason. What was lost in
 //! the ring is found by position here and told to the session as [`Input::Lost`].
 
-mod parser;
 mod record;
 mod sweep;
 mod tracked;
@@ -15,12 +14,11 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, data_flags, direction, end};
 
-use parser::{Outputs, Parser};
 pub use record::Record;
 use sweep::Sweep;
 use tracked::{Closed, Side, Tracked};
 
-use crate::protocol::{At, Connection, Direction, End, Exchange, Input};
+use crate::protocol::{At, Connection, Direction, End, Exchange, Input, Outputs, Parser};
 use crate::protocol::{http1, http2};
 
 /// After the kernel finished a connection the process may still read what had arrived: so long it
