@@ -37,6 +37,12 @@ fn once(
     Ok(built)
 }
 
+/// True if there is a program of this name.
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
 /// A C program.
 pub(crate) fn c(name: &str, file: &str) -> Result<PathBuf, String> {
     let from = source(file);
@@ -50,7 +56,7 @@ pub(crate) fn c(name: &str, file: &str) -> Result<PathBuf, String> {
 }
 
 /// A Go program, named as its directory.
-pub(crate) fn go(name: &str) -> Result<PathBuf, String> {
+pub fn go(name: &str) -> Result<PathBuf, String> {
     let directory = source(name);
     once(name, &directory.join("main.go"), |built| {
         let mut command = Command::new("go");
