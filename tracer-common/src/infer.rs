@@ -75,7 +75,8 @@ pub fn guess(first: u64, second: u64, len: u32) -> Guess {
         return Guess::Tls;
     }
     if begins(first, word(b"PRI * HT"), 8, len) {
-        return if len >= 8 {
+        // Nobody else may use this method (RFC 9113 section 11.6).
+        return if len >= 3 {
             Guess::Http2
         } else {
             Guess::Partial
@@ -246,7 +247,10 @@ mod tests {
             (b"\r\n", Guess::Partial),
             (b"", Guess::Partial),
             (b"PRI * HTTP/2.0\r\n\r\n", Guess::Http2),
-            (b"PRI *", Guess::Partial),
+            (b"PRI *", Guess::Http2),
+            (b"PRI", Guess::Http2),
+            (b"PR", Guess::Partial),
+            (b"PRINT / HTTP/1.1", Guess::Request),
             (
                 b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03",
                 Guess::Http2Settings,
