@@ -10,7 +10,7 @@ pub mod http1;
 pub mod http2;
 mod parser;
 
-pub use parser::{Outputs, Parser};
+pub use parser::{Outputs, Parser, Sessions};
 
 use std::net::SocketAddr;
 

@@ -24,8 +24,19 @@ pub struct Outputs {
     pub http1: http1::Output,
     /// Of HTTP/2 sessions.
     pub http2: http2::Output,
-    /// Sessions that were upgraded from HTTP/1 to HTTP/2.
-    pub upgrades: u64,
+    /// Sessions.
+    pub sessions: Sessions,
+}
+
+/// Sessions that took their first bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sessions {
+    /// With HTTP/1.
+    pub http1: u64,
+    /// With HTTP/2.
+    pub http2: u64,
+    /// Of those with HTTP/1: upgraded to HTTP/2 later.
+    pub upgraded: u64,
 }
 
 impl Outputs {
@@ -50,12 +61,13 @@ impl Parser {
     }
 
     /// The bytes that come next were found to be HTTP/2.
-    pub fn speaks_http2(&mut self, role: Option<Role>, from_start: bool) {
+    pub fn speaks_http2(&mut self, role: Option<Role>, from_start: bool, out: &mut Outputs) {
         if let Parser::Http1(session) = self
             && session.in_flight() == 0
         {
             // Behind anything else it is an upgrade that was missed.
             *self = Parser::http2(role, from_start && session.is_fresh());
+            out.sessions.http2 += 1;
         }
     }
 
@@ -63,6 +75,7 @@ impl Parser {
     pub fn receive(&mut self, direction: Direction, input: Input<'_>, at: &At, out: &mut Outputs) {
         match self {
             Parser::Http1(session) => {
+                out.sessions.http1 += u64::from(session.is_fresh());
                 session.receive(direction, input, at, &mut out.http1);
                 self.follow_upgrade(out);
             }
@@ -92,7 +105,7 @@ impl Parser {
         let Some(http1::Upgraded { exchange, rest }) = session.take_upgraded() else {
             return false;
         };
-        out.upgrades += 1;
+        out.sessions.upgraded += 1;
         let mut session = http2::Session::upgraded(exchange);
         for (direction, piece, at) in rest {
             session.receive(direction, piece.input(), &at, &mut out.http2);

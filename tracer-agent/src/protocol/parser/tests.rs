@@ -166,7 +166,7 @@ fn an_upgrade_is_followed() {
         Step::End(End::Closed(0)),
     ];
     for bench in check(&steps, &BOTH) {
-        assert_eq!(bench.out.upgrades, 1);
+        assert_eq!(bench.out.sessions.upgraded, 1);
         assert_eq!(bench.out.http1.counts.unparsed_bytes, 0);
         assert_eq!(bench.out.http2.counts.unparsed_bytes, 0);
         let upgraded = &bench.out.http2.exchanges[0];
@@ -217,7 +217,7 @@ fn a_refused_upgrade_stays_http1() {
         "Http11 GET /more -> 200 Complete Some(0)",
     ];
     for bench in check(&steps, &expected) {
-        assert_eq!(bench.out.upgrades, 0);
+        assert_eq!(bench.out.sessions.upgraded, 0);
     }
 }
 
@@ -279,7 +279,10 @@ fn a_missed_upgrade_is_joined() {
     let mut bench = Bench::new(Role::Server);
     bench.step(&C(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n".to_vec()));
     bench.step(&S(REFUSED.to_vec()));
-    bench.parser.speaks_http2(Some(Role::Server), true);
+    bench
+        .parser
+        .speaks_http2(Some(Role::Server), true, &mut bench.out);
+    assert_eq!((bench.out.sessions.http1, bench.out.sessions.http2), (1, 1));
     for step in [
         C(request(3, "/three")),
         S(response(3, b"x")),
