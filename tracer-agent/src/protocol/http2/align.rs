@@ -54,6 +54,12 @@ impl Window {
         self.gaps.push_back((self.bytes.len(), None));
     }
 
+    /// Bytes that wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Takes the first so many bytes out; what is missing in front of them must be taken before.
     pub(super) fn take(&mut self, length: usize) -> Vec<u8> {
         let length = length.min(self.bytes.len());
