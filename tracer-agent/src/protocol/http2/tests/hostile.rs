@@ -130,8 +130,8 @@ fn blocks_without_an_end() {
     assert!(kept <= 64 * 1024, "{kept}");
     // Pushes that nobody asked for, and their answers.
     let (mut s, mut bench) = (Peer::new(), client(&[], &[]));
-    for stream in 1..2000 {
-        let promise = [&(2 * stream as u32).to_be_bytes()[..], &[0x82, 0x86, 0x84]].concat();
+    for stream in 1..2000u32 {
+        let promise = [&(2 * stream).to_be_bytes()[..], &[0x82, 0x86, 0x84]].concat();
         bench.step(&R(frame(PUSH_PROMISE, END_HEADERS, 1, &promise)));
         bench.step(&R(s.status(2 * stream, false, "200")));
     }
