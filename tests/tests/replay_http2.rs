@@ -124,7 +124,7 @@ fn nginx_and_upgrades() {
         Ok(nginx) => nginx,
         Err(reason) => return skipped("replay_http2", &reason),
     };
-    let upgrading = build::go("go-h2c").and_then(|program| {
+    let upgrading = build::go_h2c().and_then(|program| {
         let mut command = Command::new(program);
         command.stdin(Stdio::piped());
         Service::unnamed("go-h2c", command)

@@ -52,7 +52,7 @@ fn check(spans: &[Span], expected: &[Row]) {
 }
 
 fn service(arguments: &[&str]) -> Result<Service, String> {
-    let mut command = Command::new(build::go("go-h2c")?);
+    let mut command = Command::new(build::go_h2c()?);
     command.args(arguments);
     Service::unnamed("go-h2c", command)
 }

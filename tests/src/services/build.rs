@@ -56,7 +56,7 @@ pub(crate) fn c(name: &str, file: &str) -> Result<PathBuf, String> {
 }
 
 /// A Go program, named as its directory.
-pub fn go(name: &str) -> Result<PathBuf, String> {
+pub(crate) fn go(name: &str) -> Result<PathBuf, String> {
     let directory = source(name);
     once(name, &directory.join("main.go"), |built| {
         let mut command = Command::new("go");
@@ -77,6 +77,11 @@ pub(crate) fn java() -> Result<PathBuf, String> {
         run(Command::new("javac").arg("-d").arg(directory).arg(&from))
     })?;
     Ok(class.parent().ok_or("no directory")?.to_owned())
+}
+
+/// Go's server that also speaks HTTP/2 after an upgrade.
+pub fn go_h2c() -> Result<PathBuf, String> {
+    go("go-h2c")
 }
 
 /// gunicorn of a venv at `target/venv`.
