@@ -16,8 +16,8 @@ use tracer_common::abi::{cause_method as method, direction, kind_of_process as k
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel::{self, Arguments};
 use crate::maps::{
-    ACTOR_SLOTS, GOROUTINE_SLOTS, Call, EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES, GOROUTINES, HANDED, Handed, KINDS,
-    OPENERS, SITES, THREADS,
+    ACTOR_SLOTS, Call, EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES, GOROUTINE_SLOTS, GOROUTINES,
+    HANDED, Handed, KINDS, OPENERS, SITES, THREADS,
 };
 use crate::probes::io::Caller;
 
@@ -484,8 +484,18 @@ pub fn forget() {
 /// response of unknown length ends is not known: then it has ended with its head.
 #[inline(always)]
 pub fn answered(connection: &mut Connection) {
-    if connection.open == open::NOTHING
-        || connection.outstanding != 0
+    if connection.open == open::NOTHING {
+        return;
+    }
+    // Behind a 101 it is another protocol.
+    if matches!(
+        connection.verdict,
+        verdict::IGNORED | verdict::UPGRADED | verdict::HTTP2
+    ) {
+        closed(connection);
+        return;
+    }
+    if connection.outstanding != 0
         || connection.requests != direction::READ
         || !(connection.write.mode == mode::START || connection.write.mode == mode::UNFRAMED)
     {

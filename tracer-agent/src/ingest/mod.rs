@@ -4,7 +4,6 @@
 //! finished exchanges. A record that cannot be placed is counted with its reason. What was lost in
 //! the ring is found by position here and told to the session as [`Input::Lost`].
 
-mod parser;
 mod record;
 mod sweep;
 mod tracked;
@@ -15,13 +14,13 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, data_flags, direction, end};
 
-use parser::{Outputs, Parser};
 pub use record::Record;
 use sweep::Sweep;
 use tracked::{Closed, Side, Tracked};
 
 use crate::protocol::{
     At, Cause, CauseMethod, Connection, Direction, End, Exchange, ExchangeId, Input, Opened,
+    Outputs, Parser, Sessions,
 };
 use crate::protocol::{http1, http2};
 
@@ -56,6 +55,8 @@ pub struct Counts {
     pub http1: http1::Counts,
     /// What the HTTP/2 sessions counted.
     pub http2: http2::Counts,
+    /// Sessions begun.
+    pub sessions: Sessions,
     /// Records that could not be used, by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Bytes lost between the kernel and here.
@@ -105,6 +106,7 @@ impl Ingest {
         Counts {
             http1: std::mem::take(&mut self.outputs.http1.counts),
             http2: std::mem::take(&mut self.outputs.http2.counts),
+            sessions: std::mem::take(&mut self.outputs.sessions),
             refused: std::mem::take(&mut self.refused),
             lost_bytes: std::mem::take(&mut self.lost_bytes),
         }
@@ -164,14 +166,17 @@ impl Ingest {
             }),
         };
         let session = &mut tracked.parser;
+        let out = &mut self.outputs;
         if event.header.flags & data_flags::HTTP2 != 0 {
-            session.speaks_http2(tracked.connection.role, tracked.connection.from_start);
+            let Connection {
+                role, from_start, ..
+            } = *tracked.connection;
+            session.speaks_http2(role, from_start, out);
         }
         let side = match direction {
             Direction::Read => &mut tracked.read,
             Direction::Write => &mut tracked.write,
         };
-        let out = &mut self.outputs;
         let lost = side.catch_up(event.position, event.skipped, |input| {
             session.receive(direction, input, &at, out);
         });
@@ -191,7 +196,7 @@ impl Ingest {
             // The kernel side knows by itself unless the head came to it in parts.
             host.ignore(tracked.socket, event.connection);
         }
-        out.tell(&tracked.connection, host);
+        tell(out, &tracked.connection, host);
     }
 
     /// A direction or a connection ended.
@@ -264,7 +269,7 @@ impl Ingest {
         });
         self.lost_bytes = self.lost_bytes.saturating_add(lost);
         session.end(how, &at, out);
-        out.tell(&tracked.connection, host);
+        tell(out, &tracked.connection, host);
     }
 
     /// A process ended: its unix connections ended with it (TCP ones are told by the kernel).
@@ -390,19 +395,17 @@ impl Ingest {
             }
         };
         session.end(how, &at, out);
-        out.tell(&tracked.connection, host);
+        tell(out, &tracked.connection, host);
     }
 }
 
-impl Outputs {
-    /// Tells what the sessions found.
-    fn tell(&mut self, connection: &Arc<Connection>, host: &mut impl Host) {
-        for opened in self.drain_opened() {
-            host.opened(opened, connection);
-        }
-        for exchange in self.drain() {
-            host.exchange(exchange, connection);
-        }
+/// Tells what the sessions found.
+fn tell(out: &mut Outputs, connection: &Arc<Connection>, host: &mut impl Host) {
+    for opened in out.drain_opened() {
+        host.opened(opened, connection);
+    }
+    for exchange in out.drain() {
+        host.exchange(exchange, connection);
     }
 }
 
