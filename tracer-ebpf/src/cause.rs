@@ -17,7 +17,7 @@ use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel::{self, Arguments};
 use crate::maps::{
     ACTOR_SLOTS, Call, EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES, GOROUTINE_SLOTS, GOROUTINES,
-    HANDED, Handed, KINDS, OPENERS, SITES, THREADS,
+    HANDED, Handed, KINDS, OPENERS, POOLS, Pool, SITES, THREADS,
 };
 use crate::probes::io::Caller;
 
@@ -327,6 +327,8 @@ fn is_carrier() -> bool {
 fn goes_out(call: &mut Call, connection: &mut Connection) {
     let opened_for = connection.opened_for;
     let opener = connection.opener;
+    let answered_for = connection.call;
+    leaves_pool(connection);
     connection.opened_for = Cause::NONE;
     connection.call = Cause::NONE;
     connection.caller = 0;
@@ -339,6 +341,15 @@ fn goes_out(call: &mut Call, connection: &mut Connection) {
     let is_first = connection.from_start != 0 && connection.write.position == 0;
     let (cause, found) = match kind & kind::MASK {
         kind::CALLBACKS if is_first => (opened_for, method::CONNECTION),
+        // Goes on over the connection that it has just read the answer from: its own next request,
+        // or another one's that waited for a connection. With one to spare nobody waits.
+        kind::CALLBACKS
+            if actor.as_ref().is_some_and(|actor| {
+                actor.method as u32 == method::CONTINUATION && actor.cause == answered_for
+            }) && !has_spare(connection, call) =>
+        {
+            return;
+        }
         kind::CALLBACKS | kind::GO => match actor {
             Some(actor) => used(actor, kind),
             None => return,
@@ -367,6 +378,62 @@ fn goes_out(call: &mut Call, connection: &mut Connection) {
     // As to requests in a row, whose response is read next is not known.
     if connection.outstanding == 0 {
         connection.call = cause;
+    }
+}
+
+#[inline(always)]
+fn pool(tgid: u32, connection: &Connection) -> Pool {
+    Pool {
+        place: connection.place,
+        tgid,
+        reserved: 0,
+    }
+}
+
+/// True when another connection of the process to the same place waits for a request.
+#[inline(always)]
+fn has_spare(connection: &Connection, call: &Call) -> bool {
+    // SAFETY: the value is only read.
+    unsafe { POOLS.get(&pool(call.tgid, connection)) }.is_some_and(|waiting| *waiting > 0)
+}
+
+/// An answer may have been read to its end: the connection waits for its next request then.
+#[inline(always)]
+pub fn answer_read(call: &Call, connection: &mut Connection) {
+    if connection.pooled != 0
+        || connection.requests != direction::WRITE
+        || connection.outstanding != 0
+        || connection.read.mode != mode::START
+        || connection.role != role::CLIENT
+        || thread(call.tid).is_none_or(|actor| actor.kind as u32 != kind::CALLBACKS)
+    {
+        return;
+    }
+    if connection.place == 0 {
+        connection.place = kernel::remote_place(call.socket, connection.family);
+    }
+    let key = pool(call.tgid, connection);
+    connection.pooled = call.tgid;
+    match POOLS.get_ptr_mut(&key) {
+        // SAFETY: the pointer is into the map; a process with an event loop has one thread for it.
+        Some(waiting) => unsafe { *waiting += 1 },
+        None => {
+            let _ = POOLS.insert(&key, &1, 0);
+        }
+    }
+}
+
+/// A connection sends its next request, or ended.
+#[inline(always)]
+fn leaves_pool(connection: &mut Connection) {
+    if connection.pooled == 0 {
+        return;
+    }
+    let key = pool(connection.pooled, connection);
+    connection.pooled = 0;
+    if let Some(waiting) = POOLS.get_ptr_mut(&key) {
+        // SAFETY: as in `answer_read`.
+        unsafe { *waiting = (*waiting).saturating_sub(1) };
     }
 }
 
@@ -492,7 +559,7 @@ pub fn answered(connection: &mut Connection) {
         connection.verdict,
         verdict::IGNORED | verdict::UPGRADED | verdict::HTTP2
     ) {
-        closed(connection);
+        exchange_ended(connection);
         return;
     }
     if connection.outstanding != 0
@@ -501,12 +568,18 @@ pub fn answered(connection: &mut Connection) {
     {
         return;
     }
-    closed(connection);
+    exchange_ended(connection);
 }
 
 /// The connection ended, and what it carried with it.
 #[inline(always)]
 pub fn closed(connection: &mut Connection) {
+    leaves_pool(connection);
+    exchange_ended(connection);
+}
+
+#[inline(always)]
+fn exchange_ended(connection: &mut Connection) {
     if connection.open == open::ONE {
         let cause = Cause {
             connection: connection.id,

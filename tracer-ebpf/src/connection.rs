@@ -63,6 +63,11 @@ pub struct Connection {
     pub opened_for: Cause,
     /// Who opened it.
     pub opener: u64,
+    /// As a client with an event loop: the process in whose pool it waits; 0 for none.
+    pub pooled: u32,
+    pub reserved: u32,
+    /// Where it leads, of address and port mixed; 0 until that is asked for.
+    pub place: u64,
     /// TCP sequence numbers of the bytes at position 0.
     pub read_sequence: u32,
     pub write_sequence: u32,
@@ -225,6 +230,9 @@ pub fn insert(sock: Socket, origin: &Origin, now_ns: u64, inode: u64) {
         caller: 0,
         opened_for: opener.cause,
         opener: opener.owner,
+        pooled: 0,
+        reserved: 0,
+        place: 0,
         read_sequence: sequences.map_or(0, |(read, _)| read),
         write_sequence: sequences.map_or(0, |(_, write)| write),
     };

@@ -375,6 +375,27 @@ pub fn remote_port(sock: Socket) -> u16 {
     u16::from_be(field(sock, &SOCK_DPORT).unwrap_or(0))
 }
 
+/// Address and port at the other end, mixed into a number that is not 0.
+#[inline(always)]
+pub fn remote_place(sock: Socket, family: u16) -> u64 {
+    const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (_, remote) = addresses(sock, family);
+    let word = |from: usize| {
+        u64::from_le_bytes([
+            remote[from],
+            remote[from + 1],
+            remote[from + 2],
+            remote[from + 3],
+            remote[from + 4],
+            remote[from + 5],
+            remote[from + 6],
+            remote[from + 7],
+        ])
+    };
+    let mixed = (word(0).wrapping_mul(MIX) ^ word(8)).wrapping_mul(MIX);
+    mixed ^ (remote_port(sock) as u64) << 1 | 1
+}
+
 /// Sequence numbers of the next bytes that the process reads and writes. Only of plain TCP: a socket
 /// of multipath TCP is another struct.
 #[inline(always)]

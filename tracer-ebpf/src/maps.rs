@@ -66,6 +66,20 @@ pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(4096,
 #[map]
 pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(8192, 0);
 
+/// Client connections of processes with event loops that wait for their next request.
+#[map]
+pub static POOLS: LruHashMap<Pool, u32> = LruHashMap::with_max_entries(4096, 0);
+
+/// Connections of one process to one place.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pool {
+    /// Of address and port, mixed.
+    pub place: u64,
+    pub tgid: u32,
+    pub reserved: u32,
+}
+
 /// What became of the goroutines that a `go` statement made, by process and address.
 #[map]
 pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(2048, 0);

@@ -42,7 +42,8 @@ const fn optional(program: &'static str, symbol: &'static str) -> Hook {
     }
 }
 
-/// Timers and `setImmediate` run callbacks within a turn of the loop that are none of the turn's.
+/// Timers, `setImmediate` and ends of sockets run callbacks within a turn of the loop that are none of
+/// the turn's (what waited for a connection to end, among them).
 const NODE: &[Hook] = &[
     required(
         "node_other_work",
@@ -51,6 +52,10 @@ const NODE: &[Hook] = &[
     required(
         "node_other_work",
         "_ZN4node11Environment14CheckImmediateEP10uv_check_s",
+    ),
+    required(
+        "node_other_work",
+        "_ZN4node10HandleWrap7OnCloseEP11uv_handle_s",
     ),
     optional("uv_begins_second", "uv_getaddrinfo"),
     optional("uv_begins_first", "uv_tcp_connect"),

@@ -450,5 +450,7 @@ pub fn ship(scratch: &mut Scratch, connection: &mut Connection, captured: u32, l
     emit::data(scratch, captured);
     if direction == direction::WRITE {
         cause::answered(connection);
+    } else {
+        cause::answer_read(&scratch.call, connection);
     }
 }

@@ -1,8 +1,8 @@
 //! What runtimes do inside of a process that no system call shows.
 //!
 //! Uprobes, attached to a program when a process runs it:
-//! - Node: `node::Environment::RunTimers` and `CheckImmediate`, in which callbacks of any request run
-//!   within a turn of the loop; what libuv does elsewhere (`uv_getaddrinfo(loop, req, ...)`,
+//! - Node: `node::Environment::RunTimers` and `CheckImmediate` and `node::HandleWrap::OnClose`, in
+//!   which callbacks of any request run within a turn of the loop; what libuv does elsewhere (`uv_getaddrinfo(loop, req, ...)`,
 //!   `uv_tcp_connect(req, ...)`) and the callbacks that go on with it (`AfterGetAddrInfo(req, ...)`,
 //!   `ConnectionWrap::AfterConnect(req, ...)`).
 //! - Go (register ABI since 1.17): `runtime.newproc1(fn, callergp, callerpc, parked)` makes a
