@@ -74,8 +74,8 @@ try:
             if service.poll() is not None or time.monotonic() > deadline:
                 sys.exit("the service does not listen")
             time.sleep(0.05)
-    # The agent looks at the new process meanwhile.
-    time.sleep(0.5)
+    # The agent looks a new program's symbols up meanwhile.
+    time.sleep(2)
     failures = []
     clients = [threading.Thread(target=ask, args=(port, n, failures)) for n in range(CONCURRENCY)]
     for client in clients:

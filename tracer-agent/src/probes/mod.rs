@@ -3,6 +3,7 @@
 pub mod load;
 pub mod reader;
 mod runtime;
+mod symbols;
 
 pub use load::{Kernel, KernelCounts, LoadError, Maps, Options, check_rights, object_size};
 pub use reader::Reader;

@@ -13,6 +13,7 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeScope};
 use rustc_hash::FxHashMap;
 use tracer_common::abi::kind_of_process as kind;
 
+use super::symbols;
 use crate::discover::Runtime;
 
 /// Programs that probes are attached to at a time, replaced ones included.
@@ -118,13 +119,25 @@ impl RuntimeProbes {
 }
 
 fn attach(ebpf: &mut Ebpf, hooks: &[Hook], exe: &Path) -> Result<(), String> {
+    let names: Vec<&str> = hooks.iter().map(|hook| hook.symbol).collect();
+    let found = symbols::offsets(exe, &names);
+    // Either everything that is needed is attached, or nothing.
     for hook in hooks {
+        if hook.required && !found.contains_key(hook.symbol) {
+            return Err(format!("it has no symbol {}", hook.symbol));
+        }
+    }
+    for hook in hooks {
+        let Some(&offset) = found.get(hook.symbol) else {
+            tracing::debug!(symbol = hook.symbol, "not there");
+            continue;
+        };
         let probe: &mut UProbe = ebpf
             .program_mut(hook.program)
             .and_then(|program| program.try_into().ok())
             .ok_or_else(|| format!("there is no {}", hook.program))?;
         let attached = probe.attach(
-            UProbeAttachLocation::Symbol(hook.symbol),
+            UProbeAttachLocation::AbsoluteOffset(offset),
             exe,
             UProbeScope::AllProcesses,
         );

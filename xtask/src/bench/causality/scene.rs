@@ -51,8 +51,8 @@ pub fn play(args: &SceneArgs) -> Result<()> {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    // Who listens is looked at by the agent meanwhile.
-    thread::sleep(Duration::from_millis(300));
+    // A new program's symbols are looked up by the agent meanwhile.
+    thread::sleep(Duration::from_millis(1500));
     drive(front, port, args)?;
     thread::sleep(Duration::from_millis(300));
     guard.stop()?;
