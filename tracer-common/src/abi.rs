@@ -127,7 +127,7 @@ pub mod kind_of_process {
 /// What user space knows of the kernel's connection table entries; asserted by the kernel side.
 pub mod connection_entry {
     /// 64-bit words of an entry; the first is the connection's id.
-    pub const WORDS: usize = 25;
+    pub const WORDS: usize = 22;
     /// Where the verdict is.
     pub const VERDICT_BYTE: usize = 107;
     /// The verdict that stops looking.

@@ -325,11 +325,14 @@ fn is_carrier() -> bool {
 
 #[inline(always)]
 fn goes_out(call: &mut Call, connection: &mut Connection) {
-    let opened_for = connection.opened_for;
-    let opener = connection.opener;
-    let answered_for = connection.call;
+    let before = connection.call;
+    let (opened_for, opener, answered_for) = if connection.called == 0 {
+        (before, connection.caller, Cause::NONE)
+    } else {
+        (Cause::NONE, 0, before)
+    };
     leaves_pool(connection);
-    connection.opened_for = Cause::NONE;
+    connection.called = 1;
     connection.call = Cause::NONE;
     connection.caller = 0;
     let kind = kind_of(call.tgid);
@@ -374,7 +377,6 @@ fn goes_out(call: &mut Call, connection: &mut Connection) {
     call.cause = cause;
     call.cause_method = found;
     connection.caller = owner;
-    connection.call_method = found as u8;
     // As to requests in a row, whose response is read next is not known.
     if connection.outstanding == 0 {
         connection.call = cause;
@@ -480,7 +482,7 @@ pub fn touched(connection: &Connection, direction: u8, caller: &Caller) {
                     actor.cause = Cause::NONE;
                 }
             } else if is_client {
-                if reads || connection.write.mode != mode::START {
+                if connection.called != 0 && (reads || connection.write.mode != mode::START) {
                     actor.cause = connection.call;
                     actor.method = method::CONTINUATION as u8;
                 }
@@ -496,12 +498,16 @@ pub fn touched(connection: &Connection, direction: u8, caller: &Caller) {
         }
         // Back from a wait for several descriptors, in the call that it made itself.
         kind::BLOCKING | kind::THREADS
-            if reads && known && is_client && connection.caller == actor.owner =>
+            if reads
+                && known
+                && is_client
+                && connection.called != 0
+                && connection.caller == actor.owner
+                && connection.call.connection != 0
+                && actor.flags & (flag::LOOP | flag::CREATED) == 0 =>
         {
-            if connection.call.connection != 0 && actor.flags & (flag::LOOP | flag::CREATED) == 0 {
-                actor.cause = connection.call;
-                actor.method = method::CONTINUATION as u8;
-            }
+            actor.cause = connection.call;
+            actor.method = method::CONTINUATION as u8;
         }
         _ => {}
     }

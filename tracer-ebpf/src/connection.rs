@@ -49,20 +49,17 @@ pub struct Connection {
     pub requests: u8,
     /// As a server: a request is being served ([`open`]).
     pub open: u8,
-    /// As a client: how `call` was found.
-    pub call_method: u8,
+    /// As a client: a request was sent.
+    pub called: u8,
     /// `read_sequence` and `write_sequence` are known.
     pub sequences: u8,
     /// As a server: position of the request that is being served.
     pub open_key: u64,
-    /// As a client: the exchange that the newest request was sent for.
+    /// As a client: the exchange that the newest request was sent for; before the first one, that the
+    /// connection was opened for.
     pub call: Cause,
-    /// Who sent that request: thread or goroutine.
+    /// Who sent that request, or opened the connection: thread or goroutine.
     pub caller: u64,
-    /// As a client: the exchange that this connection was opened for, until its first request.
-    pub opened_for: Cause,
-    /// Who opened it.
-    pub opener: u64,
     /// As a client with an event loop: the process in whose pool it waits; 0 for none.
     pub pooled: u32,
     pub reserved: u32,
@@ -223,13 +220,11 @@ pub fn insert(sock: Socket, origin: &Origin, now_ns: u64, inode: u64) {
             direction::READ
         },
         open: open::NOTHING,
-        call_method: 0,
+        called: 0,
         sequences: sequences.is_some() as u8,
         open_key: 0,
-        call: Cause::NONE,
-        caller: 0,
-        opened_for: opener.cause,
-        opener: opener.owner,
+        call: opener.cause,
+        caller: opener.owner,
         pooled: 0,
         reserved: 0,
         place: 0,
