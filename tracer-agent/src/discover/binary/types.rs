@@ -136,8 +136,8 @@ pub struct Function {
     pub probe: TlsFunction,
     /// File offset of its first instruction.
     pub entry: u64,
-    /// File offsets of all RETs through which a call of it can return, sorted; empty for those whose
-    /// return says nothing ([`TlsFunction::needs_returns`]).
+    /// File offsets of all RETs through which a call of it can return, sorted; all of them or, only
+    /// for those that can do without ([`TlsFunction::needs_returns`]), none.
     pub returns: Vec<u64>,
 }
 
@@ -172,12 +172,18 @@ pub struct Target {
 
 impl TlsFunction {
     /// Whether a probe of it needs to see the result: then it is found with all of its RETs or not
-    /// at all.
+    /// at all. Of the others all RETs are given, or none: OpenSSL's handshake ends in a jump through a
+    /// pointer, for example.
     pub const fn needs_returns(self) -> bool {
         use TlsFunction::*;
         !matches!(
             self,
-            SslFree
+            SslDoHandshake
+                | SslConnect
+                | SslAccept
+                | GnutlsHandshake
+                | GoTlsHandshakeContext
+                | SslFree
                 | SslSetFd
                 | SslSetRfd
                 | SslSetWfd

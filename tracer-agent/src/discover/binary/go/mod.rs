@@ -20,7 +20,7 @@ const TLS: &[(&str, TlsFunction)] = &[
     ("crypto/tls.(*Conn).Write", TlsFunction::GoTlsWrite),
     ("crypto/tls.(*Conn).Close", TlsFunction::GoTlsClose),
     (
-        "crypto/tls.(*Conn).HandshakeContext",
+        "crypto/tls.(*Conn).handshakeContext",
         TlsFunction::GoTlsHandshakeContext,
     ),
 ];
