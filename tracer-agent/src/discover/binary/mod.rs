@@ -25,7 +25,7 @@ use thiserror::Error;
 
 pub use bytes::ReadAt;
 pub use go::GoFunction;
-pub use libraries::Library;
+pub use libraries::{Contents, Library};
 pub use process::{Found, Scanner, Unseen};
 pub use types::{FileId, Function, GoLayout, GoTls, Refused, Target, TlsFunction, TlsLibrary};
 
@@ -52,8 +52,8 @@ pub enum BinaryError {
     Read(#[source] std::io::Error),
 }
 
-/// The TLS libraries in one file of known length.
-pub fn libraries_of(file: &dyn ReadAt, len: u64) -> Result<Vec<Library>, BinaryError> {
+/// What one file of known length has to do with TLS.
+pub fn contents(file: &dyn ReadAt, len: u64) -> Result<Contents, BinaryError> {
     libraries::find(&elf::Elf::parse(bytes::Bytes::new(file, len))?)
 }
 
@@ -75,6 +75,6 @@ pub fn go_functions(
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let len = data.len() as u64;
-    let _ = libraries_of(&data, len);
+    let _ = contents(&data, len);
     let _ = go_functions(&data, len, &["runtime.newproc1", "runtime.goexit0"]);
 }
