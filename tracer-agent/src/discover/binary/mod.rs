@@ -78,3 +78,6 @@ pub fn fuzz(data: &[u8]) {
     let _ = contents(&data, len);
     let _ = go_functions(&data, len, &["runtime.newproc1", "runtime.goexit0"]);
 }
+
+#[cfg(test)]
+mod tests;

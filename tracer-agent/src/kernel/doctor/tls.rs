@@ -71,14 +71,17 @@ pub fn look(proc: &ProcFs) -> TlsProcesses {
             all.forbidden += usize::from(proc.stat(pid).is_some_and(|stat| stat.state != 'Z'));
             continue;
         };
-        let name = || proc.stat(pid).map(|stat| stat.comm).unwrap_or_default();
+        // One that ended meanwhile was not looked at to the end.
+        let Some(name) = proc.stat(pid).map(|stat| stat.comm) else {
+            continue;
+        };
         for target in &found.targets {
             let reason = target.unseen();
             let version = version(&target.library);
             let text = target.library.to_string();
             all.processes.push(process(Facts {
                 pid,
-                process: name(),
+                process: name.clone(),
                 library: match &version {
                     Some(version) => text.trim_end_matches(version.as_str()).trim_end().into(),
                     None => text,
@@ -96,7 +99,7 @@ pub fn look(proc: &ProcFs) -> TlsProcesses {
         if let Some(unseen) = found.unseen.first() {
             all.processes.push(process(Facts {
                 pid,
-                process: name(),
+                process: name.clone(),
                 library: String::new(),
                 version: None,
                 file: unseen.shown.display().to_string(),
