@@ -71,12 +71,27 @@ pub fn go_functions(
     }
 }
 
-/// Fuzzing: whatever the bytes are, an answer and no panic.
+/// Whatever the bytes are, an answer and no panic, and no offset outside of them.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let len = data.len() as u64;
-    let _ = contents(&data, len);
-    let _ = go_functions(&data, len, &["runtime.newproc1", "runtime.goexit0"]);
+    let inside = |entry: u64, returns: &[u64]| {
+        assert!(returns.iter().chain([&entry]).all(|at| *at < len));
+    };
+    if let Ok(contents) = contents(&data, len) {
+        let libraries = contents.libraries.iter();
+        for function in libraries.flat_map(|library| library.functions.iter()) {
+            inside(function.entry, &function.returns);
+        }
+    }
+    if let Ok(Some(functions)) = go_functions(&data, len, &["runtime.newproc1", "runtime.main"]) {
+        for function in functions {
+            inside(
+                function.entry,
+                function.returns.as_deref().unwrap_or_default(),
+            );
+        }
+    }
 }
 
 #[cfg(test)]

@@ -152,3 +152,6 @@ impl Extents for GoProgram<'_> {
         self.table.covering(self.elf, address)
     }
 }
+
+#[cfg(test)]
+mod tests;
