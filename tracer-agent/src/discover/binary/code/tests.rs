@@ -10,21 +10,28 @@ use super::super::bytes::Bytes;
 use super::super::libraries::CExtents;
 use super::*;
 
-/// RETs of the whole file as objdump sees them; it begins anew at every symbol.
+/// RETs of the whole file as a disassembler sees them that begins anew at every symbol: objdump, or
+/// LLVM's for other machines.
 fn objdump(path: &Path) -> Option<BTreeSet<u64>> {
-    let output = Command::new("objdump")
-        .args(["-d", "--no-show-raw-insn", "-w"])
-        .arg(path)
-        .output()
-        .ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let returns = text.lines().filter_map(|line| {
-        let (address, instruction) = line.split_once(":\t")?;
-        let mut words = instruction.split_whitespace();
-        let is = words.any(|word| matches!(word, "ret" | "retq"));
-        is.then(|| u64::from_str_radix(address.trim(), 16).ok())?
-    });
-    output.status.success().then(|| returns.collect())
+    ["objdump", "llvm-objdump"].into_iter().find_map(|program| {
+        let output = Command::new(program)
+            .args(["-d", "--no-show-raw-insn"])
+            .arg(path)
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let returns: BTreeSet<u64> = text
+            .lines()
+            .filter_map(|line| {
+                let (address, instruction) = line.split_once(':')?;
+                let mut words = instruction.split_whitespace();
+                let is = |word| matches!(word, "ret" | "retq" | "retaa" | "retab");
+                words.any(is).then_some(())?;
+                u64::from_str_radix(address.trim(), 16).ok()
+            })
+            .collect();
+        (output.status.success() && !returns.is_empty()).then_some(returns)
+    })
 }
 
 /// Ranges of all functions with a symbol.
@@ -42,12 +49,9 @@ fn functions(data: &[u8]) -> BTreeSet<(u64, u64)> {
 /// are, and of how many all returns are known.
 fn compare(path: &Path) -> Option<(usize, usize)> {
     let data = std::fs::read(path).ok()?;
-    let expected = match objdump(path) {
-        Some(expected) if !expected.is_empty() => expected,
-        _ => {
-            println!("skipped {}: no objdump for it", path.display());
-            return None;
-        }
+    let Some(expected) = objdump(path) else {
+        println!("skipped {}: no objdump for it", path.display());
+        return None;
     };
     let elf = Elf::parse(Bytes::new(&data, data.len() as u64)).expect("an ELF file");
     let extents = CExtents::new(&elf);
