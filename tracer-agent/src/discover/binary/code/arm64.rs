@@ -17,7 +17,7 @@ pub(super) fn decode(code: &[u8], address: u64) -> Result<Part, NotUnderstood> {
         .filter_map(|word| word.try_into().ok().map(u32::from_le_bytes))
         .collect();
     let end = address.wrapping_add(code.len() as u64);
-    if code.len() % WORD != 0 || address % WORD as u64 != 0 {
+    if !code.len().is_multiple_of(WORD) || !address.is_multiple_of(WORD as u64) {
         return Err(NotUnderstood::RunsOn(end));
     }
     let mut open = true;
