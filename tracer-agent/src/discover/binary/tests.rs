@@ -286,7 +286,10 @@ fn a_small_library() {
 fn wrong_bytes_in_headers_and_tables() {
     let Some(data) = small() else { return };
     let len = data.len();
-    let mut runner = proptest::test_runner::TestRunner::default();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
     let place = prop_oneof![0..1024_usize, 0..len, (len - 4096)..len];
     let change = (
         place,

@@ -300,14 +300,17 @@ fn wrong_bytes_in_function_tables() {
     let place = prop_oneof![0..128_usize, table, rest];
     let value = prop_oneof![Just(0_u8), Just(0xff), Just(0x7f), any::<u8>()];
     let changes = proptest::collection::vec((place, value), 1..5_usize);
-    proptest::test_runner::TestRunner::default()
-        .run(&changes, |changes| {
-            let mut data = whole.clone();
-            for (at, value) in changes {
-                data[at] = value;
-            }
-            super::super::fuzz(&data);
-            Ok(())
-        })
-        .expect("no panic");
+    proptest::test_runner::TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })
+    .run(&changes, |changes| {
+        let mut data = whole.clone();
+        for (at, value) in changes {
+            data[at] = value;
+        }
+        super::super::fuzz(&data);
+        Ok(())
+    })
+    .expect("no panic");
 }
