@@ -49,6 +49,7 @@ impl Pair {
             client: self.client.pid(),
             server: self.server.pids()[0],
             address: self.server.address,
+            server_cancels: self.server.name == Peer::Rust.name(),
             late,
         };
         let what = format!("{} to {}", self.client.name, self.server.name);

@@ -1,7 +1,5 @@
 //! What a call is: the lines a peer reads and prints, and the text of a request.
 
-use std::fmt::Write as _;
-
 use axum::body::Bytes;
 
 /// The peers' service.
@@ -91,7 +89,7 @@ impl Call {
             self.code, self.delay_ms, self.count, self.size
         );
         let padding = self.size.saturating_sub(text.len());
-        let _ = write!(text, "{:x<padding$}", "");
+        text.extend(std::iter::repeat_n('x', padding));
         text.into()
     }
 }
