@@ -66,8 +66,8 @@ pub struct Run<'a> {
     pub address: SocketAddr,
     /// The server answers CANCELLED at the deadline.
     pub server_cancels: bool,
-    /// The connection is older than the agent.
-    pub late: bool,
+    /// The connection is older than the agent, and these methods were called on it before.
+    pub late: Option<&'a [&'a str]>,
 }
 
 /// What was found.
@@ -165,7 +165,10 @@ impl Run<'_> {
                 (Kind::Client, of(Kind::Client)),
                 (Kind::Server, of(Kind::Server)),
             ];
-            if is_ended_by_client(call) && !self.late && sides.iter().all(|(_, of)| of.is_empty()) {
+            if is_ended_by_client(call)
+                && self.late.is_none()
+                && sides.iter().all(|(_, of)| of.is_empty())
+            {
                 found.unsent += 1;
                 continue;
             }
@@ -175,7 +178,7 @@ impl Run<'_> {
                         wrong.extend(self.wrong_in(span, call, done, &mut found));
                         off.extend(self.off(span, call, done));
                     }
-                    [] if self.late => nameless.entry(kind).or_default().push(call),
+                    [] if self.late.is_some() => nameless.entry(kind).or_default().push(call),
                     _ => {
                         let shown: Vec<_> = spans.iter().map(|span| short(span)).collect();
                         wrong.push(format!(
@@ -190,7 +193,7 @@ impl Run<'_> {
         for ((_, kind), spans) in by_trace {
             rest.entry(kind).or_default().extend(spans);
         }
-        if self.late {
+        if self.late.is_some() {
             for kind in [Kind::Client, Kind::Server] {
                 let calls = nameless.remove(&kind).unwrap_or_default();
                 let spans = rest.remove(&kind).unwrap_or_default();
@@ -264,7 +267,7 @@ impl Run<'_> {
         let right = codes.iter().any(|&code| told == Some(code_name(code)));
         that(
             "rpc.status_code",
-            right || (self.late && told.is_none()),
+            right || (self.late.is_some() && told.is_none()),
             &told,
         );
         found.unknown_codes += usize::from(told.is_none());
@@ -285,7 +288,10 @@ impl Run<'_> {
             // Nothing says that it does not exist.
             (true, None) => method == known,
         };
-        that("method", right || (self.late && method == unseen), &method);
+        let late = self
+            .late
+            .is_some_and(|before| before.contains(&call.method.as_str()));
+        that("method", right || (late && method == unseen), &method);
         found.unknown_methods += usize::from(method == unseen);
 
         that(
@@ -312,7 +318,7 @@ impl Run<'_> {
         let right = host == (Some("127.0.0.1"), port);
         that(
             "server",
-            right || (self.late && host == (None, None)),
+            right || (self.late.is_some() && host == (None, None)),
             &host,
         );
         that(
@@ -370,18 +376,23 @@ impl Run<'_> {
                 .entry(format!("{SERVICE}/{}", call.method))
                 .or_default() += 1;
         }
+        let before = self.late.unwrap_or_default();
+        let mut unseen = calls
+            .iter()
+            .filter(|call| before.contains(&call.method.as_str()))
+            .count();
         for span in spans {
-            let method = span.text("rpc.method");
             found.unknown_codes += usize::from(span.text("rpc.status_code").is_none());
+            let mut method = span.text("rpc.method");
             if method == Some("_OTHER") && span.name == "grpc" {
-                let original = span.text("rpc.method_original");
-                found.unknown_methods += usize::from(original.is_none());
-                continue;
+                method = span.text("rpc.method_original");
+                found.unknown_methods += usize::from(method.is_none());
             }
-            let count = method
-                .and_then(|method| left.get_mut(method))
-                .filter(|count| **count > 0);
-            match count {
+            let count = match method {
+                Some(method) => left.get_mut(method),
+                None => Some(&mut unseen),
+            };
+            match count.filter(|count| **count > 0) {
                 Some(count) => *count -= 1,
                 None => wrong.push(format!(
                     "{kind:?} method that was not called: {}",

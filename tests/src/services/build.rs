@@ -50,7 +50,7 @@ pub(crate) fn c(name: &str, file: &str) -> Result<PathBuf, String> {
 }
 
 /// A Go program, named as its directory.
-pub(crate) fn go(name: &str) -> Result<PathBuf, String> {
+pub fn go(name: &str) -> Result<PathBuf, String> {
     go_of(name, name)
 }
 
