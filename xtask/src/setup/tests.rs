@@ -28,15 +28,10 @@ const RUNTIMES: [(&str, &str); 3] = [
     ("javac", "the Java service"),
 ];
 
-/// Version of grpcio.
-const GRPCIO: &str = "1.80.0";
-
 type Install = fn() -> Result<()>;
 
-/// Libraries, and how each is had. Nothing of them is installed system-wide.
-const LIBRARIES: [(&str, Install); 5] = [
-    ("gunicorn", gunicorn),
-    ("grpcio", grpcio),
+/// Libraries of other languages, and how each is had. Nothing of them is installed system-wide.
+const LIBRARIES: [(&str, Install); 3] = [
     ("grpc-js", peers::grpc_js),
     ("grpc-java", peers::grpc_java),
     ("grpc-go", peers::grpc_go),
@@ -59,6 +54,11 @@ pub fn for_tests() -> Result<()> {
             eprintln!("setup: {error:#}");
         }
     }
+    if let Err(error) = python_packages() {
+        for (package, _, what) in PYTHON_PACKAGES {
+            eprintln!("setup: without {package} {what} is skipped: {error:#}");
+        }
+    }
     for (what, install) in LIBRARIES {
         if let Err(error) = install() {
             eprintln!("setup: {what} cannot be had, its tests are skipped: {error:#}");
@@ -78,29 +78,27 @@ pub fn venv_bin() -> PathBuf {
     sh::target().join("venv/bin")
 }
 
-fn gunicorn() -> Result<()> {
-    if runs(&venv_bin().join("gunicorn")) {
-        return Ok(());
-    }
-    pip("gunicorn")
-}
+/// Python packages of the tests: what to ask them whether they are there, and what needs them.
+const PYTHON_PACKAGES: [(&str, &str, &str); 2] = [
+    ("gunicorn", "import gunicorn", "the gunicorn service"),
+    ("grpcio", "import grpc", "gRPC in Python"),
+];
 
-fn grpcio() -> Result<()> {
-    let python = venv_bin().join("python");
-    let import = format!("import grpc; assert grpc.__version__ == '{GRPCIO}'");
-    if sh::output(Command::new(python).args(["-c", &import])).is_ok() {
-        return Ok(());
-    }
-    pip(&format!("grpcio=={GRPCIO}"))
-}
-
-/// Installs a Python package into the virtual environment, which is made if there is none.
-fn pip(package: &str) -> Result<()> {
+/// Makes the venv and installs what is missing in it.
+fn python_packages() -> Result<()> {
     let bin = venv_bin();
+    let absent =
+        |check: &str| sh::output(Command::new(bin.join("python")).args(["-c", check])).is_err();
+    let packages: Vec<&str> = PYTHON_PACKAGES
+        .iter()
+        .filter(|(_, check, _)| absent(check))
+        .map(|&(package, _, _)| package)
+        .collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
     let python = bin.join("python");
-    // By `python -m`: the scripts name the directory that the environment was made in.
-    let has_pip = sh::output(Command::new(&python).args(["-m", "pip", "--version"])).is_ok();
-    if !has_pip {
+    if sh::output(Command::new(&python).args(["-m", "pip", "--version"])).is_err() {
         let venv = bin.parent().context("the venv has a directory")?;
         let make = |python: &Path| {
             sh::run(
@@ -119,16 +117,13 @@ fn pip(package: &str) -> Result<()> {
             make(&system)?;
         }
     }
-    sh::run(Command::new(python).args([
+    // Not by its own script, which names the directory that it was installed in.
+    let install = [
         "-m",
         "pip",
         "install",
         "--quiet",
         "--disable-pip-version-check",
-        package,
-    ]))
-}
-
-fn runs(program: &Path) -> bool {
-    sh::output(Command::new(program).arg("--version")).is_ok()
+    ];
+    sh::run(Command::new(python).args(install).args(packages))
 }
