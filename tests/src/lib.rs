@@ -12,6 +12,7 @@ pub mod agent;
 pub mod check;
 pub mod driver;
 pub mod finish;
+pub mod grpc;
 pub mod http;
 pub mod ledger;
 pub mod oddities;
