@@ -16,11 +16,13 @@ use super::{AppError, command};
 use crate::config::Config;
 use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
-use crate::export::{self, ExportPipeline, ExportSettings, Exporter};
+use crate::export::{self, ExportPipeline, ExportSettings, Exporter, ExporterStats};
 use crate::kernel::prepare;
+use crate::metrics::Recorded;
 use crate::probes;
 use crate::telemetry::admin::{Admin, Readiness, Sources};
-use crate::telemetry::ledger::Ledger;
+use crate::telemetry::ledger::{Details, Ledger};
+use crate::telemetry::metrics::{Snapshot, render};
 
 /// From the signal to the end, export included (contract: 5 s).
 const SHUTDOWN: Duration = Duration::from_millis(4500);
@@ -41,9 +43,16 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     };
     let pipeline = exporting(&settings, &ledger)?;
     let status = Arc::new(Status::default());
+    let recorded = Arc::new(Recorded::default());
+    let telemetry = Telemetry {
+        status: Arc::clone(&status),
+        ledger: Arc::clone(&ledger),
+        exporters: pipeline.stats(),
+        recorded: Arc::clone(&recorded),
+    };
     let readiness = Readiness::waiting_for("the probes are being attached");
     let address = admin.as_ref().map(Admin::address);
-    let admin = admin.map(|admin| serve(admin, &readiness, &ledger, &status, &pipeline));
+    let admin = admin.map(|admin| serve(admin, &readiness, telemetry.clone()));
 
     prepare::mount_tracefs();
     prepare::raise_memlock();
@@ -59,7 +68,8 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
         mode,
         sink: pipeline.sink(),
         ledger: Arc::clone(&ledger),
-        status: Arc::clone(&status),
+        status,
+        recorded,
     })
     .await;
     let capture = match started {
@@ -148,21 +158,29 @@ pub(super) fn exporting(
 
 type Serving = (oneshot::Sender<()>, tokio::task::JoinHandle<()>);
 
-fn serve(
-    admin: Admin,
-    readiness: &Readiness,
-    ledger: &Arc<Ledger>,
-    status: &Arc<Status>,
-    pipeline: &ExportPipeline,
-) -> Serving {
+/// Everything that is counted, wherever it is.
+#[derive(Clone)]
+struct Telemetry {
+    status: Arc<Status>,
+    ledger: Arc<Ledger>,
+    exporters: Vec<Arc<ExporterStats>>,
+    recorded: Arc<Recorded>,
+}
+
+impl Telemetry {
+    fn snapshot(&self) -> Snapshot {
+        self.status
+            .snapshot(&self.ledger, &self.exporters, &self.recorded)
+    }
+}
+
+fn serve(admin: Admin, readiness: &Readiness, telemetry: Telemetry) -> Serving {
     let (stop, stopped) = oneshot::channel::<()>();
     tracing::info!(address = %admin.address(), "admin endpoint");
-    let (status, exporters) = (Arc::clone(status), pipeline.stats());
-    let counted = Arc::clone(ledger);
     let sources = Sources {
         readiness: readiness.clone(),
-        ledger: Arc::clone(ledger),
-        metrics: Arc::new(move || status.page(&counted, &exporters)),
+        ledger: Arc::clone(&telemetry.ledger),
+        metrics: Arc::new(move |format| render(&telemetry.snapshot(), &telemetry.recorded, format)),
     };
     let serving = admin.serve(sources, async move {
         let _ = stopped.await;
@@ -233,6 +251,26 @@ pub(super) fn report(ledger: &Ledger) {
             pending = counts.pending,
             dropped = ?counts.dropped,
             "ledger"
+        );
+    }
+    let Details { bytes, services } = ledger.details();
+    tracing::info!(
+        seen = bytes.seen,
+        parsed = bytes.parsed,
+        skipped = bytes.skipped,
+        lost = bytes.lost,
+        "ledger of bytes"
+    );
+    for (service, counts) in services {
+        tracing::info!(
+            %service,
+            seen = counts.seen,
+            exported = counts.exported,
+            sampled_out = counts.sampled_out,
+            unknown = counts.unknown,
+            pending = counts.pending,
+            dropped = ?counts.dropped,
+            "ledger of a service"
         );
     }
 }

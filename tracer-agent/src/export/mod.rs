@@ -21,7 +21,7 @@ pub mod retry;
 pub mod settings;
 pub mod stats;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
