@@ -51,6 +51,8 @@ pub struct Start {
     pub status: Arc<Status>,
     /// Where durations are counted.
     pub recorded: Arc<Recorded>,
+    /// How often somebody collects them.
+    pub metrics_interval: Duration,
 }
 
 /// The running thread.
@@ -123,6 +125,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         ledger,
         status,
         recorded,
+        metrics_interval,
     } = start;
     let agent = std::process::id();
     let policy = Policy::new(super::policy_config(&config), agent);
@@ -162,7 +165,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         builder: super::span_builder(&config),
         sink,
         ledger: Arc::clone(&ledger),
-        recorder: Recorder::new(recorded),
+        recorder: Recorder::new(recorded, metrics_interval),
         admin,
         max_connections: config.capture.max_connections as usize,
     });

@@ -16,7 +16,9 @@ use super::{AppError, command};
 use crate::config::Config;
 use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
-use crate::export::{self, ExportPipeline, ExportSettings, Exporter, ExporterStats};
+use crate::export::{
+    self, ExportPipeline, ExportSettings, Exporter, ExporterStats, MetricsExporter, SpanSink,
+};
 use crate::kernel::prepare;
 use crate::metrics::Recorded;
 use crate::probes;
@@ -44,12 +46,26 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     let pipeline = exporting(&settings, &ledger)?;
     let status = Arc::new(Status::default());
     let recorded = Arc::new(Recorded::default());
+    let metrics_stats = Arc::new(ExporterStats::new("otlp_metrics"));
+    let mut exporters = pipeline.stats();
+    if settings.metrics.otlp.is_some() {
+        exporters.push(Arc::clone(&metrics_stats));
+    }
     let telemetry = Telemetry {
         status: Arc::clone(&status),
         ledger: Arc::clone(&ledger),
-        exporters: pipeline.stats(),
+        sink: pipeline.sink(),
+        exporters,
         recorded: Arc::clone(&recorded),
     };
+    let own = telemetry.clone();
+    let metrics = MetricsExporter::start(
+        &settings.metrics,
+        &settings.resource,
+        Arc::clone(&recorded),
+        Arc::new(move || own.snapshot()),
+        metrics_stats,
+    )?;
     let readiness = Readiness::waiting_for("the probes are being attached");
     let address = admin.as_ref().map(Admin::address);
     let admin = admin.map(|admin| serve(admin, &readiness, telemetry.clone()));
@@ -70,6 +86,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
         ledger: Arc::clone(&ledger),
         status,
         recorded,
+        metrics_interval: settings.metrics.interval,
     })
     .await;
     let capture = match started {
@@ -94,7 +111,12 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     if tokio::time::timeout_at(deadline, capture).await.is_err() {
         tracing::warn!("the ring could not be emptied in time");
     }
-    pipeline.drain(deadline).await;
+    let metrics = async {
+        if let Some(metrics) = metrics {
+            metrics.finish(deadline).await;
+        }
+    };
+    tokio::join!(pipeline.drain(deadline), metrics);
     report(&ledger);
     if let Some((stop, serving)) = admin {
         let _ = stop.send(());
@@ -106,10 +128,9 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
 /// Standard variables that a user may have set for the SDKs, and that this agent does not follow yet:
 /// said, not silently ignored.
 fn warn_of_ignored_variables() {
-    const IGNORED: [&str; 9] = [
+    const IGNORED: [&str; 8] = [
         "OTEL_TRACES_SAMPLER",
         "OTEL_TRACES_SAMPLER_ARG",
-        "OTEL_METRICS_EXPORTER",
         "OTEL_EXPORTER_OTLP_CERTIFICATE",
         "OTEL_EXPORTER_OTLP_CLIENT_KEY",
         "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
@@ -163,14 +184,18 @@ type Serving = (oneshot::Sender<()>, tokio::task::JoinHandle<()>);
 struct Telemetry {
     status: Arc<Status>,
     ledger: Arc<Ledger>,
+    sink: SpanSink,
     exporters: Vec<Arc<ExporterStats>>,
     recorded: Arc<Recorded>,
 }
 
 impl Telemetry {
     fn snapshot(&self) -> Snapshot {
-        self.status
-            .snapshot(&self.ledger, &self.exporters, &self.recorded)
+        let mut snapshot = self
+            .status
+            .snapshot(&self.ledger, &self.exporters, &self.recorded);
+        snapshot.queue_spans = self.sink.queued() as u64;
+        snapshot
     }
 }
 

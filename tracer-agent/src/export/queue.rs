@@ -74,6 +74,11 @@ struct Intake {
 }
 
 impl SpanSink {
+    /// Spans that wait to be put into a batch.
+    pub fn queued(&self) -> usize {
+        self.shared.intake().queued
+    }
+
     /// Queues `spans`, or as many of them as there is room for.
     pub fn submit(&self, mut spans: Vec<Span>) {
         if spans.is_empty() {

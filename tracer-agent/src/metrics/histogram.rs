@@ -56,6 +56,8 @@ pub struct Histogram {
     sum_ns: AtomicU64,
     /// The last one of each bucket that has any.
     exemplars: Mutex<Vec<Exemplar>>,
+    /// What an exporter of differences delivered before, and up to when.
+    delivered: Mutex<Option<Box<(Counts, u64)>>>,
 }
 
 /// A histogram at one moment.
@@ -105,6 +107,19 @@ impl Histogram {
             }),
             sum_ns: self.sum_ns.load(Ordering::Relaxed),
         }
+    }
+
+    /// What was delivered before, and up to when.
+    pub fn delivered(&self) -> Option<(Counts, u64)> {
+        let delivered = self.delivered.lock();
+        let delivered = delivered.unwrap_or_else(PoisonError::into_inner);
+        delivered.as_deref().copied()
+    }
+
+    /// `counts` as they were at `unix_ns` are delivered.
+    pub fn deliver(&self, counts: Counts, unix_ns: u64) {
+        let delivered = self.delivered.lock();
+        *delivered.unwrap_or_else(PoisonError::into_inner) = Some(Box::new((counts, unix_ns)));
     }
 
     /// The examples now, at most one per bucket.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -96,6 +97,7 @@ pub struct Recorder {
     next: u64,
     processes: usize,
     series: usize,
+    keep_ended_ns: u64,
 }
 
 #[derive(Debug)]
@@ -108,8 +110,10 @@ struct Slot {
 }
 
 impl Recorder {
-    /// An empty one that shows what it has in `recorded`.
-    pub fn new(recorded: Arc<Recorded>) -> Self {
+    /// An empty one that shows what it has in `recorded`. The series of an ended process stay for at
+    /// least two of the intervals at which somebody collects.
+    pub fn new(recorded: Arc<Recorded>, interval: Duration) -> Self {
+        let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
         Recorder {
             graph: Graph::default(),
             recorded,
@@ -118,6 +122,7 @@ impl Recorder {
             next: 0,
             processes: 0,
             series: 0,
+            keep_ended_ns: interval_ns.saturating_mul(2).max(KEEP_ENDED_NS),
         }
     }
 
@@ -177,7 +182,7 @@ impl Recorder {
     /// Forgets what ended long enough ago; to be called every so often.
     pub fn expire(&mut self, now_ns: u64) {
         while let Some(&(ended_ns, tgid, id)) = self.ended.front() {
-            if now_ns.saturating_sub(ended_ns) < KEEP_ENDED_NS {
+            if now_ns.saturating_sub(ended_ns) < self.keep_ended_ns {
                 break;
             }
             self.ended.pop_front();

@@ -1,11 +1,11 @@
 //! The attribute sets of one process.
 
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHasher};
 
-use super::histogram::{Counts, Exemplar, Histogram};
+use super::histogram::{Exemplar, Histogram};
 use crate::trace::semconv::metric::{Instrument, MetricAttributes};
 
 /// Attribute sets of one instrument of one process; further ones share the overflow series.
@@ -41,8 +41,6 @@ pub struct Series {
     pub start_unix_ns: u64,
     /// The measurements.
     pub histogram: Histogram,
-    /// What an exporter of differences delivered before, and when.
-    delivered: Mutex<Option<Box<(Counts, u64)>>>,
 }
 
 impl Series {
@@ -51,29 +49,7 @@ impl Series {
             key,
             start_unix_ns,
             histogram: Histogram::default(),
-            delivered: Mutex::default(),
         }
-    }
-
-    /// What was delivered before and up to when; nothing since the beginning at first.
-    pub fn delivered(&self) -> (Counts, u64) {
-        let delivered = self
-            .delivered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match delivered.as_deref() {
-            Some(delivered) => *delivered,
-            None => (Counts::default(), self.start_unix_ns),
-        }
-    }
-
-    /// `counts` as they were at `unix_ns` are delivered.
-    pub fn deliver(&self, counts: Counts, unix_ns: u64) {
-        let mut delivered = self
-            .delivered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *delivered = Some(Box::new((counts, unix_ns)));
     }
 }
 

@@ -2,7 +2,7 @@
 //! the conventions name, memory has a bound, and ends are joined only where that is certain.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::export::tests::{process, span};
@@ -14,7 +14,10 @@ use crate::trace::{Span, SpanKind};
 
 fn recorder() -> (Recorder, Arc<Recorded>) {
     let recorded = Arc::new(Recorded::default());
-    (Recorder::new(Arc::clone(&recorded)), recorded)
+    (
+        Recorder::new(Arc::clone(&recorded), Duration::from_secs(60)),
+        recorded,
+    )
 }
 
 /// A server's span of `process` that took `duration_ns`.

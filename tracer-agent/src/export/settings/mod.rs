@@ -1,12 +1,13 @@
-//! What the `OTEL_*` variables say about exporting traces.
+//! What the `OTEL_*` variables say about exporting.
 //!
 //! In: a lookup of variables (the environment, or a table in tests) and the `--otlp-file` path.
 //! Out: [`ExportSettings`], complete and validated, or one line that names the variable, what is
 //! wrong with it and what to do. Rules: the OpenTelemetry specification's environment variables,
 //! with the agent's own defaults where stated. An empty variable is an unset one.
 //!
-//! Not here: certificates, the Zipkin exporter and the metrics variables.
+//! Not here: certificates and the Zipkin exporter.
 
+mod metrics;
 mod otlp;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,8 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-pub use otlp::{Compression, OtlpSettings, Protocol, Signal, TRACES};
+pub use metrics::{MetricsSettings, Temporality};
+pub use otlp::{Compression, METRICS, OtlpSettings, Protocol, Signal, TRACES};
 
 /// Looks a variable up.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -26,6 +28,8 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub struct ExportSettings {
     /// Where spans go; empty when exporting is switched off.
     pub traces: Vec<TracesExporter>,
+    /// Where metrics go beside the admin endpoint.
+    pub metrics: MetricsSettings,
     /// Queue and batching.
     pub queue: QueueSettings,
     /// The agent's `OTEL_RESOURCE_ATTRIBUTES`: apply to every resource that does not say otherwise.
@@ -88,6 +92,12 @@ pub enum Problem {
     /// Known, but this version cannot do it.
     #[error("the {0} exporter is not built yet; use otlp, console or none")]
     NotBuiltYet(&'static str),
+    /// Not the name of an exporter of metrics.
+    #[error("unknown exporter {0:?}; use otlp, prometheus or none")]
+    UnknownMetricsExporter(String),
+    /// Not a temporality.
+    #[error("unknown preference {0:?}; use cumulative, delta or lowmemory")]
+    UnknownTemporality(String),
     /// `none` beside a real exporter.
     #[error("none cannot be combined with other exporters; remove it or the others")]
     NoneCombined,
@@ -184,6 +194,7 @@ impl ExportSettings {
         }
         Ok(Self {
             traces,
+            metrics: MetricsSettings::from_variables(&variables)?,
             queue: queue_settings(&variables)?,
             resource: resource_attributes(&variables)?,
         })
