@@ -75,13 +75,8 @@ fn check(
         return;
     };
     let service = Language::Rust.start().expect("the Rust service");
-    let agent = Start::new()
-        .env("OTEL_TRACES_EXPORTER", "none")
-        .arg("--include-exe")
-        .arg("*/tracer-driver")
-        .arg("--include-exe")
-        .arg("*/tracer-service")
-        .ready();
+    // No rules: with some, a new process is looked at only once user space has decided.
+    let agent = Start::new().env("OTEL_TRACES_EXPORTER", "none").ready();
     let until = Instant::now() + time;
     let mut all = churn(&service, &format!("{}-w", session.run), warm_up, until);
     let warm = resident_kib(&agent);
@@ -115,7 +110,7 @@ fn check(
         assert_eq!(row.pending, 0, "{name}: {row:?}");
         assert!(row.seen <= all.answered as u64, "{name}: {row:?}");
         if lost == 0 {
-            assert_eq!(row.exported, all.answered as u64, "{name}: {row:?}");
+            assert_eq!(row.exported, all.answered as u64, "{name}: {details:#?}");
         }
     }
     assert!(
@@ -135,7 +130,7 @@ fn half_a_minute_of_churn() {
         4,
         25,
         Duration::from_secs(30),
-        48 * 1024,
+        24 * 1024,
     );
 }
 

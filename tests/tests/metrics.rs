@@ -17,15 +17,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 const SERVER: &str = "http_server_request_duration_seconds_count";
 const CLIENT: &str = "http_client_request_duration_seconds_count";
 
-/// Only the programs of this test, whatever else runs on the host.
-fn scoped() -> Start {
-    Start::new()
-        .arg("--include-exe")
-        .arg("*/tracer-driver")
-        .arg("--include-exe")
-        .arg("*/tracer-service")
-}
-
 #[test]
 fn every_exchange_is_counted_once_at_each_end() {
     let Some(session) = Session::begin("metrics::every_exchange_is_counted_once_at_each_end")
@@ -34,7 +25,7 @@ fn every_exchange_is_counted_once_at_each_end() {
     };
     let service = Language::Rust.start().expect("the Rust service");
     let (receiver, collector) = (Receiver::start(), Collector::start());
-    let agent = scoped()
+    let agent = Start::new()
         .export_http(&receiver)
         .env("OTEL_METRICS_EXPORTER", "otlp")
         .env(
@@ -126,7 +117,7 @@ fn spans_arrive_within_seconds() {
     const BOUND: Duration = Duration::from_secs(6);
     let service = Language::Rust.start().expect("the Rust service");
     let collector = Collector::start();
-    let agent = scoped()
+    let agent = Start::new()
         .env(
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             format!("http://{}", collector.address),
@@ -163,7 +154,7 @@ fn an_outage_of_the_metrics_backend_harms_nothing() {
     let service = Language::Rust.start().expect("the Rust service");
     // Nobody listens there at first.
     let nowhere = tracer_tests::agent::free_address();
-    let agent = scoped()
+    let agent = Start::new()
         .env("OTEL_TRACES_EXPORTER", "none")
         .env("OTEL_METRICS_EXPORTER", "otlp")
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{nowhere}"))
