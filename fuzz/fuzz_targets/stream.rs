@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use rustc_hash::FxHashSet;
 use tracer_agent::ingest::{Host, Ingest, Record};
 use tracer_agent::protocol::{Connection, Exchange};
 use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, ExitEvent, Header, kind};
@@ -89,7 +90,11 @@ struct Recorder {
 }
 
 impl Host for Recorder {
-    fn holds_socket(&self, _tgid: u32, _inode: u64) -> bool {
+    fn sockets_of(&self, _tgid: u32) -> Option<FxHashSet<u64>> {
+        // Nothing at all, or not known.
+        (!self.holds).then(FxHashSet::default)
+    }
+    fn tracks(&self, _socket: u64, _connection: u64) -> bool {
         self.holds
     }
     fn is_own(&self, _connection: &Connection) -> bool {

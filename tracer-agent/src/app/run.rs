@@ -43,6 +43,11 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
         Some(address) => Some(Admin::bind(address).await?),
         None => None,
     };
+    if settings.metrics.prometheus && admin.is_none() {
+        tracing::warn!(
+            "OTEL_METRICS_EXPORTER asks for prometheus, but the admin endpoint that serves /metrics is off; set --admin"
+        );
+    }
     let pipeline = exporting(&settings, &ledger)?;
     let status = Arc::new(Status::default());
     let recorded = Arc::new(Recorded::default());

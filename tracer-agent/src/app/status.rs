@@ -67,14 +67,25 @@ impl Status {
 
     /// What the sessions counted since the last call.
     pub fn sessions(&self, counts: &Counts) {
-        let http1 = &counts.http1;
-        let mut latest = self.lock();
+        let (http1, http2) = (&counts.http1, &counts.http2);
         let more = [
             ("unsolicited_responses", http1.unsolicited_responses),
-            ("responses_without_request", http1.responses_without_request),
-            ("resyncs", http1.resyncs),
-            ("unparsed_bytes", http1.unparsed_bytes),
+            (
+                "responses_without_request",
+                http1
+                    .responses_without_request
+                    .saturating_add(http2.responses_without_request),
+            ),
+            ("resyncs", http1.resyncs.saturating_add(http2.resyncs)),
+            (
+                "unparsed_bytes",
+                http1.unparsed_bytes.saturating_add(http2.unparsed_bytes),
+            ),
+            ("unknown_fields", http2.unknown_fields),
+            ("broken_blocks", http2.broken_blocks),
+            ("undecided_blocks", http2.undecided_blocks),
         ];
+        let mut latest = self.lock();
         if latest.sessions_counted.is_empty() {
             latest.sessions_counted = more.to_vec();
         } else {

@@ -145,21 +145,24 @@ impl Batch {
             for (reason, n) in exporter {
                 own += n;
                 if own > lost {
-                    self.ledger.spans.dropped(reason, n.min(own - lost));
-                    reasons.push(reason);
+                    let more = n.min(own - lost);
+                    self.ledger.spans.dropped(reason, more);
+                    reasons.push((reason, more));
                     lost = own;
                 }
             }
         }
         let total = self.spans.len() as u64;
         self.ledger.spans.exported(total - lost);
-        // Whose spans were lost is known when all or none were.
-        let outcome = match *reasons.as_slice() {
-            [] => Outcome::Exported,
-            [reason] if lost == total => Outcome::Dropped(reason),
-            _ => Outcome::Unknown,
-        };
-        self.ledger.services.settled(&self.spans, outcome);
+        let services = &self.ledger.services;
+        // Whose spans were lost is known when all or none were, or when all are of one service.
+        match reasons.as_slice() {
+            [] => services.settled(&self.spans, Outcome::Exported),
+            [(reason, _)] if lost == total => {
+                services.settled(&self.spans, Outcome::Dropped(reason));
+            }
+            reasons => services.settled_in_part(&self.spans, reasons),
+        }
     }
 }
 

@@ -220,7 +220,7 @@ metrics! {
         for (protocol, count) in &now.unparsed_connections {
             out.count(&[protocol], *count);
         };
-    "tracer_agent_sessions_total" Counter ["what"] "What HTTP/1 sessions counted beside exchanges: responses nobody asked for, responses whose request was not seen, directions that had to look for the next message, bytes that belong to no message." => |now, out|
+    "tracer_agent_sessions_total" Counter ["what"] "What HTTP sessions counted beside exchanges: responses nobody asked for, responses whose request was not seen, directions that had to look for the next message, bytes that belong to no message; of HTTP/2 header fields whose table entry was not seen, header blocks that could not be read to their ends, and those of which it is not known what they are." => |now, out|
         for (what, count) in &now.sessions_counted {
             out.count(&[what], *count);
         };

@@ -65,6 +65,30 @@ impl Services {
         });
     }
 
+    /// Spans that entered before, of which so many were lost and the others exported, but nobody said
+    /// which. If all are of one service that is no matter.
+    pub fn settled_in_part(&self, spans: &[Span], lost: &[(&'static str, u64)]) {
+        let mut services = Vec::new();
+        for_each_service(spans, |service, n| services.push((service.to_owned(), n)));
+        let mut rows = self.lock();
+        if let Some((service, _)) = services.first()
+            && services.iter().all(|(other, _)| other == service)
+        {
+            let row = row(&mut rows, service);
+            let mut left = spans.len() as u64;
+            for (reason, n) in lost {
+                let n = (*n).min(left);
+                left -= n;
+                row.settle(Outcome::Dropped(reason), n);
+            }
+            row.settle(Outcome::Exported, left);
+            return;
+        }
+        for (service, n) in services {
+            row(&mut rows, &service).settle(Outcome::Unknown, n);
+        }
+    }
+
     /// `n` exchanges of `service` that are done without having entered.
     pub fn ended(&self, service: &str, outcome: Outcome, n: u64) {
         let mut rows = self.lock();
@@ -134,17 +158,33 @@ mod tests {
         services.settled(&spans[..4], Outcome::Exported);
         services.settled(&spans[4..6], Outcome::Dropped("queue_full"));
         services.settled(&spans[6..7], Outcome::Unknown);
+        services.settled_in_part(&spans[7..9], &[("rejected", 1)]);
         services.ended("shop", Outcome::SampledOut, 5);
         services.ended("shop", Outcome::Dropped("lost"), 2);
         let expected = ServiceSnapshot {
             seen: 17,
-            exported: 4,
+            exported: 5,
             sampled_out: 5,
-            dropped: BTreeMap::from([("lost", 2), ("queue_full", 2)]),
+            dropped: BTreeMap::from([("lost", 2), ("queue_full", 2), ("rejected", 1)]),
             unknown: 1,
-            pending: 3,
+            pending: 1,
         };
         assert_eq!(services.snapshot().remove("shop"), Some(expected));
+    }
+
+    #[test]
+    fn a_loss_among_several_services_is_nobody_s_in_particular() {
+        let services = Services::default();
+        let mut spans = spans(4);
+        let mut other = (*spans[0].process).clone();
+        other.service_name = "bank".into();
+        spans[3].process = other.into();
+        services.entered(&spans);
+        services.settled_in_part(&spans, &[("rejected", 1)]);
+        for (service, n) in [("shop", 3), ("bank", 1)] {
+            let row = services.snapshot().remove(service).expect("a row");
+            assert_eq!((row.seen, row.unknown, row.pending), (n, n, 0));
+        }
     }
 
     #[test]

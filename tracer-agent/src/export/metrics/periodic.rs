@@ -126,7 +126,7 @@ struct Sender {
 
 enum Transport {
     Grpc(Box<GrpcTransport>),
-    Http(HttpTransport),
+    Http(Box<HttpTransport>),
 }
 
 impl Sender {
@@ -138,7 +138,7 @@ impl Sender {
         let transport = match otlp.protocol {
             Protocol::Grpc => Transport::Grpc(Box::new(GrpcTransport::new(otlp)?)),
             Protocol::HttpProtobuf | Protocol::HttpJson => {
-                Transport::Http(HttpTransport::new(otlp)?)
+                Transport::Http(Box::new(HttpTransport::new(otlp)?))
             }
         };
         // For log lines: a query may hold a key.

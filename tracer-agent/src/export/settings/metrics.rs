@@ -13,6 +13,8 @@ use super::{OtlpSettings, Problem, SettingsError, Variables};
 pub struct MetricsSettings {
     /// The OTLP endpoint, if they go to one. `/metrics` of the admin endpoint has them anyway.
     pub otlp: Option<OtlpSettings>,
+    /// Somebody counts on `/metrics`.
+    pub prometheus: bool,
     /// From one export to the next.
     pub interval: Duration,
     /// Attempts of one export end after this long.
@@ -54,8 +56,10 @@ impl MetricsSettings {
                 }
             },
         };
+        let (otlp, prometheus) = chosen(variables)?;
         Ok(Self {
-            otlp: wants_otlp(variables)?
+            prometheus,
+            otlp: otlp
                 .then(|| OtlpSettings::from_variables(variables, &METRICS))
                 .transpose()?,
             interval: milliseconds("OTEL_METRIC_EXPORT_INTERVAL", Duration::from_secs(60))?,
@@ -65,15 +69,16 @@ impl MetricsSettings {
     }
 }
 
-fn wants_otlp(variables: &Variables<'_>) -> Result<bool, SettingsError> {
+/// Whether `otlp` and `prometheus` are asked for.
+fn chosen(variables: &Variables<'_>) -> Result<(bool, bool), SettingsError> {
     if let Some(disabled) = variables.first(&["OTEL_SDK_DISABLED"])
         && disabled.boolean()?
     {
-        return Ok(false);
+        return Ok((false, false));
     }
     let Some(chosen) = variables.first(&["OTEL_METRICS_EXPORTER"]) else {
         let endpoint = variables.first(&["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"]);
-        return Ok(endpoint.is_some());
+        return Ok((endpoint.is_some(), false));
     };
     let (mut otlp, mut prometheus, mut none) = (false, false, false);
     let names = chosen.value.split(',').map(str::trim);
@@ -88,5 +93,5 @@ fn wants_otlp(variables: &Variables<'_>) -> Result<bool, SettingsError> {
     if none && (otlp || prometheus) {
         return Err(chosen.wrong(Problem::NoneCombined));
     }
-    Ok(otlp)
+    Ok((otlp, prometheus))
 }
