@@ -91,7 +91,7 @@ struct Recorder {
 
 impl Host for Recorder {
     fn sockets_of(&self, _tgid: u32) -> Option<FxHashSet<u64>> {
-        // Nothing at all, or not known.
+        // Not known, or none: both ways of a sweep.
         (!self.holds).then(FxHashSet::default)
     }
     fn tracks(&self, _socket: u64, _connection: u64) -> bool {
@@ -264,8 +264,9 @@ impl Fuzz {
 
     fn balance(&mut self) {
         let counts = self.ingest.take_counts();
-        self.requests += counts.http1.requests;
-        self.given_up += counts.http1.abandoned.values().sum::<u64>();
+        self.requests += counts.http1.requests + counts.http2.requests;
+        let given_up = counts.http1.abandoned.values();
+        self.given_up += given_up.chain(counts.http2.abandoned.values()).sum::<u64>();
         assert!(self.ingest.connections() <= LIMIT);
         assert_eq!(
             self.requests,

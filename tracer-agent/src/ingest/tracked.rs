@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use tracer_common::abi::{ConnectionEvent, DataEvent, connection_flags, role};
 
-use super::parser::Parser;
-use crate::protocol::{Connection, Endpoint, Input, Role};
+use crate::protocol::{Connection, Endpoint, Input, Parser, Role};
 use crate::telemetry::ledger::BytesSnapshot;
 
 /// One end of one connection.
@@ -71,7 +70,7 @@ impl Tracked {
             tgid: event.tgid,
             read: Side::default(),
             write: Side::default(),
-            parser: Parser::new(role, from_start),
+            parser: Parser::http1(role, from_start),
             last_ns: event.time_ns,
             closed: None,
             write_errno: 0,
