@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tracer_tests::agent::{Start, free_address};
 use tracer_tests::finish::finish;
+use tracer_tests::process;
 use tracer_tests::receiver::Receiver;
+use tracer_tests::scrape;
 use tracer_tests::services::{Service, build, source};
 use tracer_tests::session::{Session, skipped};
 use tracer_tests::span::{Kind, Span};
@@ -127,6 +129,23 @@ fn check(test: &str, start: impl FnOnce() -> Result<(Box<dyn std::any::Any>, Soc
         let plain = ["-s", "--http2-prior-knowledge", "-o", "/dev/null"];
         run("curl", &[&plain[..], &[&url(kind)]].concat());
     }
+    // 100 streams at a time ask for the same: their numbers alone tell the service graph who is who.
+    let paired = process::poll_until(Duration::from_secs(20), || {
+        let samples = scrape::parse(&agent.metrics()).expect("a page of samples");
+        let edge = [("client", "h2load")];
+        let paired = scrape::sum(&samples, "traces_service_graph_request_total", &edge);
+        let waits = scrape::sum(
+            &samples,
+            "tracer_agent_graph_ends_total",
+            &[("outcome", "ambiguous")],
+        );
+        println!("{paired} paired, {waits} ambiguous");
+        (paired >= 0.9 * REQUESTS as f64).then_some(paired)
+    });
+    assert!(
+        paired.is_some_and(|paired| paired <= REQUESTS as f64),
+        "{paired:?}"
+    );
     let marker = session.run.clone();
     let (spans, _) = finish(agent, &receiver, &marker, 2 * (REQUESTS + 2));
     for kind in [Kind::Server, Kind::Client] {

@@ -17,6 +17,7 @@ use crate::discover::{Discovery, Mode, Policy};
 use crate::export::SpanSink;
 use crate::kernel::clock;
 use crate::meta::{ProcFs, ProcessTable};
+use crate::metrics::{Recorded, Recorder};
 use crate::probes::{Kernel, LoadError, Options, Reader};
 use crate::telemetry::ledger::Ledger;
 
@@ -29,6 +30,8 @@ const IDLE_POLL: Duration = Duration::from_millis(40);
 const BATCH: usize = 4096;
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
+/// What takes a walk over everything this often.
+const RARELY_NS: u64 = 2_000_000_000;
 
 /// What the thread is started with.
 pub struct Start {
@@ -46,6 +49,10 @@ pub struct Start {
     pub ledger: Arc<Ledger>,
     /// What the admin endpoint shows.
     pub status: Arc<Status>,
+    /// Where durations are counted.
+    pub recorded: Arc<Recorded>,
+    /// How often somebody collects them.
+    pub metrics_interval: Duration,
 }
 
 /// The running thread.
@@ -142,6 +149,8 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         sink,
         ledger,
         status,
+        recorded,
+        metrics_interval,
     } = start;
     let agent = std::process::id();
     let policy = Policy::new(super::policy_config(&config), agent);
@@ -150,6 +159,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
     let options = Options {
         ring_bytes: config.capture.ring_size,
         max_connections: config.capture.max_connections,
+        bpf_stats: config.telemetry.bpf_stats,
         agent_tgid: agent,
         policy_active: mode == Mode::Command || discovery.policy().has_rules(),
         policy_default: discovery.default_flags(),
@@ -180,6 +190,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         builder: super::span_builder(&config),
         sink,
         ledger: Arc::clone(&ledger),
+        recorder: Recorder::new(recorded, metrics_interval),
         admin,
         max_connections: config.capture.max_connections as usize,
     });
@@ -207,6 +218,7 @@ fn excluded_ports(config: &Config) -> Vec<u16> {
 impl Loaded {
     fn run(mut self, stop: &AtomicBool) -> Kernel {
         let mut housekeeping_ns = 0;
+        let mut rarely_ns = 0;
         let mut idle = 0u32;
         loop {
             let stopping = stop.load(Ordering::Acquire);
@@ -228,6 +240,11 @@ impl Loaded {
             }
             if housekeeping {
                 self.count();
+            }
+            if now_ns.saturating_sub(rarely_ns) >= RARELY_NS {
+                rarely_ns = now_ns;
+                let programs = self.kernel.program_costs();
+                self.status.rarely(&self.pipeline.sessions(), programs);
             }
             if stopping {
                 // What is left in the ring is for the end, when no more can come.

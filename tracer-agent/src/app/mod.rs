@@ -93,6 +93,7 @@ pub fn verify() -> Result<Vec<VerifiedProgram>, AppError> {
     let options = Options {
         ring_bytes: 1 << 20,
         max_connections: 1024,
+        bpf_stats: false,
         agent_tgid: std::process::id(),
         policy_active: true,
         policy_default: 0,

@@ -12,9 +12,11 @@ use crate::export::otlp::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
+use crate::metrics::Recorder;
 use crate::probes::Maps;
 use crate::protocol::{Connection, Endpoint, Exchange};
 use crate::telemetry::ledger::Ledger;
+use crate::telemetry::services::Outcome;
 use crate::trace::{Span, SpanBuilder};
 
 /// Everything between the ring and the export queue.
@@ -23,6 +25,7 @@ pub struct Pipeline {
     host: Side,
     ledger: Arc<Ledger>,
     sink: SpanSink,
+    recorder: Recorder,
     /// Records used so far.
     records: u64,
     /// Records of later times are left out.
@@ -43,6 +46,7 @@ struct Side {
     spans: Vec<Span>,
     /// Exchanges that are none of ours to report.
     foreign: u64,
+    ledger: Arc<Ledger>,
 }
 
 /// What the pipeline is made of.
@@ -61,6 +65,8 @@ pub struct Parts {
     pub sink: SpanSink,
     /// Where they are counted.
     pub ledger: Arc<Ledger>,
+    /// Where their durations are counted.
+    pub recorder: Recorder,
     /// The agent's own endpoint, whose clients are not reported.
     pub admin: Option<SocketAddr>,
     /// Connections tracked at a time.
@@ -78,6 +84,7 @@ impl Pipeline {
             builder,
             sink,
             ledger,
+            recorder,
             admin,
             max_connections,
         } = parts;
@@ -94,9 +101,11 @@ impl Pipeline {
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
                 foreign: 0,
+                ledger: Arc::clone(&ledger),
             },
             ledger,
             sink,
+            recorder,
             records: 0,
             cut_ns: u64::MAX,
         }
@@ -142,6 +151,7 @@ impl Pipeline {
     fn exit(&mut self, event: &ExitEvent) {
         self.ingest.exit(event.tgid, event.time_ns, &mut self.host);
         self.host.processes.on_exit(event.tgid, event.time_ns);
+        self.recorder.process_ended(event.tgid, event.time_ns);
         if let Some(update) = self.host.discovery.on_exit(event.tgid) {
             self.host.apply(update);
         }
@@ -158,6 +168,7 @@ impl Pipeline {
         for (reason, n) in abandoned.chain(std::mem::take(&mut counts.http2.abandoned)) {
             exchanges.dropped(reason, n);
         }
+        self.ledger.bytes.add(counts.bytes);
         let mut refused = 0;
         for (reason, n) in std::mem::take(&mut counts.refused) {
             events.dropped(reason, n);
@@ -168,6 +179,11 @@ impl Pipeline {
             let room = self.host.spans.len();
             let spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
             exchanges.exported(spans.len() as u64);
+            // Before sampling: metrics count every exchange, examples are those that are kept.
+            for span in &spans {
+                self.recorder.record(span);
+                self.recorder.exemplar(span);
+            }
             self.sink.submit(spans);
         }
         counts
@@ -177,16 +193,16 @@ impl Pipeline {
     pub fn tick(&mut self, now_ns: u64) {
         self.ingest.tick(now_ns, &mut self.host);
         self.host.processes.expire(now_ns);
+        self.recorder.expire(now_ns);
     }
 
     /// The end: nothing more will come. What is still open has no end that we know.
     pub fn finish(&mut self) {
         self.ingest.tick(u64::MAX, &mut self.host);
-        let open = self.ingest.abandon_all();
+        const REASON: &str = "unfinished_at_shutdown";
+        let open = self.ingest.abandon_all(REASON, &mut self.host);
         self.commit(0);
-        self.ledger
-            .exchanges
-            .dropped("unfinished_at_shutdown", open);
+        self.ledger.exchanges.dropped(REASON, open);
     }
 
     /// Records used so far. The ledger gets them together with the kernel side's counters, so that
@@ -203,6 +219,11 @@ impl Pipeline {
     /// Connections tracked, processes known.
     pub fn sizes(&self) -> (usize, usize) {
         (self.ingest.connections(), self.host.processes.len())
+    }
+
+    /// Connections by the protocol they are parsed as.
+    pub fn sessions(&self) -> [(&'static str, u64); 3] {
+        self.ingest.sessions()
     }
 
     /// Applies the policy to the processes that run already.
@@ -299,5 +320,11 @@ impl Host for Side {
             .builder
             .build(exchange, connection, &process, self.boot_to_unix_ns);
         self.spans.push(span);
+    }
+
+    fn abandoned(&mut self, tgid: u32, reason: &'static str, n: u64) {
+        let process = self.processes.get(tgid);
+        let services = &self.ledger.services;
+        services.ended(&process.service_name, Outcome::Dropped(reason), n);
     }
 }

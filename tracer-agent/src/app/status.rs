@@ -6,10 +6,11 @@ use tracer_common::abi::drop_reason;
 
 use crate::export::ExporterStats;
 use crate::ingest::Counts;
+use crate::metrics::Recorded;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::metrics::{Exporter, Probes, Snapshot, render};
+use crate::telemetry::metrics::{Exporter, Probes, ProgramCost, Snapshot};
 
 /// Shared by the capture thread (which writes) and the admin endpoint (which reads).
 #[derive(Debug, Default)]
@@ -53,8 +54,15 @@ impl Status {
     pub fn sizes(&self, connections: usize, processes: usize) {
         let mut latest = self.lock();
         latest.connections = connections as u64;
-        latest.sessions = connections as u64;
         latest.processes = processes as u64;
+    }
+
+    /// What is asked for less often, because it takes a walk over all connections or a system call
+    /// per program.
+    pub fn rarely(&self, sessions: &[(&'static str, u64)], programs: Vec<ProgramCost>) {
+        let mut latest = self.lock();
+        latest.sessions = sessions.to_vec();
+        latest.programs = programs;
     }
 
     /// What the sessions counted since the last call.
@@ -66,7 +74,6 @@ impl Status {
             ..
         } = counts;
         let mut latest = self.lock();
-        latest.lost_bytes += counts.lost_bytes;
         let of_http1 = [
             ("sessions", sessions.http1),
             ("upgrades_to_http2", sessions.upgraded),
@@ -95,13 +102,22 @@ impl Status {
         }
     }
 
-    /// The metrics page.
-    pub fn page(&self, ledger: &Ledger, exporters: &[Arc<ExporterStats>]) -> String {
+    /// Everything counted, now.
+    pub fn snapshot(
+        &self,
+        ledger: &Ledger,
+        exporters: &[Arc<ExporterStats>],
+        recorded: &Recorded,
+    ) -> Snapshot {
         let mut snapshot = self.lock().clone();
         snapshot.ledger = ledger.snapshot();
+        snapshot.bytes = ledger.bytes.snapshot();
+        snapshot.services = ledger.services.snapshot();
         snapshot.usage = Usage::now();
         snapshot.exporters = exporters.iter().map(|stats| exporter(stats)).collect();
-        render(&snapshot)
+        snapshot.recorder = recorded.counts();
+        snapshot.graph = recorded.graph_counts();
+        snapshot
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Snapshot> {

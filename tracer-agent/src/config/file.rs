@@ -29,6 +29,20 @@ struct File {
     service_names: Vec<Spanned<ServiceName>>,
     redaction: Redaction,
     process: Process,
+    telemetry: Telemetry,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Telemetry {
+    bpf_stats: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Metrics {
+    exporters: List,
+    interval_ms: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -59,6 +73,7 @@ struct Capture {
 #[serde(deny_unknown_fields, default)]
 struct Export {
     exporters: List,
+    metrics: Metrics,
     otlp_file: Scalar,
     otlp: Otlp,
     batch: Batch,
@@ -161,6 +176,7 @@ impl Lowering<'_> {
             export:
                 Export {
                     exporters,
+                    metrics,
                     otlp_file,
                     otlp,
                     batch,
@@ -168,6 +184,7 @@ impl Lowering<'_> {
             service_names,
             redaction: Redaction { query_keys },
             process: Process { command_args },
+            telemetry: Telemetry { bpf_stats },
         } = file;
         self.scalar(keys::LOG_LEVEL, log_level);
         self.scalar(keys::ADMIN, admin);
@@ -197,6 +214,8 @@ impl Lowering<'_> {
         self.scalar(keys::RING_SIZE, ring_size);
         self.scalar(keys::MAX_CONNECTIONS, max_connections);
         self.list(keys::EXPORTERS, exporters);
+        self.list(keys::METRICS_EXPORTERS, metrics.exporters);
+        self.scalar(keys::METRICS_INTERVAL, metrics.interval_ms);
         self.scalar(keys::OTLP_FILE, otlp_file);
         let Otlp {
             endpoint,
@@ -228,6 +247,7 @@ impl Lowering<'_> {
         self.scalar(keys::BATCH_SIZE, max_batch);
         self.list(keys::QUERY_KEYS, query_keys);
         self.scalar(keys::COMMAND_ARGS, command_args);
+        self.scalar(keys::BPF_STATS, bpf_stats);
 
         let rules = service_names.into_iter().map(|rule| {
             let place = self.place(rule.referenced.line());

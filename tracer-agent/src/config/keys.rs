@@ -65,6 +65,10 @@ keys! {
         "Connections tracked at a time, 1024 to 1048576; with more the longest unused one is forgotten.";
     EXPORTERS = "export.exporters", ["OTEL_TRACES_EXPORTER"], None, "", list,
         "Where spans go: `otlp`, `console`, `none`. Unset: `otlp` if an endpoint is set, else `console`.";
+    METRICS_EXPORTERS = "export.metrics.exporters", ["OTEL_METRICS_EXPORTER"], None, "", list,
+        "Where metrics go beside `/metrics` of the admin endpoint: `otlp`, `prometheus` (that endpoint alone), `none`. Unset: `otlp` if `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` is set, else `prometheus`.";
+    METRICS_INTERVAL = "export.metrics.interval_ms", ["OTEL_METRIC_EXPORT_INTERVAL"], None, "", one,
+        "Milliseconds from one export of metrics over OTLP to the next, 1 to 3600000; 60000 when unset.";
     OTLP_FILE = "export.otlp_file", ["TRACER_OTLP_FILE"], Some("--otlp-file"), "", one,
         "Write OTLP/JSON, one request per line, to this file; `-` is stdout.";
     OTLP_ENDPOINT = "export.otlp.endpoint", ["OTEL_EXPORTER_OTLP_ENDPOINT"], None, "", one,
@@ -88,6 +92,8 @@ keys! {
         "Query keys whose values are replaced by `REDACTED`; a list of your own replaces this one.";
     COMMAND_ARGS = "process.command_args", ["TRACER_PROCESS_COMMAND_ARGS"], None, "false", one,
         "Report the arguments of traced commands, which can hold secrets.";
+    BPF_STATS = "telemetry.bpf_stats", ["TRACER_BPF_STATS"], None, "false", one,
+        "Have the kernel measure eBPF programs and show their run times on `/metrics`. Costs every eBPF program of the host some 50 ns a run while the agent runs.";
 }
 
 /// The entry of a key of the table.

@@ -52,6 +52,8 @@ pub struct Config {
     pub redaction: Redaction,
     /// What is told about processes.
     pub process: ProcessSettings,
+    /// What the agent counts about itself.
+    pub telemetry: TelemetrySettings,
 }
 
 /// Which processes are traced. Excludes win over includes; without includes everything is in.
@@ -130,6 +132,13 @@ pub struct Redaction {
 pub struct ProcessSettings {
     /// Report the arguments of commands; off by default, since they can hold secrets.
     pub command_args: bool,
+}
+
+/// What the agent counts about itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TelemetrySettings {
+    /// Have the kernel measure eBPF programs.
+    pub bpf_stats: bool,
 }
 
 impl Config {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::layers::{Layers, Place, Rule, Sourced};
 use super::{
     Capture, Config, ConfigError, Discovery, Export, ProcessSettings, Redaction, Rules,
-    ServiceNameRule, keys, parse,
+    ServiceNameRule, TelemetrySettings, keys, parse,
 };
 
 impl Layers {
@@ -48,6 +48,9 @@ impl Layers {
             },
             process: ProcessSettings {
                 command_args: self.one(keys::COMMAND_ARGS, parse::boolean)?,
+            },
+            telemetry: TelemetrySettings {
+                bpf_stats: self.one(keys::BPF_STATS, parse::boolean)?,
             },
         };
         Ok(config)
@@ -111,6 +114,11 @@ impl Layers {
             keys::EXPORTERS,
             &parse::one_of(&["otlp", "console", "none"]),
         )?;
+        take(
+            keys::METRICS_EXPORTERS,
+            &parse::one_of(&["otlp", "prometheus", "none"]),
+        )?;
+        take(keys::METRICS_INTERVAL, &whole(MILLISECONDS))?;
         take(keys::OTLP_ENDPOINT, &parse::endpoint)?;
         take(
             keys::OTLP_PROTOCOL,

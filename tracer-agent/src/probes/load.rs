@@ -1,5 +1,6 @@
 //! Loads the eBPF object, hands it this kernel's offsets and attaches its programs.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
@@ -10,6 +11,7 @@ use tracer_common::abi::{connection_entry, drop_reason};
 use super::reader::Reader;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
+use crate::telemetry::metrics::ProgramCost;
 
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
@@ -72,6 +74,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Connections tracked at a time.
     pub max_connections: u32,
+    /// Have the kernel measure programs, which costs every one of the host some 50 ns a run.
+    pub bpf_stats: bool,
     /// This process, never traced.
     pub agent_tgid: u32,
     /// Ask the process table for every call.
@@ -108,6 +112,8 @@ const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 /// The loaded and attached kernel side; everything is detached when it is dropped.
 pub struct Kernel {
     ebpf: Ebpf,
+    /// While it is open the kernel measures every program of the host.
+    measuring: Option<OwnedFd>,
     ring_bytes: u32,
     #[cfg(feature = "ebpf-log")]
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
@@ -156,6 +162,7 @@ impl Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
             ebpf,
+            measuring: if options.bpf_stats { measure() } else { None },
             ring_bytes: options.ring_size(),
             attached: Vec::new(),
             missing: Vec::new(),
@@ -205,6 +212,32 @@ impl Kernel {
             return Err(LoadError::NothingAttached(why));
         }
         Ok(())
+    }
+
+    /// What each program cost since it was loaded; empty unless the kernel counts it, because this
+    /// was asked to or because the host always does.
+    pub fn program_costs(&self) -> Vec<ProgramCost> {
+        let counted_anyway = || {
+            std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
+                .is_ok_and(|text| text.trim() == "1")
+        };
+        if self.measuring.is_none() && !counted_anyway() {
+            return Vec::new();
+        }
+        let costs = self.ebpf.programs().filter_map(|(name, program)| {
+            let info = match program {
+                Program::TracePoint(point) => point.info(),
+                Program::BtfTracePoint(point) => point.info(),
+                _ => return None,
+            };
+            let info = info.ok()?;
+            Some(ProgramCost {
+                program: name.to_owned(),
+                runs: info.run_count(),
+                run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+            })
+        });
+        costs.collect()
     }
 
     /// Passes the kernel side's debug output on, where it was compiled in.
@@ -334,6 +367,17 @@ impl Maps {
             let _ = self.connections.insert(socket, value, BPF_EXIST);
         }
     }
+}
+
+/// Has the kernel measure programs until the descriptor is closed (since Linux 5.8).
+fn measure() -> Option<OwnedFd> {
+    let measuring = aya::sys::enable_stats(aya::sys::Stats::RunTime);
+    measuring
+        .map_err(|error| {
+            let why = chain(&error);
+            tracing::warn!(%why, "the kernel does not measure eBPF programs: no run times in the metrics");
+        })
+        .ok()
 }
 
 fn open(options: &Options) -> Result<Ebpf, LoadError> {

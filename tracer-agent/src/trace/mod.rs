@@ -11,7 +11,7 @@ pub mod builder;
 pub mod context;
 pub mod ids;
 pub mod redact;
-mod semconv;
+pub mod semconv;
 pub mod span;
 pub mod target;
 

@@ -102,6 +102,7 @@ impl Case {
                 start_ns: 0,
                 response_start_ns: None,
                 end_ns: 0,
+                stream: 0,
                 tgid: 1,
                 tid: 1,
             },

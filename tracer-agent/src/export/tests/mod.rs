@@ -75,6 +75,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
             start_ns: 1,
             response_start_ns: Some(2),
             end_ns: 3,
+            stream: 0,
             tgid: process.pid,
             tid: process.pid,
         },
