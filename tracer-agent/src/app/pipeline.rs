@@ -3,11 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
-use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent};
+use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
 
-use crate::discover::{Decision, Discovery, PolicyUpdate};
-use crate::export::SpanSink;
+use crate::discover::{Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate};
 use crate::export::otlp::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
@@ -17,12 +16,20 @@ use crate::protocol::{Connection, Endpoint, Exchange};
 use crate::telemetry::ledger::Ledger;
 use crate::trace::{Span, SpanBuilder};
 
+use super::outlet::Outlet;
+use super::reload::{self, Change};
+
+/// Connections as young as this may have records in the ring.
+const NEW_NS: u64 = 1_000_000_000;
+
 /// Everything between the ring and the export queue.
 pub struct Pipeline {
     ingest: Ingest,
     host: Side,
     ledger: Arc<Ledger>,
-    sink: SpanSink,
+    outlet: Outlet,
+    /// Boot time of this batch.
+    now_ns: u64,
     /// Records used so far.
     records: u64,
     /// Records of later times are left out.
@@ -58,7 +65,7 @@ pub struct Parts {
     /// Makes spans.
     pub builder: SpanBuilder,
     /// Where spans go.
-    pub sink: SpanSink,
+    pub outlet: Outlet,
     /// Where they are counted.
     pub ledger: Arc<Ledger>,
     /// The agent's own endpoint, whose clients are not reported.
@@ -76,7 +83,7 @@ impl Pipeline {
             processes,
             discovery,
             builder,
-            sink,
+            outlet,
             ledger,
             admin,
             max_connections,
@@ -96,7 +103,8 @@ impl Pipeline {
                 foreign: 0,
             },
             ledger,
-            sink,
+            outlet,
+            now_ns: clock::boot_ns(),
             records: 0,
             cut_ns: u64::MAX,
         }
@@ -105,6 +113,7 @@ impl Pipeline {
     /// A batch of records begins: clocks are compared anew.
     pub fn begin(&mut self) {
         self.host.boot_to_unix_ns = clock::boot_to_unix_ns();
+        self.now_ns = clock::boot_ns();
     }
 
     /// What happens after this time is left out.
@@ -167,8 +176,7 @@ impl Pipeline {
         if !self.host.spans.is_empty() {
             let room = self.host.spans.len();
             let spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
-            exchanges.exported(spans.len() as u64);
-            self.sink.submit(spans);
+            self.outlet.take(spans, self.now_ns);
         }
         counts
     }
@@ -177,6 +185,64 @@ impl Pipeline {
     pub fn tick(&mut self, now_ns: u64) {
         self.ingest.tick(now_ns, &mut self.host);
         self.host.processes.expire(now_ns);
+        self.outlet.tick(now_ns);
+    }
+
+    /// Follows other settings from now on.
+    pub fn change(&mut self, change: Change) {
+        let Change {
+            policy,
+            ports,
+            sampling,
+            routes,
+        } = change;
+        self.outlet.reload(sampling, routes);
+        let discovery = &self.host.discovery;
+        // What a command may be followed to is fixed with its start.
+        if discovery.mode() == Mode::Host && *discovery.policy().config() != policy {
+            self.change_policy(policy, &ports);
+        }
+        tracing::info!("settings reloaded");
+    }
+
+    /// The order matters: a process that is traced before and after is traced all the time.
+    fn change_policy(&mut self, policy: PolicyConfig, ports: &[u16]) {
+        let host = &mut self.host;
+        let policy = Policy::new(policy, host.discovery.policy().agent());
+        host.discovery = Discovery::new(policy, Mode::Host);
+        host.has_port_rules = host.discovery.policy().has_rules();
+        let switches = reload::switches(&host.discovery, ports);
+        let mut flags = FxHashMap::default();
+        // Twice: processes that began during the first round may have the old entry of their parent.
+        for round in 0..2 {
+            let updates = host.discovery.restart(&host.proc);
+            let is_set = |update: &PolicyUpdate| matches!(update, PolicyUpdate::Set { .. });
+            let (set, removed): (Vec<_>, Vec<_>) = updates.into_iter().partition(is_set);
+            for update in set {
+                if let PolicyUpdate::Set { tgid, flags: new } = update {
+                    flags.insert(tgid, new);
+                }
+                host.apply(update);
+            }
+            if round == 0 {
+                let switched = host.maps.ignore_ports(ports);
+                if let Err(error) = switched.and_then(|()| host.maps.switch(switches)) {
+                    tracing::warn!(%error, "cannot tell the kernel side of the new policy");
+                }
+            }
+            removed.into_iter().for_each(|update| host.apply(update));
+        }
+        let ignored = |tgid: u32| {
+            let flags = flags.get(&tgid).copied();
+            flags.unwrap_or(switches.policy_default) & flag::IGNORE != 0
+        };
+        let open = self.ingest.forget(ignored, host);
+        self.ledger.exchanges.dropped("policy_changed", open);
+        // Of the newest ones the records may be on their way.
+        let before_ns = clock::boot_ns().saturating_sub(NEW_NS);
+        let ingest = &self.ingest;
+        host.maps
+            .forget_connections(before_ns, |id| ingest.knows(id));
     }
 
     /// The end: nothing more will come. What is still open has no end that we know.
@@ -187,6 +253,7 @@ impl Pipeline {
         self.ledger
             .exchanges
             .dropped("unfinished_at_shutdown", open);
+        self.outlet.finish();
     }
 
     /// Records used so far. The ledger gets them together with the kernel side's counters, so that

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::capture::{Capture, Start};
+use super::reload::{Load, Reloader};
 use super::status::Status;
 use super::{AppError, command};
 use crate::config::Config;
@@ -29,7 +30,12 @@ const LAST_EVENTS: Duration = Duration::from_millis(100);
 
 /// Traces the host, or `command` and its children only, until SIGINT or SIGTERM or the command's end.
 /// With a command, the exit code is the command's.
-pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitCode, AppError> {
+/// On SIGHUP the configuration is asked for again, by `load`.
+pub async fn run(
+    config: Config,
+    command: Option<Vec<OsString>>,
+    load: Load,
+) -> Result<ExitCode, AppError> {
     probes::check_rights()?;
     warn_of_ignored_variables();
     let mut signals = Signals::install()?;
@@ -52,6 +58,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     } else {
         Mode::Host
     };
+    let mut reloader = Reloader::new(load, config.clone(), mode);
     let started = Capture::start(Start {
         resource: settings.resource.clone(),
         config,
@@ -73,8 +80,8 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 
     let ended = match command {
-        Some(words) => follow(&words, &mut signals, &capture).await,
-        None => wait(&mut signals, &capture)
+        Some(words) => follow(&words, &mut signals, &capture, &mut reloader).await,
+        None => wait(&mut signals, &capture, &mut reloader)
             .await
             .map(|()| ExitCode::SUCCESS),
     };
@@ -96,9 +103,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
 /// Standard variables that a user may have set for the SDKs, and that this agent does not follow yet:
 /// said, not silently ignored.
 fn warn_of_ignored_variables() {
-    const IGNORED: [&str; 9] = [
-        "OTEL_TRACES_SAMPLER",
-        "OTEL_TRACES_SAMPLER_ARG",
+    const IGNORED: [&str; 7] = [
         "OTEL_METRICS_EXPORTER",
         "OTEL_EXPORTER_OTLP_CERTIFICATE",
         "OTEL_EXPORTER_OTLP_CLIENT_KEY",
@@ -173,6 +178,7 @@ fn serve(
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -182,22 +188,37 @@ impl Signals {
         Ok(Signals {
             interrupt: install(SignalKind::interrupt())?,
             terminate: install(SignalKind::terminate())?,
+            hangup: install(SignalKind::hangup())?,
         })
     }
 
-    async fn any(&mut self) {
+    async fn any(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
         }
     }
 }
 
-async fn wait(signals: &mut Signals, capture: &Capture) -> Result<(), AppError> {
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Reload,
+}
+
+async fn wait(
+    signals: &mut Signals,
+    capture: &Capture,
+    reloader: &mut Reloader,
+) -> Result<(), AppError> {
     let mut watch = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            () = signals.any() => return Ok(()),
+            asked = signals.any() => match asked {
+                Asked::Stop => return Ok(()),
+                Asked::Reload => reloader.reload(capture),
+            },
             _ = watch.tick() => if capture.ended() { return Err(AppError::CaptureEnded) },
         }
     }
@@ -208,10 +229,11 @@ async fn follow(
     words: &[OsString],
     signals: &mut Signals,
     capture: &Capture,
+    reloader: &mut Reloader,
 ) -> Result<ExitCode, AppError> {
     let mut child: Child = command::start(words)?;
     tokio::select! {
-        ended = wait(signals, capture) => {
+        ended = wait(signals, capture, reloader) => {
             command::end(&mut child).await;
             ended?;
         }

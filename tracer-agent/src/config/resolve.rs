@@ -43,6 +43,8 @@ impl Layers {
                 .iter()
                 .map(service_name)
                 .collect::<Result<_, _>>()?,
+            sampling: self.sampling()?,
+            routes: self.routes()?,
             redaction: Redaction {
                 query_keys: self.many(keys::QUERY_KEYS, parse::non_empty)?,
             },
@@ -149,7 +151,7 @@ impl Layers {
         })
     }
 
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -161,7 +163,7 @@ impl Layers {
             })
     }
 
-    fn optional<T>(
+    pub(super) fn optional<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -172,7 +174,7 @@ impl Layers {
             .transpose()
     }
 
-    fn many<T>(
+    pub(super) fn many<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -184,7 +186,7 @@ impl Layers {
     }
 }
 
-fn accept<T>(
+pub(super) fn accept<T>(
     key: &str,
     value: &Sourced,
     parse: impl Fn(&str) -> Result<T, String>,

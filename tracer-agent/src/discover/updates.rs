@@ -46,6 +46,11 @@ impl Discovery {
         Self { policy, mode }
     }
 
+    /// What is traced when no rule says otherwise.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// The rules.
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -77,6 +82,25 @@ impl Discovery {
                     updates.extend(self.entry(&facts));
                 }
             }
+        }
+        updates
+    }
+
+    /// Entries of the processes that run, after the rules changed ([`Mode::Host`] only): those that
+    /// need none lose the one that they may have had. What is traced before and after is traced all
+    /// the time if what is set goes first, then the default flags, then what is removed.
+    pub fn restart(&self, proc: &ProcFs) -> Vec<PolicyUpdate> {
+        let mut updates = vec![PolicyUpdate::Set {
+            tgid: self.policy.agent(),
+            flags: flag::IGNORE,
+        }];
+        for tgid in proc.pids() {
+            if tgid == self.policy.agent() {
+                continue;
+            }
+            let facts = ProcessFacts::read(proc, tgid).filter(|facts| !facts.is_bare());
+            let entry = facts.and_then(|facts| self.entry(&facts));
+            updates.push(entry.unwrap_or(PolicyUpdate::Remove { tgid }));
         }
         updates
     }

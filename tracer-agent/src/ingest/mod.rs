@@ -316,6 +316,32 @@ impl Ingest {
         }
     }
 
+    /// Whether a connection is tracked.
+    pub fn knows(&self, connection: u64) -> bool {
+        self.connections.contains_key(&connection)
+    }
+
+    /// Gives up the connections of processes that are not traced any more, and has the kernel side
+    /// forget them: should they be traced again, they are joined in the middle. Returns how many
+    /// exchanges were open.
+    pub fn forget(&mut self, is_ignored: impl Fn(u32) -> bool, host: &mut impl Host) -> u64 {
+        let mut open = 0;
+        let (by_socket, unix) = (&mut self.by_socket, &mut self.unix);
+        self.connections.retain(|id, tracked| {
+            if !is_ignored(tracked.tgid) {
+                return true;
+            }
+            open += tracked.in_flight() as u64;
+            unix.remove(id);
+            if by_socket.get(&tracked.socket) == Some(id) {
+                by_socket.remove(&tracked.socket);
+                host.forget(tracked.socket, *id);
+            }
+            false
+        });
+        open
+    }
+
     /// Gives up everything still open. Returns how many exchanges had no end.
     pub fn abandon_all(&mut self) -> u64 {
         let open = self.in_flight();

@@ -1,0 +1,102 @@
+//! From finished spans to the export queue: names of routes, sampling, and what of it is counted.
+//!
+//! In: spans with their final ids. Out: those to export, to the queue. The ledger's `exchanges`
+//! stage counts here what was handed on and what was sampled out; what waits for a decision is
+//! pending there.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::export::SpanSink;
+use crate::telemetry::ledger::Ledger;
+use crate::trace::Span;
+use crate::trace::routes::{self, RouteCounts, Router};
+use crate::trace::sampling::{self, Sampler, SamplerCounts};
+
+/// The last stages before the queue.
+#[derive(Debug)]
+pub struct Outlet {
+    router: Router,
+    sampler: Sampler,
+    sink: SpanSink,
+    ledger: Arc<Ledger>,
+    /// Told to the ledger so far.
+    sampled_out: u64,
+}
+
+impl Outlet {
+    /// By the configuration.
+    pub fn new(config: &Config, sink: SpanSink, ledger: Arc<Ledger>) -> Self {
+        Outlet {
+            router: Router::new(config.routes.clone()),
+            sampler: Sampler::new(config.sampling.clone()),
+            sink,
+            ledger,
+            sampled_out: 0,
+        }
+    }
+
+    /// Takes finished spans.
+    pub fn take(&mut self, spans: Vec<Span>, now_ns: u64) {
+        let mut kept = Vec::with_capacity(spans.len());
+        for mut span in spans {
+            self.router.route(&mut span);
+            self.sampler.push(span, now_ns, &mut kept);
+        }
+        self.hand_on(kept);
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, now_ns: u64) {
+        let mut kept = Vec::new();
+        self.sampler.tick(now_ns, &mut kept);
+        self.hand_on(kept);
+    }
+
+    /// The end: decides about everything.
+    pub fn finish(&mut self) {
+        let mut kept = Vec::new();
+        self.sampler.finish(&mut kept);
+        self.hand_on(kept);
+        let SamplerCounts {
+            kept: _,
+            sampled_out: _,
+            by_root,
+            by_deadline,
+            by_bound,
+            late,
+            tracestate_full,
+        } = self.sampler.counts();
+        if by_root + by_deadline + by_bound > 0 {
+            tracing::info!(by_root, by_deadline, by_bound, late, "traces decided");
+        }
+        if tracestate_full > 0 {
+            tracing::warn!(spans = tracestate_full, "no room for `th` in tracestate");
+        }
+        let RouteCounts {
+            configured,
+            guessed,
+            overflow,
+        } = self.router.counts();
+        if configured + guessed + overflow > 0 {
+            tracing::info!(configured, guessed, overflow, "spans named by routes");
+        }
+    }
+
+    /// Follows other settings from now on.
+    pub fn reload(&mut self, sampling: sampling::Settings, routes: routes::Settings) {
+        self.sampler.reload(sampling);
+        self.router.reload(routes);
+    }
+
+    fn hand_on(&mut self, kept: Vec<Span>) {
+        let exchanges = &self.ledger.exchanges;
+        let sampled_out = self.sampler.counts().sampled_out;
+        exchanges.sampled_out(sampled_out - self.sampled_out);
+        self.sampled_out = sampled_out;
+        if !kept.is_empty() {
+            exchanges.exported(kept.len() as u64);
+            self.sink.submit(kept);
+        }
+    }
+}
