@@ -194,10 +194,6 @@ impl Loaded {
             if housekeeping {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
-                match changes.try_recv() {
-                    Ok(change) => self.pipeline.change(change),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
-                }
                 self.kernel.flush_log();
             }
             let counts = self.pipeline.commit(n);
@@ -206,6 +202,11 @@ impl Loaded {
             }
             if housekeeping {
                 self.count();
+                // Behind the batch: what happened before is decided by the old settings.
+                match changes.try_recv() {
+                    Ok(change) => self.pipeline.change(change),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+                }
             }
             if stopping {
                 // What is left in the ring is for the end, when no more can come.

@@ -19,8 +19,8 @@ use crate::trace::{Span, SpanBuilder};
 use super::outlet::Outlet;
 use super::reload::{self, Change};
 
-/// Connections as young as this may have records in the ring.
-const NEW_NS: u64 = 1_000_000_000;
+/// After a change of policy, for records of what was before it to come out of the ring.
+const SETTLE_NS: u64 = 100_000_000;
 
 /// Everything between the ring and the export queue.
 pub struct Pipeline {
@@ -30,10 +30,26 @@ pub struct Pipeline {
     outlet: Outlet,
     /// Boot time of this batch.
     now_ns: u64,
+    /// A new policy that is in force, but for what happened before.
+    settling: Option<Settling>,
     /// Records used so far.
     records: u64,
     /// Records of later times are left out.
     cut_ns: u64,
+}
+
+/// A policy that changed: what its processes are looked at for, and since when.
+struct Settling {
+    flags: FxHashMap<u32, u32>,
+    default: u32,
+    since_ns: u64,
+}
+
+impl Settling {
+    fn is_ignored(&self, tgid: u32) -> bool {
+        let flags = self.flags.get(&tgid).copied();
+        flags.unwrap_or(self.default) & flag::IGNORE != 0
+    }
 }
 
 /// What ingest asks of the rest.
@@ -105,6 +121,7 @@ impl Pipeline {
             ledger,
             outlet,
             now_ns: clock::boot_ns(),
+            settling: None,
             records: 0,
             cut_ns: u64::MAX,
         }
@@ -186,6 +203,10 @@ impl Pipeline {
         self.ingest.tick(now_ns, &mut self.host);
         self.host.processes.expire(now_ns);
         self.outlet.tick(now_ns);
+        let is_due = |settling: &mut Settling| now_ns >= settling.since_ns + SETTLE_NS;
+        if let Some(settling) = self.settling.take_if(is_due) {
+            self.settle(&settling);
+        }
     }
 
     /// Follows other settings from now on.
@@ -201,8 +222,9 @@ impl Pipeline {
         // What a command may be followed to is fixed with its start.
         if discovery.mode() == Mode::Host && *discovery.policy().config() != policy {
             self.change_policy(policy, &ports);
+        } else {
+            tracing::info!("settings reloaded");
         }
-        tracing::info!("settings reloaded");
     }
 
     /// The order matters: a process that is traced before and after is traced all the time.
@@ -232,17 +254,23 @@ impl Pipeline {
             }
             removed.into_iter().for_each(|update| host.apply(update));
         }
-        let ignored = |tgid: u32| {
-            let flags = flags.get(&tgid).copied();
-            flags.unwrap_or(switches.policy_default) & flag::IGNORE != 0
-        };
-        let open = self.ingest.forget(ignored, host);
+        self.settling = Some(Settling {
+            flags,
+            default: switches.policy_default,
+            since_ns: clock::boot_ns(),
+        });
+    }
+
+    /// What happened before the policy changed has been told by now: what is still open at processes
+    /// that are not traced any more has no end that we will see.
+    fn settle(&mut self, settling: &Settling) {
+        let ignored = |tgid| settling.is_ignored(tgid);
+        let open = self.ingest.forget(ignored, &mut self.host);
         self.ledger.exchanges.dropped("policy_changed", open);
-        // Of the newest ones the records may be on their way.
-        let before_ns = clock::boot_ns().saturating_sub(NEW_NS);
         let ingest = &self.ingest;
-        host.maps
-            .forget_connections(before_ns, |id| ingest.knows(id));
+        let maps = &mut self.host.maps;
+        maps.forget_connections(settling.since_ns, |id| ingest.knows(id));
+        tracing::info!("settings reloaded");
     }
 
     /// The end: nothing more will come. What is still open has no end that we know.

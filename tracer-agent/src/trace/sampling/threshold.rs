@@ -35,8 +35,7 @@ impl Threshold {
         if probability >= 1.0 {
             return Threshold::ALWAYS;
         }
-        // False for what is no number too.
-        if !(probability >= 1.0 / RANGE as f64) {
+        if probability.is_nan() || probability < 1.0 / RANGE as f64 {
             return Threshold::NEVER;
         }
         // The leading `f` digits of small probabilities are not significant ones.
