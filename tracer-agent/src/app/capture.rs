@@ -252,6 +252,7 @@ impl Loaded {
             Ok(counts) => {
                 self.status.kernel(&self.ledger, &counts, records);
                 self.status.sizes(connections, processes);
+                self.status.outlet(self.pipeline.outlet());
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }

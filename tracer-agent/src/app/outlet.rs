@@ -10,8 +10,8 @@ use crate::config::Config;
 use crate::export::SpanSink;
 use crate::telemetry::ledger::Ledger;
 use crate::trace::Span;
-use crate::trace::routes::{self, RouteCounts, Router};
-use crate::trace::sampling::{self, Sampler, SamplerCounts};
+use crate::trace::routes::{self, Router};
+use crate::trace::sampling::{self, Sampler};
 
 /// The last stages before the queue.
 #[derive(Debug)]
@@ -58,29 +58,16 @@ impl Outlet {
         let mut kept = Vec::new();
         self.sampler.finish(&mut kept);
         self.hand_on(kept);
-        let SamplerCounts {
-            kept: _,
-            sampled_out: _,
-            by_root,
-            by_deadline,
-            by_bound,
-            late,
-            tracestate_full,
-        } = self.sampler.counts();
-        if by_root + by_deadline + by_bound > 0 {
-            tracing::info!(by_root, by_deadline, by_bound, late, "traces decided");
-        }
-        if tracestate_full > 0 {
-            tracing::warn!(spans = tracestate_full, "no room for `th` in tracestate");
-        }
-        let RouteCounts {
-            configured,
-            guessed,
-            overflow,
-        } = self.router.counts();
-        if configured + guessed + overflow > 0 {
-            tracing::info!(configured, guessed, overflow, "spans named by routes");
-        }
+    }
+
+    /// What decides.
+    pub fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
+    /// What names.
+    pub fn router(&self) -> &Router {
+        &self.router
     }
 
     /// Follows other settings from now on.

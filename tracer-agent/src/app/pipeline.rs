@@ -295,6 +295,11 @@ impl Pipeline {
         &mut self.host.maps
     }
 
+    /// The stages behind this.
+    pub fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+
     /// Connections tracked, processes known.
     pub fn sizes(&self) -> (usize, usize) {
         (self.ingest.connections(), self.host.processes.len())

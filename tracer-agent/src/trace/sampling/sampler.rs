@@ -394,10 +394,16 @@ impl Sampler {
     }
 }
 
+/// Whether the span's parent is on this host, so that it will come, or came, by here too if it is a
+/// span of ours.
+fn parent_is_here(span: &Span) -> bool {
+    span.parent.is_some() && !span.parent_is_remote
+}
+
 /// A span that somebody else on this host has to speak for: its parent is here, and it came without
 /// a decision.
 fn lacks_a_word(span: &Span) -> bool {
-    span.sampled.is_none() && span.parent.is_some() && !span.parent_is_remote
+    span.sampled.is_none() && parent_is_here(span)
 }
 
 fn randomness_of(span: &Span, explicit: Option<Randomness>) -> Randomness {
@@ -407,10 +413,9 @@ fn randomness_of(span: &Span, explicit: Option<Randomness>) -> Randomness {
 /// Whose word counts for the trace, lowest first: one that came with a decision, then a root, then
 /// the one that began first.
 fn seniority(span: &Span) -> (bool, bool, u64, [u8; 8]) {
-    let is_below = span.parent.is_some() && !span.parent_is_remote;
     (
         span.sampled.is_none(),
-        is_below,
+        parent_is_here(span),
         span.start_unix_ns,
         span.span_id.0,
     )
@@ -418,12 +423,11 @@ fn seniority(span: &Span) -> (bool, bool, u64, [u8; 8]) {
 
 /// Whether every span leads to one that has no parent on this host.
 fn has_root(spans: &[Span]) -> bool {
-    let ends = |span: &Span| span.parent.is_none() || span.parent_is_remote;
     if let [span] = spans {
-        return ends(span);
+        return !parent_is_here(span);
     }
     let ids: FxHashSet<_> = spans.iter().map(|span| span.span_id).collect();
-    spans
-        .iter()
-        .all(|span| ends(span) || span.parent.is_some_and(|parent| ids.contains(&parent)))
+    spans.iter().all(|span| {
+        !parent_is_here(span) || span.parent.is_some_and(|parent| ids.contains(&parent))
+    })
 }

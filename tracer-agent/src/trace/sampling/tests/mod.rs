@@ -1,5 +1,6 @@
 //! What the sampler promises: tables, and properties over many traces.
 
+mod speed;
 mod stage;
 mod text;
 mod totals;
