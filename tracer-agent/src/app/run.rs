@@ -179,6 +179,8 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    /// It was started from a terminal.
+    had_terminal: bool,
 }
 
 impl Signals {
@@ -189,6 +191,7 @@ impl Signals {
             interrupt: install(SignalKind::interrupt())?,
             terminate: install(SignalKind::terminate())?,
             hangup: install(SignalKind::hangup())?,
+            had_terminal: has_terminal(),
         })
     }
 
@@ -196,9 +199,18 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.terminate.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Reload,
+            // The same signal says that the terminal is gone: nobody wants an agent without one.
+            _ = self.hangup.recv() => match self.had_terminal && !has_terminal() {
+                true => Asked::Stop,
+                false => Asked::Reload,
+            },
         }
     }
+}
+
+/// Whether this process has a terminal that controls it; it loses it when that one is closed.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// What a signal asks for.

@@ -216,7 +216,7 @@ pub fn reference() -> String {
          `tracer-agent config schema` prints a [JSON Schema](configuration.schema.json) for editors.\n\n\
          On SIGHUP a running agent reads its file again. Policy (`discovery`), `sampling` and `routes` change at once and no\n\
          connection is lost; other settings that differ are named in the log and wait for a restart. A file with a mistake\n\
-         changes nothing and the log says what is wrong with it.\n\n",
+         changes nothing and the log says what is wrong with it. (An agent whose terminal was closed ends, as usual.)\n\n",
     );
     for key in KEYS {
         let _ = write!(text, "## `{}`\n\n{}\n\n", key.name, key.help);

@@ -249,6 +249,14 @@ mod tests {
             let discovery = discovery(yaml, mode);
             assert_eq!(discovery.start(&proc), expected, "{yaml} {mode:?}");
             assert_eq!(discovery.default_flags(), default, "{yaml} {mode:?}");
+            if mode == Mode::Host {
+                // Every process has an entry or loses the one that it may have had.
+                let again = discovery.restart(&proc);
+                assert_eq!(again.len(), 4, "{yaml}");
+                let is_set = |update: &PolicyUpdate| matches!(update, PolicyUpdate::Set { .. });
+                let set: Vec<_> = again.into_iter().filter(is_set).collect();
+                assert_eq!(set, expected, "{yaml}");
+            }
         }
     }
 
