@@ -11,7 +11,7 @@ use super::outlet::Outlet;
 use super::run::{exporting, report, settings};
 use super::{AppError, span_builder};
 use crate::config::Config;
-use crate::replay::{Http1, Owner, Replay};
+use crate::replay::{Exchanges, Owner, Replay};
 use crate::telemetry::ledger::Ledger;
 
 /// Spans handed on at a time.
@@ -33,7 +33,7 @@ pub async fn replay(config: Config, capture: &Path) -> Result<(), AppError> {
         let mut spans = Vec::with_capacity(BATCH);
         // Time is what the capture says it is.
         let mut now_ns = 0;
-        let mut replay = Replay::new(Http1::new(|exchange, owner: &Owner| {
+        let mut replay = Replay::new(Exchanges::new(|exchange, owner: &Owner| {
             // Times of a capture are wall-clock times already.
             let span = builder.build(exchange, &owner.connection, &owner.process, 0);
             now_ns = span.end_unix_ns.max(now_ns);
@@ -46,16 +46,17 @@ pub async fn replay(config: Config, capture: &Path) -> Result<(), AppError> {
             }
         }));
         let result = crate::replay::file(&path, &mut replay);
-        let (http1, stats) = replay.finish();
-        let counts = http1.counts().clone();
-        let unfinished = http1.unfinished();
-        drop(http1);
+        let (handler, stats) = replay.finish();
+        let outputs = handler.outputs();
+        let (http1, http2) = (outputs.http1.counts.clone(), outputs.http2.counts.clone());
+        let unfinished = handler.unfinished();
+        drop(handler);
         outlet.take(spans, now_ns);
         outlet.finish();
         let exchanges = &counted.exchanges;
-        exchanges.seen(counts.requests);
+        exchanges.seen(http1.requests + http2.requests);
         exchanges.dropped("unfinished_at_end_of_capture", unfinished);
-        for (reason, n) in counts.abandoned {
+        for (reason, n) in http1.abandoned.into_iter().chain(http2.abandoned) {
             exchanges.dropped(reason, n);
         }
         (result, stats)
