@@ -3,14 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::AppError;
+use super::outlet::Outlet;
 use super::pipeline::{Parts, Pipeline};
+use super::reload::Change;
 use super::status::Status;
 use crate::config::Config;
 use crate::discover::{Discovery, Mode, Policy};
@@ -61,6 +63,8 @@ pub struct Capture {
     thread: JoinHandle<()>,
     /// Closed when everything was handed on.
     drained: Receiver<()>,
+    /// Settings to follow from now on.
+    changes: Sender<Change>,
 }
 
 impl Capture {
@@ -70,13 +74,14 @@ impl Capture {
         let (attached, result) = oneshot::channel();
         let stopping = Arc::clone(&stop);
         let (done, drained) = std::sync::mpsc::channel::<()>();
+        let (changes, changed) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("capture".into())
             .spawn(move || match load(start) {
                 Ok(loaded) => {
                     // The receiver is gone only when the agent is ending already.
                     let _ = attached.send(Ok(()));
-                    let kernel = loaded.run(&stopping);
+                    let kernel = loaded.run(&stopping, &changed);
                     leave_detaching();
                     drop(done);
                     drop(kernel);
@@ -91,7 +96,14 @@ impl Capture {
             stop,
             thread,
             drained,
+            changes,
         })
+    }
+
+    /// Has it follow other settings; it says in the log when it does.
+    pub fn change(&self, change: Change) {
+        // A thread that ended is told of elsewhere.
+        let _ = self.changes.send(change);
     }
 
     /// True when the thread ended by itself, which it never should.
@@ -154,16 +166,14 @@ fn load(start: Start) -> Result<Loaded, AppError> {
     } = start;
     let agent = std::process::id();
     let policy = Policy::new(super::policy_config(&config), agent);
-    let ports: Vec<u16> = excluded_ports(&config);
+    let ports = super::reload::excluded_ports(&config);
     let discovery = Discovery::new(policy, mode);
     let options = Options {
         ring_bytes: config.capture.ring_size,
         max_connections: config.capture.max_connections,
         bpf_stats: config.telemetry.bpf_stats,
         agent_tgid: agent,
-        policy_active: mode == Mode::Command || discovery.policy().has_rules(),
-        policy_default: discovery.default_flags(),
-        ports_active: !ports.is_empty(),
+        switches: super::reload::switches(&discovery, &ports),
     };
     let mut kernel = Kernel::start(&options)?;
     for (hook, why) in &kernel.missing {
@@ -171,10 +181,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
     }
     let reader = kernel.reader()?;
     let mut maps = kernel.maps()?;
-    for port in ports {
-        maps.ignore_port(port, false).map_err(LoadError::from)?;
-        maps.ignore_port(port, true).map_err(LoadError::from)?;
-    }
+    maps.ignore_ports(&ports).map_err(LoadError::from)?;
     if mode == Mode::Command {
         // The command inherits this entry at fork; the agent itself is never looked at.
         let flags = tracer_common::abi::policy::TRACE | tracer_common::abi::policy::INHERIT;
@@ -188,9 +195,13 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         processes,
         discovery,
         builder: super::span_builder(&config),
-        sink,
+        outlet: Outlet::new(
+            &config,
+            Some(Recorder::new(recorded, metrics_interval)),
+            sink,
+            Arc::clone(&ledger),
+        ),
         ledger: Arc::clone(&ledger),
-        recorder: Recorder::new(recorded, metrics_interval),
         admin,
         max_connections: config.capture.max_connections as usize,
     });
@@ -207,16 +218,8 @@ fn load(start: Start) -> Result<Loaded, AppError> {
     })
 }
 
-/// Ports that the kernel side need not look at: excluded whatever the process is.
-fn excluded_ports(config: &Config) -> Vec<u16> {
-    const MOST: usize = 2048;
-    let ranges = config.discovery.exclude.ports.iter().cloned();
-    // More are left to user space, which knows the rules too.
-    ranges.flatten().take(MOST).collect()
-}
-
 impl Loaded {
-    fn run(mut self, stop: &AtomicBool) -> Kernel {
+    fn run(mut self, stop: &AtomicBool, changes: &Receiver<Change>) -> Kernel {
         let mut housekeeping_ns = 0;
         let mut rarely_ns = 0;
         let mut idle = 0u32;
@@ -240,6 +243,11 @@ impl Loaded {
             }
             if housekeeping {
                 self.count();
+                // Behind the batch: what happened before is decided by the old settings.
+                match changes.try_recv() {
+                    Ok(change) => self.pipeline.change(change),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+                }
             }
             if now_ns.saturating_sub(rarely_ns) >= RARELY_NS {
                 rarely_ns = now_ns;
@@ -265,6 +273,7 @@ impl Loaded {
             Ok(counts) => {
                 self.status.kernel(&self.ledger, &counts, records);
                 self.status.sizes(connections, processes);
+                self.status.outlet(self.pipeline.outlet());
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::capture::{Capture, Start};
+use super::reload::{Load, Reloader};
 use super::status::Status;
 use super::{AppError, command};
 use crate::config::Config;
@@ -33,7 +34,12 @@ const LAST_EVENTS: Duration = Duration::from_millis(100);
 
 /// Traces the host, or `command` and its children only, until SIGINT or SIGTERM or the command's end.
 /// With a command, the exit code is the command's.
-pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitCode, AppError> {
+/// On SIGHUP the configuration is asked for again, by `load`.
+pub async fn run(
+    config: Config,
+    command: Option<Vec<OsString>>,
+    load: Load,
+) -> Result<ExitCode, AppError> {
     probes::check_rights()?;
     warn_of_ignored_variables();
     let mut signals = Signals::install()?;
@@ -82,6 +88,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     } else {
         Mode::Host
     };
+    let mut reloader = Reloader::new(load, config.clone(), mode);
     let started = Capture::start(Start {
         resource: settings.resource.clone(),
         config,
@@ -105,8 +112,8 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 
     let ended = match command {
-        Some(words) => follow(&words, &mut signals, &capture).await,
-        None => wait(&mut signals, &capture)
+        Some(words) => follow(&words, &mut signals, &capture, &mut reloader).await,
+        None => wait(&mut signals, &capture, &mut reloader)
             .await
             .map(|()| ExitCode::SUCCESS),
     };
@@ -133,9 +140,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
 /// Standard variables that a user may have set for the SDKs, and that this agent does not follow yet:
 /// said, not silently ignored.
 fn warn_of_ignored_variables() {
-    const IGNORED: [&str; 8] = [
-        "OTEL_TRACES_SAMPLER",
-        "OTEL_TRACES_SAMPLER_ARG",
+    const IGNORED: [&str; 6] = [
         "OTEL_EXPORTER_OTLP_CERTIFICATE",
         "OTEL_EXPORTER_OTLP_CLIENT_KEY",
         "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
@@ -221,6 +226,9 @@ fn serve(admin: Admin, readiness: &Readiness, telemetry: Telemetry) -> Serving {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
+    /// It was started from a terminal.
+    had_terminal: bool,
 }
 
 impl Signals {
@@ -230,22 +238,47 @@ impl Signals {
         Ok(Signals {
             interrupt: install(SignalKind::interrupt())?,
             terminate: install(SignalKind::terminate())?,
+            hangup: install(SignalKind::hangup())?,
+            had_terminal: has_terminal(),
         })
     }
 
-    async fn any(&mut self) {
+    async fn any(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+            // The same signal says that the terminal is gone: nobody wants an agent without one.
+            _ = self.hangup.recv() => match self.had_terminal && !has_terminal() {
+                true => Asked::Stop,
+                false => Asked::Reload,
+            },
         }
     }
 }
 
-async fn wait(signals: &mut Signals, capture: &Capture) -> Result<(), AppError> {
+/// Whether this process has a terminal that controls it; it loses it when that one is closed.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Reload,
+}
+
+async fn wait(
+    signals: &mut Signals,
+    capture: &Capture,
+    reloader: &mut Reloader,
+) -> Result<(), AppError> {
     let mut watch = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            () = signals.any() => return Ok(()),
+            asked = signals.any() => match asked {
+                Asked::Stop => return Ok(()),
+                Asked::Reload => reloader.reload(capture),
+            },
             _ = watch.tick() => if capture.ended() { return Err(AppError::CaptureEnded) },
         }
     }
@@ -256,10 +289,11 @@ async fn follow(
     words: &[OsString],
     signals: &mut Signals,
     capture: &Capture,
+    reloader: &mut Reloader,
 ) -> Result<ExitCode, AppError> {
     let mut child: Child = command::start(words)?;
     tokio::select! {
-        ended = wait(signals, capture) => {
+        ended = wait(signals, capture, reloader) => {
             command::end(&mut child).await;
             ended?;
         }

@@ -11,6 +11,10 @@ use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::{Exporter, Probes, ProgramCost, Snapshot};
+use crate::trace::routes::RouteCounts;
+use crate::trace::sampling::SamplerCounts;
+
+use super::outlet::Outlet;
 
 /// Shared by the capture thread (which writes) and the admin endpoint (which reads).
 #[derive(Debug, Default)]
@@ -63,6 +67,38 @@ impl Status {
         let mut latest = self.lock();
         latest.sessions = sessions.to_vec();
         latest.programs = programs;
+    }
+
+    /// What sampling and routes did so far.
+    pub fn outlet(&self, outlet: &Outlet) {
+        let SamplerCounts {
+            kept: _,
+            sampled_out: _,
+            by_root,
+            by_deadline,
+            by_bound,
+            late,
+            tracestate_full,
+        } = outlet.sampler().counts();
+        let RouteCounts {
+            configured,
+            guessed,
+            overflow,
+        } = outlet.router().counts();
+        let mut latest = self.lock();
+        latest.decisions = vec![
+            ("root", by_root),
+            ("deadline", by_deadline),
+            ("bound", by_bound),
+            ("late", late),
+            ("tracestate_full", tracestate_full),
+        ];
+        latest.undecided_spans = outlet.sampler().buffered() as u64;
+        latest.routed = vec![
+            ("configured", configured),
+            ("guessed", guessed),
+            ("overflow", overflow),
+        ];
     }
 
     /// What the sessions counted since the last call.

@@ -43,6 +43,8 @@ impl Layers {
                 .iter()
                 .map(service_name)
                 .collect::<Result<_, _>>()?,
+            sampling: self.sampling()?,
+            routes: self.routes()?,
             redaction: Redaction {
                 query_keys: self.many(keys::QUERY_KEYS, parse::non_empty)?,
             },
@@ -157,7 +159,7 @@ impl Layers {
         })
     }
 
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -169,7 +171,7 @@ impl Layers {
             })
     }
 
-    fn optional<T>(
+    pub(super) fn optional<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -180,7 +182,7 @@ impl Layers {
             .transpose()
     }
 
-    fn many<T>(
+    pub(super) fn many<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -192,7 +194,7 @@ impl Layers {
     }
 }
 
-fn accept<T>(
+pub(super) fn accept<T>(
     key: &str,
     value: &Sourced,
     parse: impl Fn(&str) -> Result<T, String>,

@@ -337,6 +337,41 @@ impl Ingest {
         }
     }
 
+    /// Whether a connection is tracked.
+    pub fn knows(&self, connection: u64) -> bool {
+        self.connections.contains_key(&connection)
+    }
+
+    /// Gives up the connections of processes that are not traced any more, for `reason`, and has the
+    /// kernel side forget them: should they be traced again, they are joined in the middle. Returns how
+    /// many exchanges were open.
+    pub fn forget(
+        &mut self,
+        is_ignored: impl Fn(u32) -> bool,
+        reason: &'static str,
+        host: &mut impl Host,
+    ) -> u64 {
+        let mut open = 0;
+        let (by_socket, unix) = (&mut self.by_socket, &mut self.unix);
+        self.connections.retain(|id, tracked| {
+            if !is_ignored(tracked.tgid) {
+                return true;
+            }
+            let n = tracked.in_flight() as u64;
+            if n > 0 {
+                host.abandoned(tracked.tgid, reason, n);
+                open += n;
+            }
+            unix.remove(id);
+            if by_socket.get(&tracked.socket) == Some(id) {
+                by_socket.remove(&tracked.socket);
+                host.forget(tracked.socket, *id);
+            }
+            false
+        });
+        open
+    }
+
     /// Gives up everything still open, for `reason`. Returns how many exchanges had no end.
     pub fn abandon_all(&mut self, reason: &'static str, host: &mut impl Host) -> u64 {
         let mut open = 0;

@@ -141,6 +141,25 @@ fn started() -> (Ingest, Recorder) {
 }
 
 #[test]
+fn connections_of_processes_that_are_not_traced_any_more() {
+    let (mut ingest, mut host) = started();
+    ingest.connection(&connection(2, 200), &mut host);
+    request(&mut ingest, &mut host, 1, 0);
+    assert_eq!(
+        ingest.forget(|tgid| tgid == 41, "policy_changed", &mut host),
+        0
+    );
+    assert!(ingest.knows(1) && ingest.knows(2));
+    assert_eq!(
+        ingest.forget(|tgid| tgid == 42, "policy_changed", &mut host),
+        1
+    );
+    assert!(!ingest.knows(1) && !ingest.knows(2) && ingest.connections() == 0);
+    host.forgotten.sort_unstable();
+    assert_eq!((host.forgotten, host.exchanges.len()), (vec![1, 2], 0));
+}
+
+#[test]
 fn exchange_with_counted_body() {
     let (mut ingest, mut host) = started();
     request(&mut ingest, &mut host, 1, 0);

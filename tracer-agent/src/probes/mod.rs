@@ -3,5 +3,7 @@
 pub mod load;
 pub mod reader;
 
-pub use load::{Kernel, KernelCounts, LoadError, Maps, Options, check_rights, object_size};
+pub use load::{
+    Kernel, KernelCounts, LoadError, Maps, Options, Switches, check_rights, object_size,
+};
 pub use reader::Reader;

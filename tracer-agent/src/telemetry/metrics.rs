@@ -27,6 +27,12 @@ pub struct Snapshot {
     pub bytes: BytesSnapshot,
     /// The ledger by service.
     pub services: BTreeMap<Box<str>, ServiceSnapshot>,
+    /// Sampling decisions by what made them.
+    pub decisions: Vec<(&'static str, u64)>,
+    /// Spans that wait for one.
+    pub undecided_spans: u64,
+    /// Spans by what gave them a route.
+    pub routed: Vec<(&'static str, u64)>,
     /// Connections that user space knows.
     pub connections: u64,
     /// Protocol sessions alive, by protocol.
@@ -211,6 +217,16 @@ metrics! {
     "tracer_agent_stage_pending" Gauge ["stage"] "What is inside a stage: seen minus exported, sampled out and dropped." => |now, out|
         for (name, stage) in &now.ledger {
             out.count(&[name], stage.pending);
+        };
+    "tracer_agent_sampler_decisions_total" Counter ["by"] "Traces decided because their root was known, at the deadline or because too many waited; spans that came late; tracestates without room." => |now, out|
+        for (by, n) in &now.decisions {
+            out.count(&[by], *n);
+        };
+    "tracer_agent_sampler_waiting_spans" Gauge [] "Spans that wait for a sampling decision." => |now, out|
+        out.count(&[], now.undecided_spans);
+    "tracer_agent_route_spans_total" Counter ["by"] "Spans named by configured routes, by guessed ones, or by none because a bound was reached." => |now, out|
+        for (by, n) in &now.routed {
+            out.count(&[by], *n);
         };
     "tracer_agent_kernel_drops_total" Counter ["reason"] "What the kernel side gave up, by reason." => |now, out|
         for (reason, count) in &now.kernel_drops {

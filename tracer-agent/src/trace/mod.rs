@@ -11,6 +11,8 @@ pub mod builder;
 pub mod context;
 pub mod ids;
 pub mod redact;
+pub mod routes;
+pub mod sampling;
 pub mod semconv;
 pub mod span;
 pub mod target;

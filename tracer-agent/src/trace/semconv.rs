@@ -123,6 +123,14 @@ pub(super) fn for_each_attribute<'a>(
     if let Some(user_agent) = &request.user_agent {
         each("user_agent.original", text(user_agent));
     }
+    // Of our own: `http.route` and `url.template` are for what the framework itself told.
+    if let Some(template) = &span.template {
+        let key = match template.guessed {
+            true => "tracer.url.template.guessed",
+            false => "tracer.url.template.configured",
+        };
+        each(key, text(&template.text));
+    }
     if !request.context.0.is_empty() {
         for (header, key) in HEADER_ATTRIBUTES {
             if let Some((_, value)) = request.context.0.iter().find(|(name, _)| **name == *header) {

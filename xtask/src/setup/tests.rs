@@ -10,12 +10,14 @@ use super::peers;
 use crate::sh;
 
 /// Programs and the Debian packages they come with.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
     ("curl", "curl"),
     ("gcc", "gcc"),
     ("python3", "python3"),

@@ -67,6 +67,8 @@ impl Case {
             parent: (self.parent != 0).then_some(SpanId([self.parent; 8])),
             parent_is_remote: false,
             flags: 1,
+            sampled: None,
+            template: None,
             trace_state: None,
             kind: match self.role {
                 Role::Server => SpanKind::Server,
