@@ -5,5 +5,7 @@ pub mod reader;
 mod runtime;
 mod symbols;
 
-pub use load::{Kernel, KernelCounts, LoadError, Maps, Options, check_rights, object_size};
+pub use load::{
+    Kernel, KernelCounts, LoadError, Maps, Options, Switches, check_rights, object_size,
+};
 pub use reader::Reader;

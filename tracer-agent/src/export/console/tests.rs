@@ -68,6 +68,8 @@ impl Case {
             link: None,
             parent_is_remote: false,
             flags: 1,
+            sampled: None,
+            template: None,
             trace_state: None,
             kind: match self.role {
                 Role::Server => SpanKind::Server,
@@ -104,6 +106,7 @@ impl Case {
                 start_ns: 0,
                 response_start_ns: None,
                 end_ns: 0,
+                stream: 0,
                 tgid: 1,
                 tid: 1,
             },

@@ -42,6 +42,8 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
         link: None,
         parent_is_remote: number % 4 == 1,
         flags: 3,
+        sampled: None,
+        template: None,
         trace_state: (number.is_multiple_of(3)).then(|| "ot=th:0,vendor=x".into()),
         kind: if number.is_multiple_of(2) {
             SpanKind::Server
@@ -77,6 +79,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
             start_ns: 1,
             response_start_ns: Some(2),
             end_ns: 3,
+            stream: 0,
             tgid: process.pid,
             tid: process.pid,
         },

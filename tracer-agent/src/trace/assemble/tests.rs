@@ -111,6 +111,7 @@ impl World {
             }),
             grpc: None,
             outcome: Outcome::Complete,
+            stream: 0,
             start_ns: 5_000,
             response_start_ns: Some(6_000),
             end_ns: 7_000,
