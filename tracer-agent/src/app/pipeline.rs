@@ -7,8 +7,7 @@ use rustc_hash::FxHashSet;
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent};
 
 use crate::discover::{Decision, Discovery, PolicyUpdate};
-use crate::export::SpanSink;
-use crate::export::otlp::USER_AGENT;
+use crate::export::{SpanSink, USER_AGENT};
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};

@@ -16,7 +16,7 @@ use super::{AppError, command};
 use crate::config::Config;
 use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
-use crate::export::{self, ExportPipeline, ExportSettings, Exporter};
+use crate::export::{self, ExportPipeline, ExportSettings, Exporter, SpoolSettings};
 use crate::kernel::prepare;
 use crate::probes;
 use crate::telemetry::admin::{Admin, Readiness, Sources};
@@ -34,7 +34,11 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     warn_of_ignored_variables();
     let mut signals = Signals::install()?;
     let ledger = Arc::new(Ledger::default());
-    let settings = settings(&config)?;
+    let mut settings = settings(&config)?;
+    settings.spool = config.export.spool.clone().map(|directory| SpoolSettings {
+        directory,
+        max_bytes: config.export.spool_max_bytes,
+    });
     let admin = match config.admin {
         Some(address) => Some(Admin::bind(address).await?),
         None => None,
@@ -96,16 +100,10 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
 /// Standard variables that a user may have set for the SDKs, and that this agent does not follow yet:
 /// said, not silently ignored.
 fn warn_of_ignored_variables() {
-    const IGNORED: [&str; 9] = [
+    const IGNORED: [&str; 3] = [
         "OTEL_TRACES_SAMPLER",
         "OTEL_TRACES_SAMPLER_ARG",
         "OTEL_METRICS_EXPORTER",
-        "OTEL_EXPORTER_OTLP_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
-        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
-        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
     ];
     for variable in IGNORED {
         if std::env::var_os(variable).is_some_and(|value| !value.is_empty()) {

@@ -61,7 +61,23 @@ struct Export {
     exporters: List,
     otlp_file: Scalar,
     otlp: Otlp,
+    zipkin: Zipkin,
     batch: Batch,
+    spool: Spool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Zipkin {
+    endpoint: Scalar,
+    timeout_ms: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Spool {
+    directory: Scalar,
+    max_bytes: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -72,6 +88,10 @@ struct Otlp {
     headers: Option<BTreeMap<String, Spanned<String>>>,
     compression: Scalar,
     timeout_ms: Scalar,
+    insecure: Scalar,
+    certificate: Scalar,
+    client_key: Scalar,
+    client_certificate: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -163,7 +183,9 @@ impl Lowering<'_> {
                     exporters,
                     otlp_file,
                     otlp,
+                    zipkin,
                     batch,
+                    spool,
                 },
             service_names,
             redaction: Redaction { query_keys },
@@ -204,6 +226,10 @@ impl Lowering<'_> {
             headers,
             compression,
             timeout_ms,
+            insecure,
+            certificate,
+            client_key,
+            client_certificate,
         } = otlp;
         self.scalar(keys::OTLP_ENDPOINT, endpoint);
         self.scalar(keys::OTLP_PROTOCOL, protocol);
@@ -218,6 +244,22 @@ impl Lowering<'_> {
         }
         self.scalar(keys::OTLP_COMPRESSION, compression);
         self.scalar(keys::OTLP_TIMEOUT, timeout_ms);
+        self.scalar(keys::OTLP_INSECURE, insecure);
+        self.scalar(keys::OTLP_CERTIFICATE, certificate);
+        self.scalar(keys::OTLP_CLIENT_KEY, client_key);
+        self.scalar(keys::OTLP_CLIENT_CERTIFICATE, client_certificate);
+        let Zipkin {
+            endpoint,
+            timeout_ms,
+        } = zipkin;
+        self.scalar(keys::ZIPKIN_ENDPOINT, endpoint);
+        self.scalar(keys::ZIPKIN_TIMEOUT, timeout_ms);
+        let Spool {
+            directory,
+            max_bytes,
+        } = spool;
+        self.scalar(keys::SPOOL, directory);
+        self.scalar(keys::SPOOL_MAX_BYTES, max_bytes);
         let Batch {
             delay_ms,
             max_queue,

@@ -11,8 +11,11 @@ pub struct Ledger {
     pub events: Stage,
     /// Requests recognised on a connection end until they are a finished exchange.
     pub exchanges: Stage,
-    /// Spans from creation to acknowledgement by every exporter's backend.
+    /// Spans from creation to acknowledgement by every exporter's backend, or to its spool on disk.
     pub spans: Stage,
+    /// Spans on disk, once per exporter, what an earlier agent left there included. Without
+    /// `--spool` nothing ever enters.
+    pub spool: Stage,
 }
 
 /// One stage. `pending` is derived: seen - exported - sampled_out - dropped.
@@ -114,11 +117,13 @@ impl Ledger {
             events,
             exchanges,
             spans,
+            spool,
         } = self;
         BTreeMap::from([
             ("events", events.snapshot()),
             ("exchanges", exchanges.snapshot()),
             ("spans", spans.snapshot()),
+            ("spool", spool.snapshot()),
         ])
     }
 }
