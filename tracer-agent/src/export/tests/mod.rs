@@ -5,6 +5,9 @@ mod encode;
 mod file;
 mod otlp;
 mod queue;
+mod spooled;
+mod tls;
+mod zipkin;
 
 use std::sync::Arc;
 
