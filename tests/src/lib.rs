@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod check;
+pub mod collector;
 pub mod driver;
 pub mod finish;
 pub mod http;

@@ -63,6 +63,12 @@ pub(crate) fn go(name: &str) -> Result<PathBuf, String> {
     })
 }
 
+/// The OpenTelemetry Collector of tests/services/collector. Its first build takes about a minute;
+/// `cargo xtask setup --tests` has done it before.
+pub(crate) fn collector() -> Result<PathBuf, String> {
+    go("collector")
+}
+
 /// Directory with the compiled Java class.
 pub(crate) fn java() -> Result<PathBuf, String> {
     let from = source("java/Server.java");
