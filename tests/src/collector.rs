@@ -141,7 +141,10 @@ fn certificates(directory: &Path) -> Result<(), String> {
         for (file, name) in [("server", "localhost"), ("client", "client")] {
             let key = KeyPair::generate()?;
             let params = CertificateParams::new(vec![name.to_owned()])?;
-            write(&format!("{file}.pem"), params.signed_by(&key, &issuer)?.pem());
+            write(
+                &format!("{file}.pem"),
+                params.signed_by(&key, &issuer)?.pem(),
+            );
             write(&format!("{file}.key"), key.serialize_pem());
         }
         Ok(())

@@ -230,7 +230,11 @@ impl TraceService for Grpc {
             .map(str::to_owned);
         let leave_out = match self.0.answer() {
             Some(Answer::Code(code, details)) => {
-                return Err(tonic::Status::with_details(code, "asked to", details.into()));
+                return Err(tonic::Status::with_details(
+                    code,
+                    "asked to",
+                    details.into(),
+                ));
             }
             Some(Answer::Partial(rejected)) => rejected,
             Some(Answer::Late(delay)) => {
@@ -262,7 +266,8 @@ async fn take_http(
     match store.answer() {
         Some(Answer::Status(status, retry_after)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let after = retry_after.map(|value| (header::RETRY_AFTER, value.parse().expect("value")));
+            let after =
+                retry_after.map(|value| (header::RETRY_AFTER, value.parse().expect("value")));
             return (status, after.into_iter().collect(), Vec::new());
         }
         Some(Answer::Partial(rejected)) => leave_out = rejected,

@@ -156,7 +156,10 @@ fn down_with_a_spool() {
     let receiver = Receiver::start_at(grpc, http);
     assert_eq!(fault.received(&receiver, SPANS), ALL);
     let spool = stage(&agent, "spool", |spool| spool.pending == 0);
-    assert_eq!((spool.exported, spool.dropped), (SPANS as u64, BTreeMap::new()));
+    assert_eq!(
+        (spool.exported, spool.dropped),
+        (SPANS as u64, BTreeMap::new())
+    );
     agent.stop();
     assert_eq!(fault.received(&receiver, SPANS), ALL);
 }
@@ -209,7 +212,11 @@ fn answers() {
         ("grpc", exhausted(Vec::new()), None),
         ("http/protobuf", Answer::Partial(5), Some(5)),
         ("grpc", Answer::Partial(5), Some(5)),
-        ("http/protobuf", Answer::Late(Duration::from_secs(3)), Some(0)),
+        (
+            "http/protobuf",
+            Answer::Late(Duration::from_secs(3)),
+            Some(0),
+        ),
     ];
     for (protocol, answer, lost) in table {
         let receiver = Receiver::start();
@@ -322,7 +329,11 @@ fn full_disk() {
         let value = metrics.lines().find_map(|text| text.strip_prefix(line))?;
         value.parse::<f64>().ok().filter(|count| *count > 0.0)
     });
-    assert!(failures.is_some(), "the disk never was full\n{}", agent.stderr());
+    assert!(
+        failures.is_some(),
+        "the disk never was full\n{}",
+        agent.stderr()
+    );
     let ledger = agent.ledger();
     let (spans, spool) = (ledger.stage("spans"), ledger.stage("spool"));
     assert!(spool.pending > 0 && spans.pending > 0, "{ledger:#?}");
@@ -343,12 +354,7 @@ fn killed_with_a_spool() {
     };
     let (grpc, http) = (free_address(), free_address());
     let spool = TempDir::new().expect("directory");
-    let start = || {
-        fault
-            .start(grpc, "grpc")
-            .arg("--spool")
-            .arg(spool.path())
-    };
+    let start = || fault.start(grpc, "grpc").arg("--spool").arg(spool.path());
     let agent = start().ready();
     fault.traffic();
     settled(&agent);
@@ -361,7 +367,10 @@ fn killed_with_a_spool() {
     let agent = start().ready();
     assert_eq!(fault.received(&receiver, SPANS), ALL);
     let counted = stage(&agent, "spool", |spool| spool.pending == 0);
-    assert_eq!((counted.seen, counted.exported), (SPANS as u64, SPANS as u64));
+    assert_eq!(
+        (counted.seen, counted.exported),
+        (SPANS as u64, SPANS as u64)
+    );
     agent.stop();
     assert_eq!(fault.received(&receiver, SPANS), ALL);
     assert_eq!(segments(spool.path()), [PathBuf::new(); 0]);
@@ -414,10 +423,17 @@ fn terminated_under_load() {
         let logged = |name| logged(&stopped.stderr, "spans", name);
         let (seen, exported) = (logged("seen"), logged("exported"));
         let received = receiver.spans();
-        let ids: std::collections::BTreeSet<_> =
-            received.iter().map(|span| (&span.trace_id, &span.span_id)).collect();
+        let ids: std::collections::BTreeSet<_> = received
+            .iter()
+            .map(|span| (&span.trace_id, &span.span_id))
+            .collect();
         assert_eq!(ids.len(), received.len(), "duplicates");
         assert_eq!(received.len() as u64, exported, "{}", stopped.stderr);
-        assert_eq!((logged("pending"), seen), (0, exported), "{}", stopped.stderr);
+        assert_eq!(
+            (logged("pending"), seen),
+            (0, exported),
+            "{}",
+            stopped.stderr
+        );
     }
 }

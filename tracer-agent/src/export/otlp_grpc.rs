@@ -134,8 +134,6 @@ impl Decoder for RawCodec {
 
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
         // The answer came with an OK: what it says beside that is not worth a second sending.
-        Ok(Some(
-            ExportAnswer::decode(message).unwrap_or_default(),
-        ))
+        Ok(Some(ExportAnswer::decode(message).unwrap_or_default()))
     }
 }

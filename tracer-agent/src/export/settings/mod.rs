@@ -42,7 +42,7 @@ pub struct ExportSettings {
 #[derive(Clone, Debug)]
 pub enum TracesExporter {
     /// An OTLP endpoint.
-    Otlp(OtlpSettings),
+    Otlp(Box<OtlpSettings>),
     /// A Zipkin endpoint.
     Zipkin(ZipkinSettings),
     /// Span trees on standard output.
@@ -178,9 +178,9 @@ impl ExportSettings {
         let mut traces = match variables.first(&["OTEL_TRACES_EXPORTER"]) {
             Some(chosen) => chosen_exporters(&variables, &chosen)?,
             None if OtlpSettings::endpoint_is_set(&variables, &TRACES) => {
-                vec![TracesExporter::Otlp(OtlpSettings::from_variables(
-                    &variables, &TRACES,
-                )?)]
+                vec![TracesExporter::Otlp(Box::new(
+                    OtlpSettings::from_variables(&variables, &TRACES)?,
+                ))]
             }
             None if otlp_file.is_none() => vec![TracesExporter::Console],
             None => Vec::new(),
@@ -224,9 +224,9 @@ fn chosen_exporters(
     }
     let mut exporters = Vec::new();
     if otlp {
-        exporters.push(TracesExporter::Otlp(OtlpSettings::from_variables(
-            variables, &TRACES,
-        )?));
+        exporters.push(TracesExporter::Otlp(Box::new(
+            OtlpSettings::from_variables(variables, &TRACES)?,
+        )));
     }
     if zipkin {
         exporters.push(TracesExporter::Zipkin(ZipkinSettings::from_variables(

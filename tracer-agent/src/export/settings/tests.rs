@@ -292,10 +292,7 @@ fn the_signals_own_variables_win_one_by_one() {
         expected[row] = own[row].clone();
         assert_eq!(shown(&variables), expected, "{name}");
         // Another signal's says nothing, an empty one neither.
-        for (name, value) in [
-            (format!("{B}_METRICS_{what}"), *value),
-            (name.clone(), " "),
-        ] {
+        for (name, value) in [(format!("{B}_METRICS_{what}"), *value), (name.clone(), " ")] {
             let mut variables = base.clone();
             variables.push((&name, value));
             assert_ne!(shown(&variables)[row], own[row], "{name}");

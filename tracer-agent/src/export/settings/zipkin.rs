@@ -30,8 +30,7 @@ impl ZipkinSettings {
         if !text.contains("://") {
             return Err(wrong(Problem::NotUrl(text.to_owned())));
         }
-        let mut endpoint =
-            Url::parse(text).map_err(|_| wrong(Problem::NotUrl(text.to_owned())))?;
+        let mut endpoint = Url::parse(text).map_err(|_| wrong(Problem::NotUrl(text.to_owned())))?;
         if !matches!(endpoint.scheme(), "http" | "https") {
             return Err(wrong(Problem::UnknownScheme(endpoint.scheme().to_owned())));
         }

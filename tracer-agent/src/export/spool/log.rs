@@ -238,9 +238,12 @@ impl Log {
     }
 
     /// The oldest message that was not given out yet. Damaged ones are counted and stepped over.
-    pub fn next(&mut self) -> Option<Record> {
+    pub fn take_next(&mut self) -> Option<Record> {
         loop {
-            let segment = self.segments.iter_mut().find(|segment| !segment.is_read())?;
+            let segment = self
+                .segments
+                .iter_mut()
+                .find(|segment| !segment.is_read())?;
             let place = Place {
                 segment: segment.number,
                 offset: segment.next,

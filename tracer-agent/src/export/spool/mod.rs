@@ -147,12 +147,14 @@ impl Spool {
 
     fn send(&self, command: Command) -> io::Result<()> {
         // Full only while the disk hangs.
-        self.commands.try_send(command).map_err(|error| match error {
-            mpsc::TrySendError::Full(_) => {
-                io::Error::new(io::ErrorKind::WouldBlock, "the disk does not answer")
-            }
-            mpsc::TrySendError::Disconnected(_) => gone(),
-        })
+        self.commands
+            .try_send(command)
+            .map_err(|error| match error {
+                mpsc::TrySendError::Full(_) => {
+                    io::Error::new(io::ErrorKind::WouldBlock, "the disk does not answer")
+                }
+                mpsc::TrySendError::Disconnected(_) => gone(),
+            })
     }
 }
 
@@ -219,7 +221,7 @@ impl Worker {
                 }
             }
             Command::Next(reply) => {
-                let record = self.log.next();
+                let record = self.log.take_next();
                 let spans = record.as_ref().map_or(0, |record| u64::from(record.spans));
                 self.shared.in_hand.store(spans, Ordering::Release);
                 self.publish();
@@ -254,7 +256,10 @@ impl Worker {
         stage.dropped(reason::SPOOL_FULL, full);
         stage.dropped(reason::SPOOL_DAMAGED, damaged);
         if full > 0 {
-            tracing::debug!(spans = full, "the spool is full; its oldest spans are dropped");
+            tracing::debug!(
+                spans = full,
+                "the spool is full; its oldest spans are dropped"
+            );
         }
         if segments > 0 || damaged > 0 {
             self.shared.stats.spool_damage(segments);

@@ -38,7 +38,7 @@ fn spans(numbers: impl IntoIterator<Item = u32>) -> u64 {
 /// Everything that is given out, each settled.
 fn drain(log: &mut Log) -> Vec<u32> {
     let mut numbers = Vec::new();
-    while let Some(record) = log.next() {
+    while let Some(record) = log.take_next() {
         numbers.push(number(&record));
         log.settle(record.place);
     }
@@ -61,7 +61,7 @@ const LARGE: u64 = 1 << 30;
 fn first_in_first_out_and_empty_takes_no_room() {
     let directory = directory();
     let mut log = Log::open(directory.path(), LARGE).expect("open");
-    assert_eq!(log.next(), None);
+    assert_eq!(log.take_next(), None);
     for n in 0..100 {
         append(&mut log, n);
     }
@@ -82,11 +82,11 @@ fn what_was_not_settled_is_there_after_a_restart() {
         append(&mut log, n);
     }
     for _ in 0..4 {
-        let record = log.next().expect("record");
+        let record = log.take_next().expect("record");
         log.settle(record.place);
     }
     // Given out, but the end comes before the answer: once more.
-    assert_eq!(number(&log.next().expect("record")), 4);
+    assert_eq!(number(&log.take_next().expect("record")), 4);
     drop(log);
     let mut log = Log::open(directory.path(), LARGE).expect("open");
     assert_eq!(log.unread(), spans(4..10));
@@ -95,7 +95,7 @@ fn what_was_not_settled_is_there_after_a_restart() {
     drop(log);
     // An emptied spool stays empty, and what comes after it is not taken for settled.
     let mut log = Log::open(directory.path(), LARGE).expect("open");
-    assert_eq!(log.next(), None);
+    assert_eq!(log.take_next(), None);
     append(&mut log, 11);
     drop(log);
     let mut log = Log::open(directory.path(), LARGE).expect("open");
@@ -125,7 +125,7 @@ fn beyond_its_bound_the_oldest_are_dropped_and_counted() {
         .sum();
     assert_eq!(on_disk, log.bytes());
     let mut left = VecDeque::new();
-    while let Some(record) = log.next() {
+    while let Some(record) = log.take_next() {
         left.push_back(record.message[0] as u32 | (record.message[1] as u32) << 8);
         log.settle(record.place);
     }
@@ -150,7 +150,7 @@ fn a_record_in_hand_outlives_its_segment() {
     let directory = directory();
     let mut log = Log::open(directory.path(), 1 << 20).expect("open");
     log.append(3, &[1; 40_000]).expect("append");
-    let held = log.next().expect("record");
+    let held = log.take_next().expect("record");
     for _ in 0..60 {
         log.append(1, &[2; 40_000]).expect("append");
     }
@@ -216,7 +216,7 @@ fn every_truncation_point_recovers_to_the_whole_records() {
         assert_eq!(log.take_losses(), Losses::default(), "cut at {cut}");
         drop(log);
         let mut log = Log::open(directory.path(), LARGE).expect("open");
-        assert_eq!(log.next(), None, "cut at {cut}");
+        assert_eq!(log.take_next(), None, "cut at {cut}");
         assert_eq!(log.take_losses(), Losses::default(), "cut at {cut}");
     }
 }
@@ -274,7 +274,7 @@ proptest! {
                     n += 1;
                 }
                 5..8 => {
-                    let record = log.next();
+                    let record = log.take_next();
                     prop_assert_eq!(record.as_ref().map(number), model.pop_front());
                     if let Some(record) = record {
                         log.settle(record.place);
@@ -285,7 +285,7 @@ proptest! {
                     log = Log::open(directory.path(), LARGE).expect("open");
                 }
                 _ => {
-                    let record = log.next();
+                    let record = log.take_next();
                     prop_assert_eq!(record.as_ref().map(number), model.front().copied());
                     drop(log);
                     log = Log::open(directory.path(), LARGE).expect("open");
@@ -303,7 +303,7 @@ fn a_position_that_cannot_be_read_gives_everything_again() {
     let directory = directory();
     let (_, _) = written(directory.path(), 5);
     let mut log = Log::open(directory.path(), LARGE).expect("open");
-    let record = log.next().expect("record");
+    let record = log.take_next().expect("record");
     log.settle(record.place);
     drop(log);
     let position = directory.path().join("position");

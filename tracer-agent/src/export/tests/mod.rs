@@ -3,6 +3,7 @@
 mod collector;
 mod encode;
 mod file;
+mod names;
 mod otlp;
 mod queue;
 mod spooled;

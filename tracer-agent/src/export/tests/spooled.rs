@@ -72,7 +72,11 @@ fn received(collector: &Collector) -> BTreeMap<Vec<u8>, usize> {
     let mut times = BTreeMap::new();
     for request in collector.received() {
         for resource in request.request.resource_spans {
-            for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+            for span in resource
+                .scope_spans
+                .into_iter()
+                .flat_map(|scope| scope.spans)
+            {
                 *times.entry(span.span_id).or_default() += 1;
             }
         }
@@ -139,8 +143,16 @@ async fn a_restart_sends_what_an_earlier_agent_left() {
         let (pipeline, ledger) = start(&settings);
         submit(&pipeline, &ledger, 0, 500).await;
         drain(pipeline).await;
-        assert_eq!(counts(&ledger.spans.snapshot()), (500, 500, 0), "{protocol}");
-        assert_eq!(counts(&ledger.spool.snapshot()), (500, 0, 500), "{protocol}");
+        assert_eq!(
+            counts(&ledger.spans.snapshot()),
+            (500, 500, 0),
+            "{protocol}"
+        );
+        assert_eq!(
+            counts(&ledger.spool.snapshot()),
+            (500, 0, 500),
+            "{protocol}"
+        );
 
         let listener = socket.listen(64).expect("listen");
         let collector = collector(protocol, listener, &[]).await;
@@ -191,8 +203,16 @@ async fn a_slow_collector_loses_nothing() {
 #[tokio::test]
 async fn refusals_of_what_was_on_disk_are_counted_there() {
     for (protocol, script, rejected) in [
-        ("http/protobuf", [Answer::Http(503, None), Answer::Reject(3)], 3),
-        ("http/json", [Answer::Http(503, None), Answer::Http(400, None)], 10),
+        (
+            "http/protobuf",
+            [Answer::Http(503, None), Answer::Reject(3)],
+            3,
+        ),
+        (
+            "http/json",
+            [Answer::Http(503, None), Answer::Http(400, None)],
+            10,
+        ),
         (
             "grpc",
             [Answer::Grpc(Code::Unavailable, None), Answer::Reject(3)],
@@ -293,7 +313,10 @@ async fn one_that_is_down_takes_nothing_from_the_others() {
         ("zipkin", 0, 1000)
     );
     let counted = ledger.spans.snapshot();
-    assert_eq!((counted.seen, counted.exported, counted.pending), (1000, 0, 0));
+    assert_eq!(
+        (counted.seen, counted.exported, counted.pending),
+        (1000, 0, 0)
+    );
     // 200 waited in memory until the end, the rest found the queue full.
     assert_eq!(
         counted.dropped,

@@ -37,7 +37,10 @@ impl Authority {
         authority.write("ca.pem", &authority.issuer.pem());
         authority.write("client.pem", &certificate.pem());
         authority.write("client.key", &key.serialize_pem());
-        authority.write("other.key", &KeyPair::generate().expect("key").serialize_pem());
+        authority.write(
+            "other.key",
+            &KeyPair::generate().expect("key").serialize_pem(),
+        );
         authority.write("empty.pem", "");
         authority.write("text.pem", "not a certificate\n");
         authority.write(
@@ -81,7 +84,11 @@ impl Authority {
         let mut config = builder
             .with_single_cert(vec![certificate.der().clone()], key)
             .expect("server");
-        let alpn: &[u8] = if protocol == "grpc" { b"h2" } else { b"http/1.1" };
+        let alpn: &[u8] = if protocol == "grpc" {
+            b"h2"
+        } else {
+            b"http/1.1"
+        };
         config.alpn_protocols = vec![alpn.to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
@@ -163,11 +170,7 @@ async fn own_authority_and_client_certificate_over_every_protocol() {
     let stranger = Authority::new();
     for protocol in ["grpc", "http/protobuf", "http/json"] {
         let trusted = (CA, "ca.pem");
-        let identity = [
-            trusted,
-            (CERTIFICATE, "client.pem"),
-            (KEY, "client.key"),
-        ];
+        let identity = [trusted, (CERTIFICATE, "client.pem"), (KEY, "client.key")];
         assert_eq!(
             exported(&authority, protocol, false, &[trusted]).await,
             10,

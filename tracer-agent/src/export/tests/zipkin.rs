@@ -91,7 +91,10 @@ async fn a_collector_takes_lists_after_it_was_busy() {
         }
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let endpoint = format!("http://{}/api/v2/spans", listener.local_addr().expect("address"));
+    let endpoint = format!(
+        "http://{}/api/v2/spans",
+        listener.local_addr().expect("address")
+    );
     let app = axum::Router::new().route("/api/v2/spans", axum::routing::post(handler));
     tokio::spawn(async move { axum::serve(listener, app).await.expect("server") });
     let lookup = |name: &str| match name {
