@@ -290,8 +290,8 @@ fn take_body(
     }
     let mut plain = Vec::new();
     let body = match header(header::CONTENT_ENCODING) {
-        None => &body[..],
-        Some("gzip") => match flate2::read::GzDecoder::new(&body[..])
+        None => body,
+        Some("gzip") => match flate2::read::GzDecoder::new(body)
             .take(LIMIT as u64)
             .read_to_end(&mut plain)
         {
