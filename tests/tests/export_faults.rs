@@ -431,11 +431,13 @@ fn terminated_under_load() {
             .map(|span| (&span.trace_id, &span.span_id))
             .collect();
         assert_eq!(ids.len(), received.len(), "duplicates");
-        assert_eq!(received.len() as u64, exported, "{}", stopped.stderr);
-        assert_eq!(
-            (logged("pending"), seen),
-            (0, exported),
-            "{}",
+        assert_eq!(logged("pending"), 0, "{}", stopped.stderr);
+        // On a machine too busy to deliver everything in time the rest is counted as dropped, the
+        // request under way with it: the backend may have that one all the same.
+        let received = received.len() as u64;
+        assert!(
+            (exported..=seen).contains(&received),
+            "{received}\n{}",
             stopped.stderr
         );
     }

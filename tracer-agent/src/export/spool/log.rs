@@ -65,6 +65,8 @@ pub struct Log {
     position: File,
     losses: Losses,
     dirty: bool,
+    /// A segment was made whose name may not be on the disk yet.
+    unnamed: bool,
     _lock: File,
 }
 
@@ -113,6 +115,7 @@ impl Log {
             position: open("position")?,
             losses: Losses::default(),
             dirty: false,
+            unnamed: false,
             _lock: lock,
         };
         log.recover()?;
@@ -315,6 +318,9 @@ impl Log {
         {
             // A disk that fails here fails the next append too, which is counted.
             let _ = last.file.sync_data();
+            if std::mem::take(&mut self.unnamed) {
+                let _ = File::open(&self.directory).and_then(|directory| directory.sync_all());
+            }
         }
     }
 
@@ -376,6 +382,7 @@ impl Log {
             unread: 0,
         });
         self.writing = true;
+        self.unnamed = true;
         Ok(())
     }
 
