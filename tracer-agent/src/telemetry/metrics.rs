@@ -179,7 +179,7 @@ metrics! {
         out.count(&[], now.probes.wanted);
     "tracer_agent_probes_attached" Gauge [] "eBPF programs attached; all of them are when the agent is ready." => |now, out|
         out.count(&[], now.probes.attached);
-    "tracer_agent_stage_seen_total" Counter ["stage"] "What entered a stage of the pipeline: events, exchanges, spans." => |now, out|
+    "tracer_agent_stage_seen_total" Counter ["stage"] "What entered a stage of the pipeline: events, exchanges, spans, spool." => |now, out|
         for (name, stage) in &now.ledger {
             out.count(&[name], stage.seen);
         };
