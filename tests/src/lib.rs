@@ -22,3 +22,4 @@ pub mod services;
 pub mod session;
 pub mod span;
 pub mod sys;
+pub mod wire;

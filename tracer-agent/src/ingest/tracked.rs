@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use tracer_common::abi::{ConnectionEvent, connection_flags, role};
 
-use super::parser::Parser;
-use crate::protocol::{Connection, Endpoint, Role};
+use crate::protocol::{Connection, Endpoint, Parser, Role};
 
 /// One end of one connection.
 pub struct Tracked {
@@ -70,7 +69,7 @@ impl Tracked {
             tgid: event.tgid,
             read: Side::default(),
             write: Side::default(),
-            parser: Parser::new(role, from_start),
+            parser: Parser::http1(role, from_start),
             last_ns: event.time_ns,
             closed: None,
             write_errno: 0,

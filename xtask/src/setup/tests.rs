@@ -44,8 +44,10 @@ pub fn for_tests() -> Result<()> {
             eprintln!("setup: {error:#}");
         }
     }
-    if let Err(error) = gunicorn() {
-        eprintln!("setup: gunicorn cannot be had, its test is skipped: {error:#}");
+    if let Err(error) = python_packages() {
+        for (package, _, what) in PYTHON_PACKAGES {
+            eprintln!("setup: without {package} {what} is skipped: {error:#}");
+        }
     }
     if let Err(error) = collector() {
         eprintln!("setup: no OpenTelemetry Collector, its tests are skipped: {error:#}");
@@ -75,6 +77,7 @@ fn collector() -> Result<()> {
         return Ok(());
     }
     eprintln!("setup: building an OpenTelemetry Collector (about a minute)");
+    std::fs::create_dir_all(sh::target().join("services")).context("make target/services")?;
     sh::run(
         Command::new(go)
             .arg("build")
@@ -85,33 +88,52 @@ fn collector() -> Result<()> {
     )
 }
 
-fn gunicorn() -> Result<()> {
+/// Python packages of the tests: what to ask them whether they are there, and what needs them.
+const PYTHON_PACKAGES: [(&str, &str, &str); 2] = [
+    ("gunicorn", "import gunicorn", "the gunicorn service"),
+    ("grpcio", "import grpc", "gRPC in Python"),
+];
+
+/// Makes the venv and installs what is missing in it.
+fn python_packages() -> Result<()> {
     let bin = venv_bin();
-    if runs(&bin.join("gunicorn")) {
+    let absent =
+        |check: &str| sh::output(Command::new(bin.join("python")).args(["-c", check])).is_err();
+    let packages: Vec<&str> = PYTHON_PACKAGES
+        .iter()
+        .filter(|(_, check, _)| absent(check))
+        .map(|&(package, _, _)| package)
+        .collect();
+    if packages.is_empty() {
         return Ok(());
     }
-    let venv = bin.parent().context("the venv has a directory")?;
-    let make = |python: &Path| {
-        sh::run(
-            Command::new(python)
-                .args(["-m", "venv", "--clear"])
-                .arg(venv),
-        )
-    };
-    let python = sh::which("python3").context("there is no python3")?;
-    if make(&python).is_err() {
-        // Debian ships the module's payload apart.
-        apt::install(&["python3-venv"], "gunicorn needs a virtual environment")?;
-        make(&python)?;
+    let python = bin.join("python");
+    if sh::output(Command::new(&python).args(["-m", "pip", "--version"])).is_err() {
+        let venv = bin.parent().context("the venv has a directory")?;
+        let make = |python: &Path| {
+            sh::run(
+                Command::new(python)
+                    .args(["-m", "venv", "--clear"])
+                    .arg(venv),
+            )
+        };
+        let system = sh::which("python3").context("there is no python3")?;
+        if make(&system).is_err() {
+            // Debian ships the module's payload apart.
+            apt::install(
+                &["python3-venv"],
+                "Python packages need a virtual environment",
+            )?;
+            make(&system)?;
+        }
     }
-    sh::run(Command::new(bin.join("pip")).args([
+    // Not by its own script, which names the directory that it was installed in.
+    let install = [
+        "-m",
+        "pip",
         "install",
         "--quiet",
         "--disable-pip-version-check",
-        "gunicorn",
-    ]))
-}
-
-fn runs(program: &Path) -> bool {
-    sh::output(Command::new(program).arg("--version")).is_ok()
+    ];
+    sh::run(Command::new(python).args(install).args(packages))
 }
