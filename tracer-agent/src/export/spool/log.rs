@@ -18,10 +18,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::segment::{self, Found, MAGIC};
+
+/// How long the lock of an agent that ends is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of spans on disk, as it happened; the owner counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +91,27 @@ impl Segment {
     }
 }
 
+/// Takes the lock, or says who has it. An agent that is being restarted may still be ending, and a
+/// process that is being started holds our files until it executes its program.
+fn take(lock: &File) -> io::Result<()> {
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    "another agent uses it",
+                ));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
 impl Log {
     /// Opens or makes `directory` and looks through what is there. An error says that it cannot be
     /// used at all; damage is counted instead.
@@ -98,12 +123,7 @@ impl Log {
             options.open(directory.join(name))
         };
         let lock = open("lock")?;
-        lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => {
-                io::Error::new(io::ErrorKind::ResourceBusy, "another agent uses it")
-            }
-            fs::TryLockError::Error(error) => error,
-        })?;
+        take(&lock)?;
         let mut log = Self {
             directory: directory.to_owned(),
             max_bytes,
