@@ -13,6 +13,7 @@ pub mod check;
 pub mod collector;
 pub mod driver;
 pub mod finish;
+pub mod grpc;
 pub mod http;
 pub mod ledger;
 pub mod oddities;

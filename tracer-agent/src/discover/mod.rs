@@ -13,6 +13,7 @@
 //! Nothing else. Programs that speak no HTTP (sshd, databases) cost a map lookup per call, and a
 //! collector or another agent is a service like any other to those who run it.
 
+pub mod binary;
 pub mod pattern;
 pub mod policy;
 mod updates;

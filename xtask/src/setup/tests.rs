@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::apt::{self, Masked};
+use super::peers;
 use crate::sh;
 
 /// Programs and the Debian packages they come with.
@@ -25,6 +26,15 @@ const RUNTIMES: [(&str, &str); 3] = [
     ("go", "the Go service and the OpenTelemetry Collector"),
     ("node", "the Node service"),
     ("javac", "the Java service"),
+];
+
+type Install = fn() -> Result<()>;
+
+/// Libraries of other languages, and how each is had. Nothing of them is installed system-wide.
+const LIBRARIES: [(&str, Install); 3] = [
+    ("grpc-js", peers::grpc_js),
+    ("grpc-java", peers::grpc_java),
+    ("grpc-go", peers::grpc_go),
 ];
 
 /// Installs what is missing and says what will be skipped. A test whose program cannot be had is
@@ -51,6 +61,11 @@ pub fn for_tests() -> Result<()> {
     }
     if let Err(error) = collector() {
         eprintln!("setup: no OpenTelemetry Collector, its tests are skipped: {error:#}");
+    }
+    for (what, install) in LIBRARIES {
+        if let Err(error) = install() {
+            eprintln!("setup: {what} cannot be had, its tests are skipped: {error:#}");
+        }
     }
     for (program, _) in PROGRAMS.iter().filter(|(program, _)| absent(program)) {
         eprintln!("setup: there is no {program}: tests that need it are skipped");
