@@ -7,7 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
 
 use crate::discover::{Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate};
-use crate::export::otlp::USER_AGENT;
+use crate::export::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
