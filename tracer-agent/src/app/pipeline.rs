@@ -10,7 +10,7 @@ use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
 use crate::discover::{
     Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, Runtime, Runtimes,
 };
-use crate::export::otlp::USER_AGENT;
+use crate::export::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};

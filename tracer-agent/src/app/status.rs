@@ -198,5 +198,8 @@ fn exporter(stats: &ExporterStats) -> Exporter {
         retries: now.retries,
         attempt_ns: now.attempt_ns,
         backlog: now.backlog,
+        spool_bytes: now.spool_bytes,
+        spool_failures: now.spool_failures,
+        spool_damaged: now.spool_damaged,
     }
 }

@@ -113,6 +113,12 @@ pub struct Exporter {
     pub attempt_ns: u64,
     /// Spans that wait for it or that it is working on.
     pub backlog: u64,
+    /// Bytes it has on disk.
+    pub spool_bytes: u64,
+    /// Messages that could not be written to disk.
+    pub spool_failures: u64,
+    /// Pieces of its spool that were damaged beyond counting their spans.
+    pub spool_damaged: u64,
 }
 
 /// One metric of the table.
@@ -202,7 +208,7 @@ metrics! {
         out.count(&[], now.probes.wanted);
     "tracer_agent_probes_attached" Gauge [] "eBPF programs attached; all of them are when the agent is ready." => |now, out|
         out.count(&[], now.probes.attached);
-    "tracer_agent_stage_seen_total" Counter ["stage"] "What entered a stage of the pipeline: events, exchanges, spans." => |now, out|
+    "tracer_agent_stage_seen_total" Counter ["stage"] "What entered a stage of the pipeline: events, exchanges, spans, spool." => |now, out|
         for (name, stage) in &now.ledger {
             out.count(&[name], stage.seen);
         };
@@ -355,6 +361,18 @@ metrics! {
         for exporter in &now.exporters {
             out.count(&[exporter.exporter], exporter.backlog);
         };
+    "tracer_agent_spool_bytes" Gauge ["exporter"] "Bytes that an exporter has on disk (--spool)." => |now, out|
+        for exporter in &now.exporters {
+            out.count(&[exporter.exporter], exporter.spool_bytes);
+        };
+    "tracer_agent_spool_write_failures_total" Counter ["exporter"] "Messages that could not be written to the spool; their spans wait in memory." => |now, out|
+        for exporter in &now.exporters {
+            out.count(&[exporter.exporter], exporter.spool_failures);
+        };
+    "tracer_agent_spool_damaged_total" Counter ["exporter"] "Pieces of a spool that were damaged beyond counting their spans, and skipped." => |now, out|
+        for exporter in &now.exporters {
+            out.count(&[exporter.exporter], exporter.spool_damaged);
+        };
     "process_cpu_seconds_total" Counter [] "CPU time of the agent itself, user and system." => |now, out|
         out.number(&[], now.usage.cpu_seconds);
     "process_resident_memory_bytes" Gauge [] "Resident memory of the agent itself." => |now, out|
@@ -447,6 +465,9 @@ mod tests {
             retries: 1,
             attempt_ns: 1_500_000_000,
             backlog: 1,
+            spool_bytes: 2,
+            spool_failures: 3,
+            spool_damaged: 4,
         };
         let now = Snapshot {
             ledger: ledger.snapshot(),

@@ -3,8 +3,12 @@
 mod collector;
 mod encode;
 mod file;
+mod names;
 mod otlp;
 mod queue;
+mod spooled;
+mod tls;
+mod zipkin;
 
 use std::sync::Arc;
 

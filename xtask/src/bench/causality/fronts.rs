@@ -265,8 +265,14 @@ fn venv(program: &str, packages: &[&str]) -> Result<PathBuf> {
     let path = bin.join(program);
     if !path.is_file() {
         sh::run(
-            Command::new(bin.join("pip"))
-                .args(["install", "--quiet", "--disable-pip-version-check"])
+            Command::new(bin.join("python3"))
+                .args([
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                ])
                 .args(packages),
         )?;
     }
