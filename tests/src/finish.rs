@@ -7,9 +7,9 @@ use crate::receiver::Receiver;
 use crate::span::Span;
 
 /// From the last response to its spans at the receiver.
-const ARRIVAL: Duration = Duration::from_secs(15);
+const ARRIVAL: Duration = Duration::from_secs(45);
 /// From there to an empty agent.
-const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN: Duration = Duration::from_secs(30);
 
 /// Waits for `count` spans that mention `marker`, checks the ledger, stops the agent and gives back
 /// all spans of the run: what the stop flushed included, so "none extra" is final.
@@ -30,7 +30,8 @@ pub fn finish_but_for(
     count: usize,
     may_lose: &[&str],
 ) -> (Vec<Span>, Stopped) {
-    finish_own(agent, receiver, marker, count, |span| span.mentions(marker))
+    let is_own = |span: &Span| span.mentions(marker);
+    finish_own(agent, receiver, marker, count, may_lose, is_own)
 }
 
 /// The same for spans that `is_own` knows; `what` names them.
@@ -39,6 +40,7 @@ pub fn finish_own(
     receiver: &Receiver,
     what: &str,
     count: usize,
+    may_lose: &[&str],
     is_own: impl Fn(&Span) -> bool,
 ) -> (Vec<Span>, Stopped) {
     let arrived = receiver.wait_own(&is_own, count, ARRIVAL);
