@@ -5,7 +5,7 @@ use tracer_common::abi::{connection_entry, direction, drop_reason, role, setting
 
 use crate::cause::{Cause, Opener};
 use crate::emit;
-use crate::kernel::{self, AF_UNIX, Socket, SocketFile};
+use crate::kernel::{self, AF_UNIX, Sequences, Socket, SocketFile};
 use crate::maps::{CONNECTIONS, IGNORED_PORTS, read_setting};
 
 /// Value of the connection table.
@@ -173,7 +173,7 @@ pub struct Origin {
     /// Seen from its first byte.
     pub from_start: bool,
     /// TCP sequence numbers of the next bytes read and written.
-    pub sequences: Option<(u32, u32)>,
+    pub sequences: Sequences,
     /// Who opened it, and for which exchange.
     pub opener: Opener,
 }
@@ -222,15 +222,15 @@ pub fn insert(sock: Socket, origin: &Origin, now_ns: u64, inode: u64) {
         },
         open: open::NOTHING,
         called: 0,
-        sequences: sequences.is_some() as u8,
+        sequences: sequences.known,
         open_key: 0,
         call: opener.cause,
         caller: opener.owner,
         pooled: 0,
         reserved: 0,
         place: 0,
-        read_sequence: sequences.map_or(0, |(read, _)| read),
-        write_sequence: sequences.map_or(0, |(_, write)| write),
+        read_sequence: sequences.read,
+        write_sequence: sequences.write,
     };
     if CONNECTIONS
         .insert(&sock, &connection, BPF_ANY as u64)
@@ -271,18 +271,18 @@ pub fn find_or_join(
     if !file.is_stream(family) {
         return None;
     }
+    let mut sequences = kernel::sequences(file.sock, family);
+    // The call has moved its bytes already.
+    if direction == direction::READ {
+        sequences.read = sequences.read.wrapping_sub(moved);
+    } else {
+        sequences.write = sequences.write.wrapping_sub(moved);
+    }
     let origin = Origin {
         family,
         role: role::UNKNOWN,
         from_start: false,
-        sequences: kernel::sequences(file.sock, family).map(|(read, write)| {
-            // The call has moved its bytes already.
-            if direction == direction::READ {
-                (read.wrapping_sub(moved), write)
-            } else {
-                (read, write.wrapping_sub(moved))
-            }
-        }),
+        sequences,
         opener: Opener::NOBODY,
     };
     insert(file.sock, &origin, now_ns, number);
