@@ -21,6 +21,8 @@ pub mod kind {
     pub const EXIT: u8 = 5;
     /// [`super::ForkEvent`]: a process made another one.
     pub const FORK: u8 = 6;
+    /// [`super::MappedEvent`]: a process mapped an executable file that nobody has looked into yet.
+    pub const MAPPED: u8 = 7;
 }
 
 /// Direction of bytes as the traced process sees it.
@@ -57,6 +59,8 @@ pub mod end {
 pub mod connection_flags {
     /// Tracked from its first byte; without it the connection was joined in the middle.
     pub const FROM_START: u8 = 1;
+    /// The plaintext of a TLS session. Told again, with the same id, when its socket becomes known.
+    pub const TLS: u8 = 2;
 }
 
 /// `flags` of the header of data events.
@@ -78,7 +82,7 @@ pub mod policy {
 /// What user space knows of the kernel's connection table entries; asserted by the kernel side.
 pub mod connection_entry {
     /// 64-bit words of an entry; the first is the connection's id.
-    pub const WORDS: usize = 15;
+    pub const WORDS: usize = 17;
     /// Where the verdict is.
     pub const VERDICT_BYTE: usize = 107;
     /// The verdict that stops looking.
@@ -97,8 +101,12 @@ pub mod drop_reason {
     pub const USER_MEMORY: u32 = 3;
     /// A call had more messages or vectors than are looked at in one go.
     pub const CALL_TOO_COMPLEX: u32 = 4;
+    /// A TLS call returned whose entry was not seen: its plaintext is not known to be missing.
+    pub const TLS_CALL_UNMATCHED: u32 = 5;
+    /// More TLS calls were under way on a CPU, or within each other, than there is room for.
+    pub const TLS_BUSY: u32 = 6;
     /// Number of reasons.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 7;
     /// Names of the reasons, as they appear in the ledger and in metrics.
     pub const NAMES: [&str; COUNT as usize] = [
         "ring_full_data",
@@ -106,6 +114,8 @@ pub mod drop_reason {
         "connections_full",
         "user_memory",
         "call_too_complex",
+        "tls_call_unmatched",
+        "tls_busy",
     ];
 }
 
@@ -151,7 +161,7 @@ abi! {
         inode: u64,
         /// Process whose call made the connection known.
         tgid: u32,
-        /// `AF_INET` 2, `AF_INET6` 10, `AF_UNIX` 1.
+        /// `AF_INET` 2, `AF_INET6` 10, `AF_UNIX` 1; 0 for a TLS session whose socket is not known.
         family: u16,
         /// Local port, host order; 0 for unix sockets.
         local_port: u16,
@@ -274,5 +284,35 @@ abi! {
         tgid: u32,
         /// Its parent.
         parent_tgid: u32,
+    }
+}
+
+abi! {
+    /// A file as the kernel knows it; key of the kernel side's table of known files.
+    MappedFile[24] {
+        /// Inode number.
+        inode: u64,
+        /// Bytes.
+        size: u64,
+        /// The kernel's device number (not encoded as for user space).
+        device: u32,
+        /// Generation of the inode, where the file system has them.
+        generation: u32,
+    }
+}
+
+abi! {
+    /// A process mapped an executable file that is not in the kernel side's table of known files.
+    MappedEvent[48] {
+        /// No selector.
+        header: Header,
+        /// When it happened.
+        time_ns: u64,
+        /// The file, as the table of known files has it.
+        file: MappedFile,
+        /// The process.
+        tgid: u32,
+        /// Zero.
+        reserved: u32,
     }
 }

@@ -46,7 +46,16 @@ pub struct Connection {
     pub outstanding: u8,
     /// Direction of the requests.
     pub requests: u8,
-    pub reserved: [u8; 3],
+    /// This is the plaintext of a TLS session, not a socket.
+    pub is_tls: u8,
+    /// Its end was told.
+    pub ended: u8,
+    pub reserved: u8,
+    /// Of a socket: the process whose TLS session it carries, 0 if none is known.
+    pub tls_tgid: u32,
+    pub reserved_too: u32,
+    /// Of a socket: key of the TLS session it carries. Of a session: its socket. 0 if not known.
+    pub other: u64,
 }
 
 const _: () = {
@@ -56,6 +65,17 @@ const _: () = {
     assert!(offset_of!(Connection, verdict) == connection_entry::VERDICT_BYTE);
     assert!(verdict::IGNORED == connection_entry::IGNORED);
 };
+
+impl Connection {
+    /// The plaintext of the TLS session that this socket carries.
+    #[inline(always)]
+    pub fn session(&self) -> Option<&'static mut Connection> {
+        if self.other == 0 || self.is_tls != 0 {
+            return None;
+        }
+        find(self.other)
+    }
+}
 
 /// One direction of a connection.
 #[repr(C)]
@@ -133,7 +153,40 @@ const FRESH: Direction = Direction {
 /// speak again, it is joined in the middle, and user space counts what it had outstanding.
 #[inline(always)]
 pub fn insert(sock: Socket, family: u16, role: u8, from_start: bool, now_ns: u64, inode: u64) {
-    let verdict = if ports_ignored(sock, family, role) {
+    let new = New {
+        family,
+        role,
+        from_start,
+        now_ns,
+        inode,
+        session_of: None,
+    };
+    insert_new(sock, &new);
+}
+
+/// What a new entry begins with.
+pub struct New {
+    pub family: u16,
+    pub role: u8,
+    pub from_start: bool,
+    pub now_ns: u64,
+    pub inode: u64,
+    /// For a TLS session: its socket, 0 if not known.
+    pub session_of: Option<Socket>,
+}
+
+/// See [`insert`].
+#[inline(always)]
+pub fn insert_new(sock: Socket, new: &New) {
+    let &New {
+        family,
+        role,
+        from_start,
+        now_ns,
+        inode,
+        session_of,
+    } = new;
+    let verdict = if ports_ignored(session_of.unwrap_or(sock), family, role) {
         verdict::IGNORED
     } else {
         verdict::UNKNOWN
@@ -164,7 +217,12 @@ pub fn insert(sock: Socket, family: u16, role: u8, from_start: bool, now_ns: u64
         } else {
             direction::READ
         },
-        reserved: [0; 3],
+        is_tls: session_of.is_some() as u8,
+        ended: 0,
+        reserved: 0,
+        tls_tgid: 0,
+        reserved_too: 0,
+        other: session_of.unwrap_or(0),
     };
     if CONNECTIONS
         .insert(&sock, &connection, BPF_ANY as u64)
@@ -211,8 +269,8 @@ pub fn remove(sock: Socket) {
 }
 
 #[inline(always)]
-fn ports_ignored(sock: Socket, family: u16, role: u8) -> bool {
-    if PORTS_ACTIVE.load() == 0 || family == AF_UNIX {
+pub fn ports_ignored(sock: Socket, family: u16, role: u8) -> bool {
+    if PORTS_ACTIVE.load() == 0 || family == AF_UNIX || family == 0 {
         return false;
     }
     let local = (kernel::local_port(sock) as u32) << 1;

@@ -7,6 +7,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use tracer_common::abi::MappedFile;
 
 /// An offset that this kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
@@ -59,6 +60,24 @@ offsets! {
     REGS_ARG1,
     REGS_ARG2,
     REGS_ARG3,
+    REGS_ARG4,
+    /// Stack pointer in `struct pt_regs`.
+    REGS_SP,
+    /// Go's registers in `struct pt_regs`: the goroutine, the first three arguments (the first is
+    /// the first result too).
+    REGS_GOROUTINE,
+    REGS_GO0,
+    REGS_GO1,
+    REGS_GO2,
+    /// Function's result.
+    REGS_RESULT,
+    /// What a socket's data goes through (`struct tcp_ulp_ops *`), and its name.
+    SOCK_ULP,
+    ULP_NAME,
+    INODE_SB,
+    INODE_SIZE,
+    INODE_GENERATION,
+    SB_DEV,
     /// `struct pt_regs` from the bottom of a task's stack; only for kernels without the helper.
     STACK_REGS,
 }
@@ -150,6 +169,21 @@ impl Arguments {
     pub fn fourth(&self) -> Option<u64> {
         self.register(&REGS_ARG3)
     }
+    /// Fifth argument.
+    #[inline(always)]
+    pub fn fifth(&self) -> Option<u64> {
+        self.register(&REGS_ARG4)
+    }
+    /// The stack pointer of the process.
+    #[inline(always)]
+    pub fn stack(&self) -> Option<u64> {
+        self.register(&REGS_SP)
+    }
+    /// Where a Go program keeps its goroutine.
+    #[inline(always)]
+    pub fn goroutine(&self) -> Option<u64> {
+        self.register(&REGS_GOROUTINE)
+    }
 }
 
 /// A socket's file as the process sees it.
@@ -168,9 +202,9 @@ pub struct SocketFile {
 const S_IFMT: u16 = 0o170000;
 const S_IFSOCK: u16 = 0o140000;
 
-/// The socket behind a file descriptor of the current task; `None` if it is none.
+/// The `struct file` behind a file descriptor of the current task.
 #[inline(always)]
-pub fn socket_of(fd: i32) -> Option<SocketFile> {
+pub fn file_of(fd: i32) -> Option<u64> {
     let files: u64 = field(task(), &TASK_FILES)?;
     let table: u64 = field(files, &FILES_FDT)?;
     let max: u32 = field(table, &FDT_MAX_FDS)?;
@@ -179,9 +213,34 @@ pub fn socket_of(fd: i32) -> Option<SocketFile> {
     }
     let array: u64 = field(table, &FDT_FD)?;
     let file: u64 = read(array + fd as u64 * 8)?;
-    if file == 0 {
+    (file != 0).then_some(file)
+}
+
+/// Which file it is; `None` where the kernel does not tell.
+#[inline(always)]
+pub fn identity(file: u64) -> Option<MappedFile> {
+    let inode: u64 = field(file, &FILE_INODE)?;
+    if !has(&INODE_SB) || !has(&INODE_SIZE) || !has(&SB_DEV) {
         return None;
     }
+    let sb: u64 = field(inode, &INODE_SB)?;
+    let generation = if has(&INODE_GENERATION) {
+        field(inode, &INODE_GENERATION)?
+    } else {
+        0
+    };
+    Some(MappedFile {
+        inode: field(inode, &INODE_INO)?,
+        size: field(inode, &INODE_SIZE)?,
+        device: field(sb, &SB_DEV)?,
+        generation,
+    })
+}
+
+/// The socket behind a file descriptor of the current task; `None` if it is none.
+#[inline(always)]
+pub fn socket_of(fd: i32) -> Option<SocketFile> {
+    let file = file_of(fd)?;
     let inode: u64 = field(file, &FILE_INODE)?;
     let mode: u16 = field(inode, &INODE_MODE)?;
     if mode & S_IFMT != S_IFSOCK {
@@ -251,6 +310,18 @@ pub fn is_tcp(sock: Socket) -> bool {
         field::<u16>(sock, &SOCK_PROTOCOL),
         Some(IPPROTO_TCP | IPPROTO_MPTCP)
     )
+}
+
+/// True when the kernel encrypts what the process writes to the socket (kernel TLS).
+#[inline(always)]
+pub fn is_kernel_tls(sock: Socket) -> bool {
+    if !has(&SOCK_ULP) || !has(&ULP_NAME) || !is_tcp(sock) {
+        return false;
+    }
+    let Some(ulp) = field::<u64>(sock, &SOCK_ULP) else {
+        return false;
+    };
+    ulp != 0 && field::<[u8; 4]>(ulp, &ULP_NAME) == Some(*b"tls\0")
 }
 
 /// Pending error of a socket, positive errno or 0.

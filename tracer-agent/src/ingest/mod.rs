@@ -28,6 +28,8 @@ use crate::protocol::{http1, http2};
 const LINGER_NS: u64 = 300_000_000;
 /// How long an exchange may stay open after that while the process still holds the descriptor.
 const HELD_NS: u64 = 30_000_000_000;
+/// How long the exchanges of a TLS session wait for its socket to become known.
+const BIND_NS: u64 = 500_000_000;
 
 /// What the caller has to do for ingest, since it does no I/O itself.
 pub trait Host {
@@ -56,6 +58,8 @@ pub struct Counts {
     pub refused: BTreeMap<&'static str, u64>,
     /// Bytes lost between the kernel and here.
     pub lost_bytes: u64,
+    /// Exchanges of TLS sessions whose socket is not known: they have no addresses.
+    pub unbound: u64,
 }
 
 /// All connections that the kernel side told of.
@@ -65,9 +69,13 @@ pub struct Ingest {
     by_socket: FxHashMap<u64, u64>,
     /// Connections that the kernel finished: when to look again, and which.
     closing: VecDeque<(u64, u64)>,
-    /// Connections on unix sockets, whose ends are not all told by the kernel.
-    unix: FxHashSet<u64>,
+    /// Connections on unix sockets and TLS sessions without a socket: not all their ends are told.
+    endless: FxHashSet<u64>,
     sweep: Sweep,
+    /// TLS sessions with exchanges that wait for their socket: until when, and which.
+    binding: VecDeque<(u64, u64)>,
+    /// Exchanges whose socket never became known.
+    unbound: u64,
     outputs: Outputs,
     refused: BTreeMap<&'static str, u64>,
     lost_bytes: u64,
@@ -103,13 +111,22 @@ impl Ingest {
             http2: std::mem::take(&mut self.outputs.http2.counts),
             refused: std::mem::take(&mut self.refused),
             lost_bytes: std::mem::take(&mut self.lost_bytes),
+            unbound: std::mem::take(&mut self.unbound),
         }
     }
 
     /// A connection becomes known.
     pub fn connection(&mut self, event: &ConnectionEvent, host: &mut impl Host) {
-        if self.connections.contains_key(&event.connection) {
-            // Two threads made it known at the same time.
+        if let Some(tracked) = self.connections.get_mut(&event.connection) {
+            // Two threads made it known at the same time, or its socket became known.
+            tracked.bind(event);
+            if tracked.is_unbound() {
+                return;
+            }
+            if !tracked.ends_with_process() {
+                self.endless.remove(&event.connection);
+            }
+            tracked.hand_on_waiting(host);
             return;
         }
         if let Some(old) = self.by_socket.remove(&event.socket) {
@@ -126,8 +143,8 @@ impl Ingest {
             tracked.parser = Parser::None;
             host.ignore(event.socket, event.connection);
         }
-        if tracked.is_unix() {
-            self.unix.insert(event.connection);
+        if tracked.ends_with_process() {
+            self.endless.insert(event.connection);
         }
         self.by_socket.insert(event.socket, event.connection);
         self.connections.insert(event.connection, tracked);
@@ -180,8 +197,11 @@ impl Ingest {
             // The kernel side knows by itself unless the head came to it in parts.
             host.ignore(tracked.socket, event.connection);
         }
-        for exchange in out.drain() {
-            host.exchange(exchange, &tracked.connection);
+        let was_waiting = !tracked.waiting.is_empty();
+        self.unbound += tracked.hand_on(out, host);
+        if !was_waiting && !tracked.waiting.is_empty() {
+            let due_ns = event.time_ns.saturating_add(BIND_NS);
+            self.binding.push_back((due_ns, event.connection));
         }
     }
 
@@ -254,15 +274,14 @@ impl Ingest {
         });
         self.lost_bytes = self.lost_bytes.saturating_add(lost);
         session.end(how, &at, out);
-        for exchange in out.drain() {
-            host.exchange(exchange, &tracked.connection);
-        }
+        self.unbound += tracked.hand_on(out, host);
+        self.unbound += tracked.give_up_waiting(host);
     }
 
     /// A process ended: its unix connections ended with it (TCP ones are told by the kernel).
     pub fn exit(&mut self, tgid: u32, time_ns: u64, host: &mut impl Host) {
         let ended: Vec<u64> = self
-            .unix
+            .endless
             .iter()
             .filter(|id| {
                 self.connections
@@ -279,6 +298,15 @@ impl Ingest {
     /// Finishes what the kernel finished a while ago, and what ended without a word; to be called
     /// every so often.
     pub fn tick(&mut self, now_ns: u64, host: &mut impl Host) {
+        while let Some(&(due_ns, id)) = self.binding.front() {
+            if due_ns > now_ns {
+                break;
+            }
+            self.binding.pop_front();
+            if let Some(tracked) = self.connections.get_mut(&id) {
+                self.unbound += tracked.give_up_waiting(host);
+            }
+        }
         // Asking what a process holds is slow: once per process and tick.
         let mut held = FxHashMap::default();
         while let Some(&(due_ns, id)) = self.closing.front() {
@@ -322,7 +350,8 @@ impl Ingest {
         self.connections.clear();
         self.by_socket.clear();
         self.closing.clear();
-        self.unix.clear();
+        self.binding.clear();
+        self.endless.clear();
         open
     }
 
@@ -337,12 +366,13 @@ impl Ingest {
         let Some(mut tracked) = self.connections.remove(&id) else {
             return;
         };
-        self.unix.remove(&id);
+        self.endless.remove(&id);
         // Not there when the address was used again.
         if self.by_socket.get(&tracked.socket) == Some(&id) {
             self.by_socket.remove(&tracked.socket);
             host.forget(tracked.socket, id);
         }
+        self.unbound += tracked.give_up_waiting(host);
         let session = &mut tracked.parser;
         if matches!(session, Parser::None) {
             return;
@@ -381,9 +411,8 @@ impl Ingest {
             }
         };
         session.end(how, &at, out);
-        for exchange in out.drain() {
-            host.exchange(exchange, &tracked.connection);
-        }
+        self.unbound += tracked.hand_on(out, host);
+        self.unbound += tracked.give_up_waiting(host);
     }
 }
 

@@ -74,16 +74,34 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("UNIX_PEER", "unix_sock", "peer", false),
     ("UNIX_ADDRESS_LEN", "unix_address", "len", false),
     ("UNIX_ADDRESS_NAME", "unix_address", "name", false),
+    ("SOCK_ULP", "inet_connection_sock", "icsk_ulp_ops", false),
+    ("ULP_NAME", "tcp_ulp_ops", "name", false),
+    ("INODE_SB", "inode", "i_sb", false),
+    ("INODE_SIZE", "inode", "i_size", false),
+    ("INODE_GENERATION", "inode", "i_generation", false),
+    ("SB_DEV", "super_block", "s_dev", false),
 ];
 
-/// Registers of the first four arguments, in `struct pt_regs`.
+/// Registers in `struct pt_regs`: arguments of system calls, then what [`OTHERS`] names.
 #[cfg(target_arch = "x86_64")]
-const REGISTERS: Option<[&str; 4]> = Some(["di", "si", "dx", "r10"]);
+const REGISTERS: Option<([&str; 5], [&str; 6])> = Some((
+    ["di", "si", "dx", "r10", "r8"],
+    ["sp", "r14", "ax", "bx", "cx", "ax"],
+));
 /// `regs` is an array: the others follow from its start.
 #[cfg(not(target_arch = "x86_64"))]
-const REGISTERS: Option<[&str; 4]> = None;
+const REGISTERS: Option<([&str; 5], [&str; 6])> = None;
 
-const ARGUMENTS: [&str; 4] = ["REGS_ARG0", "REGS_ARG1", "REGS_ARG2", "REGS_ARG3"];
+const ARGUMENTS: [&str; 5] = ["REGS_ARG0", "REGS_ARG1", "REGS_ARG2", "REGS_ARG3", "REGS_ARG4"];
+/// Stack pointer, Go's registers (its own calling convention), a function's result.
+const OTHERS: [&str; 6] = [
+    "REGS_SP",
+    "REGS_GOROUTINE",
+    "REGS_GO0",
+    "REGS_GO1",
+    "REGS_GO2",
+    "REGS_RESULT",
+];
 
 /// Resolves them all.
 pub fn resolve(btf: &Btf) -> Result<Vec<Offset>, OffsetError> {
@@ -105,8 +123,9 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
         btf.offset(structure, member)
             .ok_or(OffsetError::Missing { structure, member })
     };
-    if let Some(names) = REGISTERS {
-        for (global, name) in ARGUMENTS.into_iter().zip(names) {
+    if let Some((arguments, others)) = REGISTERS {
+        let names = ARGUMENTS.into_iter().zip(arguments);
+        for (global, name) in names.chain(OTHERS.into_iter().zip(others)) {
             offsets.push((global, member("pt_regs", name)?));
         }
         return Ok(());
@@ -119,6 +138,12 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
     offsets.push((ARGUMENTS[0], member("pt_regs", "orig_x0")?));
     for (i, global) in ARGUMENTS.into_iter().enumerate().skip(1) {
         offsets.push((global, regs + 8 * i as u32));
+    }
+    let [stack, goroutine, rest @ ..] = OTHERS;
+    offsets.push((stack, member("pt_regs", "sp")?));
+    offsets.push((goroutine, regs + 8 * 28));
+    for (global, register) in rest.into_iter().zip([0, 1, 2, 0]) {
+        offsets.push((global, regs + 8 * register));
     }
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! Loads the eBPF object, hands it this kernel's offsets and attaches its programs.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
-use aya::programs::{Program, TracePoint};
+use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use tracer_common::abi::{connection_entry, drop_reason};
 
 use super::reader::Reader;
+use super::tls::TlsProbes;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
 
@@ -107,7 +109,8 @@ const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 
 /// The loaded and attached kernel side; everything is detached when it is dropped.
 pub struct Kernel {
-    ebpf: Ebpf,
+    /// Shared with the thread that attaches probes to TLS libraries.
+    ebpf: Arc<Mutex<Ebpf>>,
     ring_bytes: u32,
     #[cfg(feature = "ebpf-log")]
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
@@ -131,23 +134,16 @@ impl Kernel {
     /// Loads all programs without attaching any: what the verifier says of them.
     pub fn verify(options: &Options) -> Result<Vec<Verified>, LoadError> {
         let mut ebpf = open(options)?;
-        load_programs(&mut ebpf)
+        let mut verified = load_programs(&mut ebpf, false)?;
+        verified.extend(load_programs(&mut ebpf, true)?);
+        Ok(verified)
     }
 
     /// Loads and attaches.
     pub fn start(options: &Options) -> Result<Self, LoadError> {
         let mut ebpf = open(options)?;
-        load_programs(&mut ebpf)?;
-        for (index, name) in TAIL_CALLED.into_iter().enumerate() {
-            let point: &TracePoint = program(&ebpf, name)?;
-            let fd = point.fd().map_err(|source| failed("load", name, source))?;
-            let fd = fd.try_clone().map_err(|_| LoadError::Mismatch(name))?;
-            let mut programs: ProgramArray<_> = ebpf
-                .map_mut("PROGRAMS")
-                .ok_or(LoadError::Mismatch("PROGRAMS"))?
-                .try_into()?;
-            programs.set(index as u32, &fd, 0)?;
-        }
+        load_programs(&mut ebpf, false)?;
+        fill_tail_calls(&mut ebpf, "PROGRAMS", TAIL_CALLED)?;
         #[cfg(feature = "ebpf-log")]
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .map_err(|error| tracing::warn!(%error, "no debug output of the kernel side"))
@@ -155,7 +151,7 @@ impl Kernel {
         let mut kernel = Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
-            ebpf,
+            ebpf: Arc::new(Mutex::new(ebpf)),
             ring_bytes: options.ring_size(),
             attached: Vec::new(),
             missing: Vec::new(),
@@ -165,8 +161,11 @@ impl Kernel {
     }
 
     fn attach(&mut self) -> Result<(), LoadError> {
-        for (name, program) in self.ebpf.programs_mut() {
+        let mut ebpf = lock(&self.ebpf);
+        for (name, program) in ebpf.programs_mut() {
             match program {
+                // Attached to files that use them: see `TlsProbes`.
+                Program::UProbe(_) => {}
                 Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
                 Program::TracePoint(point) => {
                     let targets = if name == "sys_enter_write" {
@@ -217,8 +216,7 @@ impl Kernel {
 
     /// The event ring; to be taken once.
     pub fn reader(&mut self) -> Result<Reader, LoadError> {
-        let map = self
-            .ebpf
+        let map = lock(&self.ebpf)
             .take_map("EVENTS")
             .ok_or(LoadError::Mismatch("EVENTS map"))?;
         Ok(Reader::new(
@@ -227,9 +225,15 @@ impl Kernel {
         ))
     }
 
+    /// What attaches probes to TLS libraries; to be taken once.
+    pub fn tls(&mut self) -> Result<TlsProbes, LoadError> {
+        TlsProbes::new(Arc::clone(&self.ebpf))
+    }
+
     /// The maps that user space reads and writes while tracing; to be taken once.
     pub fn maps(&mut self) -> Result<Maps, LoadError> {
-        let mut take = |name| self.ebpf.take_map(name).ok_or(LoadError::Mismatch(name));
+        let mut ebpf = lock(&self.ebpf);
+        let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Mismatch(name));
         Ok(Maps {
             drops: PerCpuArray::try_from(take("DROPS")?)?,
             counts: PerCpuArray::try_from(take("COUNTS")?)?,
@@ -368,13 +372,22 @@ fn open(options: &Options) -> Result<Ebpf, LoadError> {
     })
 }
 
-fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<Verified>, LoadError> {
+/// Loads the programs of uprobes, or all others.
+pub(super) fn load_programs(ebpf: &mut Ebpf, uprobes: bool) -> Result<Vec<Verified>, LoadError> {
     let btf = aya::Btf::from_sys_fs()
         .map_err(|error| LoadError::Object(aya::EbpfError::BtfError(error)))?;
     let mut verified = Vec::new();
     for (name, program) in ebpf.programs_mut() {
+        if matches!(program, Program::UProbe(_)) != uprobes {
+            continue;
+        }
         let start = Instant::now();
         match program {
+            Program::UProbe(probe) => match probe.load() {
+                // A first use of them that failed half-way.
+                Err(ProgramError::AlreadyLoaded) => Ok(()),
+                result => result,
+            },
             Program::TracePoint(point) => point.load(),
             Program::BtfTracePoint(point) => point.load(name, &btf),
             _ => return Err(LoadError::Mismatch("known program type")),
@@ -389,6 +402,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<Verified>, LoadError> {
         let instructions = match program {
             Program::TracePoint(point) => point.info(),
             Program::BtfTracePoint(point) => point.info(),
+            Program::UProbe(probe) => probe.info(),
             _ => continue,
         }
         .ok()
@@ -402,15 +416,33 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<Verified>, LoadError> {
     Ok(verified)
 }
 
-fn program<'a, P>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a P, LoadError>
-where
-    &'a P: TryFrom<&'a Program>,
-{
-    let program = ebpf.program(name).ok_or(LoadError::Mismatch(name))?;
-    program.try_into().map_err(|_| LoadError::Mismatch(name))
+/// Fills a map of programs to be tail-called, which all are of one type.
+pub(super) fn fill_tail_calls(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+    names: [&'static str; 4],
+) -> Result<(), LoadError> {
+    for (index, name) in names.into_iter().enumerate() {
+        let program = ebpf.program(name).ok_or(LoadError::Mismatch(name))?;
+        let fd = match program {
+            Program::TracePoint(point) => point.fd(),
+            Program::UProbe(probe) => probe.fd(),
+            _ => return Err(LoadError::Mismatch(name)),
+        };
+        let fd = fd.map_err(|source| failed("load", name, source))?;
+        let fd = fd.try_clone().map_err(|_| LoadError::Mismatch(name))?;
+        let programs = ebpf.map_mut(map).ok_or(LoadError::Mismatch(map))?;
+        let mut programs: ProgramArray<_> = programs.try_into()?;
+        programs.set(index as u32, &fd, 0)?;
+    }
+    Ok(())
 }
 
-fn failed(action: &'static str, program: &str, source: aya::programs::ProgramError) -> LoadError {
+pub(super) fn lock(ebpf: &Mutex<Ebpf>) -> MutexGuard<'_, Ebpf> {
+    ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn failed(action: &'static str, program: &str, source: aya::programs::ProgramError) -> LoadError {
     LoadError::Program {
         action,
         program: program.to_owned(),
@@ -455,7 +487,7 @@ fn kernel_version() -> (u32, u32) {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

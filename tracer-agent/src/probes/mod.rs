@@ -2,6 +2,7 @@
 
 pub mod load;
 pub mod reader;
+pub mod tls;
 
 pub use load::{Kernel, KernelCounts, LoadError, Maps, Options, check_rights, object_size};
 pub use reader::Reader;

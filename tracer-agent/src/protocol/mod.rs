@@ -177,6 +177,8 @@ pub enum Endpoint {
     Ip(SocketAddr),
     /// Unix socket, path if it has one (abstract names begin with `@`).
     Unix(Option<Box<str>>),
+    /// Not known: the plaintext of a TLS session whose socket was not found out.
+    Unknown,
 }
 
 /// What is known of a connection from the kernel's own socket.
@@ -192,6 +194,8 @@ pub struct Connection {
     pub role: Option<Role>,
     /// Tracked from its first byte.
     pub from_start: bool,
+    /// The bytes are the plaintext of a TLS session.
+    pub tls: bool,
 }
 
 /// When a message began whose first byte came with this call: a read brings it when it returns, a

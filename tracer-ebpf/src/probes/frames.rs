@@ -4,15 +4,16 @@
 //! lost: the bytes are then shipped as they are (up to the budget), and the next call that begins
 //! like a frame is taken for one.
 
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{tracepoint, uprobe};
+use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use tracer_common::frame::Window;
 use tracer_common::http2::{DATA, FrameHeader, HEADER, LONGEST, PREFACE};
 
 use super::deliver::{Bytes, finish, next_part};
 use super::io::side;
 use crate::connection::{self, Connection, Direction, mode, verdict};
-use crate::maps::{SCRATCH, Walk};
+use crate::maps::Walk;
+use crate::way::{Syscalls, Uprobes, Way};
 
 /// Steps over frames in one run: a frame header, or a payload, or a byte of a cut header.
 const STEPS: u32 = 72;
@@ -20,20 +21,27 @@ const STEPS: u32 = 72;
 /// Reached by tail call only.
 #[tracepoint]
 pub fn frames(ctx: TracePointContext) -> u32 {
-    let _ = try_frames(&ctx);
+    let _ = try_frames::<Syscalls>(&ctx);
+    0
+}
+
+/// The same, reached from uprobes.
+#[uprobe]
+pub fn tls_frames(ctx: ProbeContext) -> u32 {
+    let _ = try_frames::<Uprobes>(&ctx);
+    Uprobes::done();
     0
 }
 
 #[inline(always)]
-fn try_frames(ctx: &TracePointContext) -> Option<()> {
-    // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
-    let scratch = unsafe { SCRATCH.get_ptr_mut(0)?.as_mut()? };
+fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
+    let scratch = W::scratch()?;
     let connection = connection::find(scratch.call.socket)?;
     let bytes = Bytes::of(scratch);
     let side = side(connection, scratch.call.direction as u8);
     let seen = walk(&bytes, side, scratch.found.len);
     finish(scratch, connection, seen, seen);
-    next_part(ctx, scratch, connection)
+    next_part::<W>(ctx, scratch, connection)
 }
 
 /// A connection turned out to speak HTTP/2. This direction's frames begin here, behind the preface

@@ -17,6 +17,7 @@ use crate::maps::{
     AGENT_TGID, BUFFER, Call, ENTERED, ENTERED_SLOTS, Entered, NO_BYTES, POLICY_ACTIVE,
     POLICY_DEFAULT, PROCESSES, PROGRAMS, SCRATCH, WINDOW_PROGRAM,
 };
+use crate::tls;
 
 /// How a syscall names its bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -315,6 +316,10 @@ fn no_data(ret: i64, direction: u8, shape: Shape) -> Option<()> {
         tid,
     };
     emit::end(connection, &ended);
+    // The end of what is read of a session is what its library says: some may wait in a buffer.
+    if fatal && let Some(session) = connection.session() {
+        emit::end(session, &ended);
+    }
     None
 }
 
@@ -376,21 +381,9 @@ fn account(
     let Some(connection) = connection::find_or_join(file, time_ns) else {
         return;
     };
-    let verdict = connection.verdict;
-    let turned = connection.last != direction;
-    connection.last = direction;
-    let side = side(connection, direction);
-    if rest.is_none() && whole_call_is_skipped(verdict, side, total) {
-        side.position += total as u64;
-        side.skipped += total as u64;
+    tls::on_socket(caller, file, connection, direction, base, vectors);
+    if !wants_a_look(connection, direction, total, rest.is_some()) {
         return;
-    }
-    if turned {
-        if side.mode == mode::UNFRAMED {
-            side.mode = mode::START;
-            side.unframed = 0;
-        }
-        connection.turned = 1;
     }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return;
@@ -424,6 +417,28 @@ fn account(
         };
         PROGRAMS.tail_call(ctx, WINDOW_PROGRAM);
     }
+}
+
+/// Takes note of a call. False when none of its bytes needs a look: then it is accounted for.
+#[inline(always)]
+pub fn wants_a_look(connection: &mut Connection, direction: u8, total: u32, several: bool) -> bool {
+    let verdict = connection.verdict;
+    let turned = connection.last != direction;
+    connection.last = direction;
+    let side = side(connection, direction);
+    if !several && whole_call_is_skipped(verdict, side, total) {
+        side.position += total as u64;
+        side.skipped += total as u64;
+        return false;
+    }
+    if turned {
+        if side.mode == mode::UNFRAMED {
+            side.mode = mode::START;
+            side.unframed = 0;
+        }
+        connection.turned = 1;
+    }
+    true
 }
 
 /// One direction of a connection.

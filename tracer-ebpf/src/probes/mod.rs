@@ -4,6 +4,8 @@ pub mod close;
 pub mod deliver;
 pub mod frames;
 pub mod io;
+pub mod mapped;
 pub mod process;
 pub mod tcp;
+pub mod tls;
 pub mod window;

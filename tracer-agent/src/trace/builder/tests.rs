@@ -53,6 +53,7 @@ fn connection() -> Arc<Connection> {
         remote: ip(4321),
         role: None,
         from_start: true,
+        tls: false,
     })
 }
 

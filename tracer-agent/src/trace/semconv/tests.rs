@@ -55,6 +55,7 @@ fn span(exchange: Exchange, local: Endpoint, remote: Endpoint) -> Span {
         remote,
         role: Some(exchange.role),
         from_start: true,
+        tls: false,
     };
     SpanBuilder::new(
         Propagators::default(),

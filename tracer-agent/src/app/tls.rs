@@ -1,0 +1,361 @@
+//! The thread that keeps probes in the TLS libraries that processes use.
+//!
+//! In: processes that start, map files and end. Out: probes, attached once for each file whatever the
+//! number of processes, and taken out some time after the last one is gone. Looking into files and
+//! attaching take milliseconds to seconds: never on the capture thread.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_common::abi::MappedFile;
+
+use super::AppError;
+use crate::discover::binary::{FileId, Target};
+use crate::meta::ProcFs;
+use crate::probes::{Attached, TlsProbes};
+
+/// News that may wait for the thread. When there are more, all processes are looked at instead.
+const MOST_NEWS: usize = 4096;
+/// Files that are probed at a time.
+const MOST_FILES: usize = 256;
+/// How long a file that nobody uses keeps its probes: the next short-lived program may use it again.
+const UNUSED: Duration = Duration::from_secs(60);
+/// A process that has just mapped a file maps more.
+const SETTLE: Duration = Duration::from_millis(15);
+
+/// What happened to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    Started(u32),
+    Mapped(u32, MappedFile),
+    Ended(u32),
+}
+
+/// Finds what there is to probe.
+pub trait Finder: Send {
+    /// TLS libraries in the files that the process has mapped executable. Each target of a file that
+    /// cannot be understood is told once.
+    fn of_process(&mut self, tgid: u32) -> Vec<Target>;
+
+    /// TLS libraries of the host that programs are likely to use.
+    fn of_host(&mut self) -> Vec<Target>;
+}
+
+/// The capture thread's end.
+#[derive(Clone)]
+pub struct Watch {
+    news: SyncSender<News>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// News were lost: look at everything.
+    missed: AtomicBool,
+    stop: AtomicBool,
+    files: AtomicU64,
+    probes: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// Numbers for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsCounts {
+    /// Files with probes in them.
+    pub files: u64,
+    /// Probes in them.
+    pub probes: u64,
+    /// Functions and files that could not be attached to.
+    pub failures: u64,
+}
+
+impl Watch {
+    /// A process executes a program.
+    pub fn started(&self, tgid: u32) {
+        self.tell(News::Started(tgid));
+    }
+
+    /// A process mapped an executable file.
+    pub fn mapped(&self, tgid: u32, file: MappedFile) {
+        self.tell(News::Mapped(tgid, file));
+    }
+
+    /// A process ended.
+    pub fn ended(&self, tgid: u32) {
+        self.tell(News::Ended(tgid));
+    }
+
+    /// Never waits.
+    fn tell(&self, news: News) {
+        if let Err(TrySendError::Full(_)) = self.news.try_send(news) {
+            self.shared.missed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Has the thread end; does not wait for it.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Current numbers.
+    pub fn counts(&self) -> TlsCounts {
+        TlsCounts {
+            files: self.shared.files.load(Ordering::Relaxed),
+            probes: self.shared.probes.load(Ordering::Relaxed),
+            failures: self.shared.failures.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Starts the thread.
+pub fn start(
+    probes: TlsProbes,
+    finder: Box<dyn Finder>,
+    proc: ProcFs,
+) -> Result<Watch, AppError> {
+    let (news, receiver) = sync_channel(MOST_NEWS);
+    let shared = Arc::new(Shared::default());
+    let mut keeper = Keeper {
+        probes,
+        finder,
+        proc,
+        shared: Arc::clone(&shared),
+        files: FxHashMap::default(),
+        users: FxHashMap::default(),
+        due: FxHashMap::default(),
+    };
+    std::thread::Builder::new()
+        .name("tls".into())
+        .spawn(move || keeper.run(&receiver))
+        .map_err(|error| AppError::Start("start the thread for TLS libraries", error))?;
+    Ok(Watch { news, shared })
+}
+
+/// A file with TLS in it.
+struct File {
+    /// `None` when there is nothing in it that can be probed.
+    attached: Option<Attached>,
+    users: FxHashSet<u32>,
+    /// Since when nobody uses it.
+    unused: Option<Instant>,
+    /// Stays whoever uses it: programs that live for moments would be over before.
+    of_host: bool,
+}
+
+struct Keeper {
+    probes: TlsProbes,
+    finder: Box<dyn Finder>,
+    proc: ProcFs,
+    shared: Arc<Shared>,
+    files: FxHashMap<FileId, File>,
+    /// Files that a process uses.
+    users: FxHashMap<u32, BTreeSet<FileId>>,
+    /// Processes to be looked at (again), when, and which of their files that will settle.
+    due: FxHashMap<u32, (Instant, Vec<MappedFile>)>,
+}
+
+impl Keeper {
+    fn run(&mut self, news: &Receiver<News>) {
+        if let Err(error) = self.probes.watch() {
+            tracing::warn!(%error, "TLS libraries that are loaded later will not be seen");
+        }
+        for target in self.finder.of_host() {
+            self.attach(&target, None);
+        }
+        self.look_at_all();
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            let wait = if self.due.is_empty() {
+                Duration::from_millis(250)
+            } else {
+                SETTLE / 3
+            };
+            match news.recv_timeout(wait) {
+                Ok(one) => {
+                    self.take(one);
+                    while let Ok(one) = news.try_recv() {
+                        self.take(one);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.shared.missed.swap(false, Ordering::Relaxed) {
+                self.look_at_all();
+            }
+            self.look_again();
+            self.clean_up(Instant::now());
+        }
+    }
+
+    fn take(&mut self, news: News) {
+        let again = Instant::now() + SETTLE;
+        match news {
+            News::Started(tgid) => {
+                self.forget(tgid);
+                self.look_at(tgid);
+                self.due.entry(tgid).or_insert((again, Vec::new()));
+            }
+            News::Mapped(tgid, file) => {
+                if !self.due.contains_key(&tgid) {
+                    self.look_at(tgid);
+                }
+                let (_, files) = self.due.entry(tgid).or_insert((again, Vec::new()));
+                if files.len() < 64 {
+                    files.push(file);
+                }
+            }
+            News::Ended(tgid) => {
+                self.due.remove(&tgid);
+                self.forget(tgid);
+            }
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        for tgid in self.proc.pids() {
+            if tgid != std::process::id() {
+                self.look_at(tgid);
+            }
+        }
+        let gone: Vec<u32> = self
+            .users
+            .keys()
+            .filter(|tgid| !self.proc.exists(**tgid))
+            .copied()
+            .collect();
+        for tgid in gone {
+            self.forget(tgid);
+        }
+    }
+
+    /// Looks at those that had time to settle.
+    fn look_again(&mut self) {
+        let now = Instant::now();
+        let due: Vec<u32> = self
+            .due
+            .iter()
+            .filter(|(_, (at, _))| *at <= now)
+            .map(|(tgid, _)| *tgid)
+            .collect();
+        for tgid in due {
+            let Some((_, files)) = self.due.remove(&tgid) else {
+                continue;
+            };
+            self.look_at(tgid);
+            // A process that is gone was not looked at.
+            if self.proc.exists(tgid) {
+                let used = self.users.get(&tgid);
+                for file in files {
+                    let used = used
+                        .is_some_and(|used| used.iter().any(|id| id.inode == file.inode));
+                    if !used {
+                        self.probes.set_known(&file);
+                    }
+                }
+            }
+        }
+    }
+
+    fn look_at(&mut self, tgid: u32) {
+        for target in self.finder.of_process(tgid) {
+            self.attach(&target, Some(tgid));
+        }
+    }
+
+    fn attach(&mut self, target: &Target, user: Option<u32>) {
+        if !self.files.contains_key(&target.file) && self.files.len() >= MOST_FILES {
+            self.shared.failures.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        if !self.files.contains_key(&target.file) {
+            let attached = self.attach_new(target);
+            let file = File {
+                attached,
+                users: FxHashSet::default(),
+                unused: Some(Instant::now()),
+                of_host: user.is_none(),
+            };
+            self.files.insert(target.file, file);
+            self.count();
+        }
+        if let (Some(tgid), Some(file)) = (user, self.files.get_mut(&target.file)) {
+            file.users.insert(tgid);
+            file.unused = None;
+            self.users.entry(tgid).or_default().insert(target.file);
+        }
+    }
+
+    fn attach_new(&mut self, target: &Target) -> Option<Attached> {
+        let (file, library) = (target.shown.display(), &target.library);
+        let started = Instant::now();
+        match self.probes.attach(target) {
+            Ok(attached) => {
+                for (function, why) in &attached.failed {
+                    self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(%file, %library, ?function, %why, "cannot be probed");
+                }
+                if attached.is_empty() {
+                    return None;
+                }
+                tracing::info!(
+                    %file,
+                    %library,
+                    functions = attached.functions.len(),
+                    probes = attached.len(),
+                    elapsed_ms = started.elapsed().as_millis() as u64,
+                    "sees into a TLS library"
+                );
+                Some(attached)
+            }
+            Err(error) => {
+                self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                let error = anyhow::Error::from(error);
+                tracing::warn!(%file, %library, error = format!("{error:#}"), "cannot be probed");
+                None
+            }
+        }
+    }
+
+    fn forget(&mut self, tgid: u32) {
+        for id in self.users.remove(&tgid).unwrap_or_default() {
+            if let Some(file) = self.files.get_mut(&id) {
+                file.users.remove(&tgid);
+                if file.users.is_empty() {
+                    file.unused = Some(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Takes probes out of files that nobody has used for a while.
+    fn clean_up(&mut self, now: Instant) {
+        let over: Vec<FileId> = self
+            .files
+            .iter()
+            .filter(|(_, file)| {
+                !file.of_host && file.unused.is_some_and(|since| now - since >= UNUSED)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &over {
+            if let Some(attached) = self.files.remove(id).and_then(|file| file.attached) {
+                self.probes.detach(attached);
+            }
+        }
+        if !over.is_empty() {
+            self.count();
+        }
+    }
+
+    fn count(&self) {
+        let attached = || self.files.values().filter_map(|file| file.attached.as_ref());
+        let probes: usize = attached().map(Attached::len).sum();
+        let files = attached().count();
+        self.shared.files.store(files as u64, Ordering::Relaxed);
+        self.shared.probes.store(probes as u64, Ordering::Relaxed);
+    }
+}
