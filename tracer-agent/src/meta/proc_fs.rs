@@ -4,8 +4,10 @@
 //! `Option`. What lies below a traced process's own root is chosen by that process, so such files
 //! are opened without following a final link, without blocking and only if they are regular.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -21,11 +23,27 @@ const SMALL: u64 = 16 * 1024;
 const ARGUMENTS: u64 = 256 * 1024;
 const ENVIRONMENT: u64 = 256 * 1024;
 const MAPS: u64 = 1024 * 1024;
+const MAPPINGS_MAX: usize = 4096;
 
 /// A mounted procfs.
 #[derive(Clone, Debug)]
 pub struct ProcFs {
     root: PathBuf,
+}
+
+/// A file that is mapped executable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Name of its link in `/proc/PID/map_files`: both addresses.
+    pub range: String,
+    /// Device as `major:minor` in hexadecimal; not what `stat` says on overlayfs and btrfs.
+    pub device: String,
+    /// Inode number.
+    pub inode: u64,
+    /// Name of the file, as far as the agent's root and the process's are the same.
+    pub path: PathBuf,
+    /// Whether the name was removed since.
+    pub deleted: bool,
 }
 
 /// What `/proc/PID/stat` says that is of use here.
@@ -118,6 +136,38 @@ impl ProcFs {
         self.read(pid, "maps", MAPS).map(lossy)
     }
 
+    /// Files that are mapped executable, in the order of their addresses: the first 16 MiB of
+    /// `/proc/PID/maps` (a hundred thousand mappings), up to 4,096 of them.
+    pub fn executable_mappings(&self, pid: u32) -> Option<Vec<Mapping>> {
+        let file = File::open(self.path(pid, "maps")).ok()?;
+        let lines = BufReader::new(file.take(16 * MAPS)).split(b'\n');
+        let mut mappings = Vec::new();
+        for line in lines {
+            mappings.extend(parse_mapping(&line.ok()?));
+            if mappings.len() >= MAPPINGS_MAX {
+                break;
+            }
+        }
+        Some(mappings)
+    }
+
+    /// A mapped file, whatever became of its name. Needs `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE`.
+    pub fn open_mapping(&self, pid: u32, mapping: &Mapping) -> Option<File> {
+        let path = self.path(pid, "map_files").join(&mapping.range);
+        // Opening a device can have effects: look first. The link cannot come to lead elsewhere
+        // than to what is mapped there.
+        if !std::fs::metadata(&path).ok()?.is_file() {
+            return None;
+        }
+        open_untrusted(&path, 0)
+    }
+
+    /// The regular file that the process knows as `path` (absolute).
+    pub fn open_in_root(&self, pid: u32, path: &Path) -> Option<File> {
+        let relative = path.strip_prefix("/").ok()?;
+        open_untrusted(&self.path(pid, "root").join(relative), libc::O_NOFOLLOW)
+    }
+
     /// Inode numbers of the sockets that the process has open, none when there is no such process;
     /// `None` when that cannot be read.
     pub fn sockets_of(&self, pid: u32) -> Option<FxHashSet<u64>> {
@@ -185,18 +235,53 @@ fn read_file(path: &Path, limit: u64) -> Option<Vec<u8>> {
 
 /// A FIFO or device in place of the file must not hold the agent up, hence non-blocking and the
 /// check of the type on the opened file.
-fn read_untrusted(path: &Path, limit: u64) -> Option<Vec<u8>> {
+fn open_untrusted(path: &Path, flags: i32) -> Option<File> {
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | flags)
         .open(path)
         .ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
+    file.metadata().ok()?.is_file().then_some(file)
+}
+
+fn read_untrusted(path: &Path, limit: u64) -> Option<Vec<u8>> {
+    let file = open_untrusted(path, libc::O_NOFOLLOW)?;
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes).ok()?;
     Some(bytes)
+}
+
+/// `7f01-7f02 r-xp 00001000 08:01 42   /usr/lib/libssl.so.3 (deleted)` (proc_pid_maps(5)).
+fn parse_mapping(line: &[u8]) -> Option<Mapping> {
+    let mut rest = line;
+    let mut field = || {
+        rest = rest.trim_ascii_start();
+        let end = rest.iter().position(|byte| *byte == b' ')?;
+        let (field, after) = rest.split_at_checked(end)?;
+        rest = after;
+        std::str::from_utf8(field).ok()
+    };
+    let (range, rights) = (field()?, field()?);
+    if rights.as_bytes().get(2) != Some(&b'x') {
+        return None;
+    }
+    let (_offset, device, inode) = (field()?, field()?, field()?);
+    let path = rest.trim_ascii_start();
+    // Not a file: anonymous, [vdso].
+    if !path.starts_with(b"/") {
+        return None;
+    }
+    let (path, deleted) = match path.strip_suffix(b" (deleted)") {
+        Some(path) => (path, true),
+        None => (path, false),
+    };
+    Some(Mapping {
+        range: range.to_owned(),
+        device: device.to_owned(),
+        inode: inode.parse().ok()?,
+        path: PathBuf::from(OsStr::from_bytes(path)),
+        deleted,
+    })
 }
 
 /// The name is in parentheses and may itself contain spaces and parentheses: the last one ends it.
@@ -246,6 +331,32 @@ mod tests {
         ] {
             assert_eq!(parse_stat(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn mappings() {
+        let check = |line: &str, expected: Option<(&str, u64, bool)>| {
+            let mapping = parse_mapping(line.as_bytes());
+            let got = mapping
+                .as_ref()
+                .map(|m| (m.path.to_str().expect("text"), m.inode, m.deleted));
+            assert_eq!(got, expected, "{line}");
+        };
+        let head = "7f0123456000-7f0123457000 r-xp 00001000 fe:01 42";
+        check(
+            &format!("{head}                         /usr/lib/libssl.so.3"),
+            Some(("/usr/lib/libssl.so.3", 42, false)),
+        );
+        check(&format!("{head} /a b (deleted)"), Some(("/a b", 42, true)));
+        check(&format!("{head} [vdso]"), None);
+        check(&format!("{head} "), None);
+        check(head, None);
+        check("7f01-7f02 rw-p 0 fe:01 42 /usr/lib/x", None);
+        check("7f01-7f02 r-xp 0 fe:01 x /usr/lib/x", None);
+        check("", None);
+        let mapping = parse_mapping(format!("{head} /x").as_bytes()).expect("valid");
+        assert_eq!(mapping.range, "7f0123456000-7f0123457000");
+        assert_eq!(mapping.device, "fe:01");
     }
 
     #[test]

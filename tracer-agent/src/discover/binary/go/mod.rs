@@ -1,0 +1,154 @@
+//! Go programs: version, functions by name, and where a `tls.Conn` keeps its socket.
+//!
+//! Works on stripped programs too: Go's runtime needs its function table, so nothing removes it.
+
+mod build_info;
+mod module;
+mod pclntab;
+
+use std::ops::Range;
+
+use super::BinaryError;
+use super::code::{self, Extents, NotUnderstood};
+use super::elf::{Elf, Machine};
+use super::types::{Function, GoLayout, GoTls, Refused, TlsFunction};
+use pclntab::FunctionTable;
+
+/// The names of crypto/tls that probes are for. A method of this size is never inlined.
+const TLS: &[(&str, TlsFunction)] = &[
+    ("crypto/tls.(*Conn).Read", TlsFunction::GoTlsRead),
+    ("crypto/tls.(*Conn).Write", TlsFunction::GoTlsWrite),
+    ("crypto/tls.(*Conn).Close", TlsFunction::GoTlsClose),
+    (
+        "crypto/tls.(*Conn).HandshakeContext",
+        TlsFunction::GoTlsHandshakeContext,
+    ),
+];
+
+/// Layout of net and crypto/tls. `tls.Conn` begins with its `net.Conn`; a `net.TCPConn` is a `conn`, which is a
+/// `*netFD`; a `netFD` begins with its `poll.FD`, and that with an `fdMutex` of 16 bytes and `Sysfd`.
+/// Read in the sources of each release from 1.17 to 1.26.
+const LAYOUT: GoLayout = GoLayout {
+    conn_itab: 0,
+    conn_data: 8,
+    tcp_conn_fd: 0,
+    net_fd_sysfd: 16,
+};
+const LAYOUT_KNOWN: std::ops::RangeInclusive<u16> = 17..=26;
+
+/// A function of a Go program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoFunction {
+    /// Full name, as `runtime.newproc1`.
+    pub name: String,
+    /// File offset of the first instruction.
+    pub entry: u64,
+    /// File offsets of its RETs, or why they are not known.
+    pub returns: Result<Vec<u64>, String>,
+}
+
+/// A Go program whose function table was understood.
+pub struct GoProgram<'a> {
+    elf: &'a Elf<'a>,
+    /// As the build info says it: `go1.26.8`.
+    pub version: String,
+    /// Major and minor of it.
+    pub release: (u16, u16),
+    table: FunctionTable,
+}
+
+impl<'a> GoProgram<'a> {
+    /// `None` if the file is no Go program; an error if it is one and cannot be understood.
+    pub fn parse(elf: &'a Elf<'a>) -> Result<Option<Self>, BinaryError> {
+        let Some(version) = build_info::version(elf)? else {
+            return Ok(None);
+        };
+        let release = build_info::release(&version)
+            .ok_or(BinaryError::Unsupported("Go version is not a release"))?;
+        // Before these, arguments are on the stack.
+        let first = match elf.machine {
+            Machine::X86_64 => (1, 17),
+            Machine::Aarch64 => (1, 18),
+        };
+        if release < first {
+            return Err(BinaryError::Unsupported("Go before register arguments"));
+        }
+        let table = FunctionTable::parse(elf)?;
+        Ok(Some(GoProgram {
+            elf,
+            version,
+            release,
+            table,
+        }))
+    }
+
+    /// Functions by their full names, those that exist, in no order.
+    pub fn functions(&self, names: &[&str]) -> Result<Vec<GoFunction>, BinaryError> {
+        let found = self.table.find(self.elf, names)?;
+        Ok(found
+            .into_iter()
+            .filter_map(|(name, range)| {
+                let entry = self.elf.code_offset(&range)?;
+                Some(GoFunction {
+                    name,
+                    entry,
+                    returns: self.returns(&range).map_err(|error| error.to_string()),
+                })
+            })
+            .collect())
+    }
+
+    fn returns(&self, range: &Range<u64>) -> Result<Vec<u64>, NotUnderstood> {
+        let addresses = code::returns(self.elf, self, range.clone())?;
+        let offset = |address: &u64| self.elf.offset(*address).ok_or(NotUnderstood::NoCode);
+        addresses.iter().map(offset).collect()
+    }
+
+    /// crypto/tls: what it is and what of it can be attached to; `None` if the program has none.
+    pub fn tls(&self) -> Result<Option<(GoTls, Vec<Function>, Vec<Refused>)>, BinaryError> {
+        let names: Vec<&str> = TLS.iter().map(|(name, _)| *name).collect();
+        let (mut functions, mut refused) = (Vec::new(), Vec::new());
+        for function in self.functions(&names)? {
+            let Some((_, probe)) = TLS.iter().find(|(name, _)| *name == function.name) else {
+                continue;
+            };
+            let (probe, entry) = (*probe, function.entry);
+            match function.returns {
+                Ok(returns) => functions.push(Function {
+                    probe,
+                    entry,
+                    returns,
+                }),
+                Err(_) if !probe.needs_returns() => functions.push(Function {
+                    probe,
+                    entry,
+                    returns: Vec::new(),
+                }),
+                Err(reason) => refused.push(Refused { probe, reason }),
+            }
+        }
+        if functions.is_empty() && refused.is_empty() {
+            return Ok(None);
+        }
+        functions.sort_by_key(|function| (function.probe, function.entry));
+        let known = self.release.0 == 1 && LAYOUT_KNOWN.contains(&self.release.1);
+        let tls = GoTls {
+            go_version: self.version.clone(),
+            release: self.release,
+            layout: known.then_some(LAYOUT),
+            tcp_conn_itab: known
+                .then(|| {
+                    let module = module::find(self.elf, self.table.address).ok()??;
+                    module::itab(self.elf, module, self.release, "*net.TCPConn", "net.Conn").ok()?
+                })
+                .flatten(),
+        };
+        Ok(Some((tls, functions, refused)))
+    }
+}
+
+impl Extents for GoProgram<'_> {
+    fn covering(&self, address: u64) -> Result<Option<Range<u64>>, BinaryError> {
+        self.table.covering(self.elf, address)
+    }
+}

@@ -1,0 +1,271 @@
+//! Which TLS libraries one file contains, and where their functions are.
+//!
+//! In: an ELF file. Out: a [`Library`] for each. OpenSSL's family and GnuTLS are told by function
+//! symbols, Go's crypto/tls by the function table, rustls by symbols or by the source paths in the
+//! texts of panics. Where only texts are left, the library is reported without functions.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::BinaryError;
+use super::code::{self, Extents, NotUnderstood};
+use super::elf::Elf;
+use super::go::GoProgram;
+use super::symbols::{self, Symbol, Table};
+use super::types::{Function, Refused, TlsFunction, TlsLibrary};
+use super::{text, unwind};
+
+use TlsFunction as F;
+
+/// One TLS library of one file.
+#[derive(Clone, Debug)]
+pub struct Library {
+    /// What it is.
+    pub library: TlsLibrary,
+    /// Where to attach, sorted.
+    pub functions: Arc<[Function]>,
+    /// What is there but not understood.
+    pub refused: Arc<[Refused]>,
+}
+
+const OPENSSL: &[(&str, TlsFunction)] = &[
+    ("SSL_read", F::SslRead),
+    ("SSL_read_ex", F::SslReadEx),
+    ("SSL_peek", F::SslPeek),
+    ("SSL_peek_ex", F::SslPeekEx),
+    ("SSL_write", F::SslWrite),
+    ("SSL_write_ex", F::SslWriteEx),
+    ("SSL_write_ex2", F::SslWriteEx2),
+    ("SSL_sendfile", F::SslSendfile),
+    ("SSL_do_handshake", F::SslDoHandshake),
+    ("SSL_connect", F::SslConnect),
+    ("SSL_accept", F::SslAccept),
+    ("SSL_shutdown", F::SslShutdown),
+    ("SSL_free", F::SslFree),
+    ("SSL_set_fd", F::SslSetFd),
+    ("SSL_set_rfd", F::SslSetRfd),
+    ("SSL_set_wfd", F::SslSetWfd),
+    ("SSL_set_bio", F::SslSetBio),
+];
+
+/// Functions that only one of the forks of OpenSSL has.
+const BORINGSSL: &[&str] = &[
+    "SSL_CTX_set_grease_enabled",
+    "SSL_CTX_set_select_certificate_cb",
+    "SSL_CTX_set_permute_extensions",
+    "SSL_set_quic_use_legacy_codepoint",
+    "SSL_early_data_reason_string",
+];
+const LIBRESSL: &[&str] = &[
+    "SSL_CTX_use_certificate_chain_mem",
+    "SSL_CTX_load_verify_mem",
+];
+
+const GNUTLS: &[(&str, TlsFunction)] = &[
+    ("gnutls_record_recv", F::GnutlsRecordRecv),
+    ("gnutls_record_recv_seq", F::GnutlsRecordRecvSeq),
+    ("gnutls_record_recv_packet", F::GnutlsRecordRecvPacket),
+    ("gnutls_record_send", F::GnutlsRecordSend),
+    ("gnutls_record_send2", F::GnutlsRecordSend2),
+    ("gnutls_record_send_range", F::GnutlsRecordSendRange),
+    ("gnutls_record_send_file", F::GnutlsRecordSendFile),
+    ("gnutls_record_uncork", F::GnutlsRecordUncork),
+    ("gnutls_handshake", F::GnutlsHandshake),
+    ("gnutls_bye", F::GnutlsBye),
+    ("gnutls_deinit", F::GnutlsDeinit),
+    ("gnutls_transport_set_int2", F::GnutlsTransportSetInt2),
+    ("gnutls_transport_set_ptr", F::GnutlsTransportSetPtr),
+    ("gnutls_transport_set_ptr2", F::GnutlsTransportSetPtr2),
+];
+
+fn wanted(name: &str) -> bool {
+    probe(name).is_some() || BORINGSSL.contains(&name) || LIBRESSL.contains(&name)
+}
+
+fn probe(name: &str) -> Option<TlsFunction> {
+    let mut all = OPENSSL.iter().chain(GNUTLS);
+    all.find(|(known, _)| *known == name)
+        .map(|(_, probe)| *probe)
+}
+
+/// All TLS libraries in a file.
+pub fn find(elf: &Elf<'_>) -> Result<Vec<Library>, BinaryError> {
+    let mut libraries = Vec::new();
+    let symbols = by_symbols(elf)?;
+    let (gnutls, openssl): (Vec<Symbol>, Vec<Symbol>) = symbols
+        .into_iter()
+        .partition(|symbol| symbol.name.starts_with("gnutls_"));
+    if has(
+        &openssl,
+        &[F::SslRead, F::SslReadEx, F::SslWrite, F::SslWriteEx],
+    ) {
+        libraries.push(resolve(elf, &openssl, openssl_flavour(elf, &openssl)?));
+    }
+    if has(&gnutls, &[F::GnutlsRecordRecv, F::GnutlsRecordSend]) {
+        let version = text::gnutls(elf)?;
+        libraries.push(resolve(elf, &gnutls, TlsLibrary::GnuTls { version }));
+    }
+    match go(elf) {
+        Ok(None) => {}
+        Ok(Some(found)) => {
+            libraries.extend(found);
+            return Ok(libraries);
+        }
+        Err(error) if libraries.is_empty() => return Err(error),
+        Err(_) => return Ok(libraries),
+    }
+    if !has(&openssl, &[F::SslRead, F::SslWrite])
+        && let Some(library) = text::openssl_without_symbols(elf)?
+    {
+        libraries.push(nameless(library));
+    }
+    if let Some(version) = text::rustls(elf)? {
+        libraries.push(nameless(TlsLibrary::Rustls { version }));
+    }
+    Ok(libraries)
+}
+
+/// crypto/tls of a Go program, if it has that; `None` if the file is no Go program.
+fn go(elf: &Elf<'_>) -> Result<Option<Option<Library>>, BinaryError> {
+    let Some(program) = GoProgram::parse(elf)? else {
+        return Ok(None);
+    };
+    let library = program.tls()?.map(|(tls, functions, refused)| Library {
+        library: TlsLibrary::GoTls(tls),
+        functions: functions.into(),
+        refused: refused.into(),
+    });
+    Ok(Some(library))
+}
+
+/// A library of which only texts are left.
+fn nameless(library: TlsLibrary) -> Library {
+    Library {
+        library,
+        functions: Arc::new([]),
+        refused: Arc::new([]),
+    }
+}
+
+fn has(symbols: &[Symbol], any: &[TlsFunction]) -> bool {
+    symbols
+        .iter()
+        .any(|symbol| probe(&symbol.name).is_some_and(|probe| any.contains(&probe)))
+}
+
+/// Exported functions first: a file that exports them is a library and its full table says the same.
+fn by_symbols(elf: &Elf<'_>) -> Result<Vec<Symbol>, BinaryError> {
+    for table in [symbols::dynamic_table(elf), symbols::full_table(elf)] {
+        let Some(table) = table else { continue };
+        let mut found = symbols::find(elf, table, &["SSL_", "gnutls_"], &wanted)?;
+        found.retain(|symbol| symbol.function);
+        if found.iter().any(|symbol| probe(&symbol.name).is_some()) {
+            return Ok(found);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn openssl_flavour(elf: &Elf<'_>, symbols: &[Symbol]) -> Result<TlsLibrary, BinaryError> {
+    let any = |names: &[&str]| {
+        symbols
+            .iter()
+            .any(|symbol| names.contains(&symbol.name.as_str()))
+    };
+    if any(BORINGSSL) {
+        return Ok(TlsLibrary::BoringSsl);
+    }
+    if any(LIBRESSL) {
+        let version = text::libressl(elf)?;
+        return Ok(TlsLibrary::LibreSsl { version });
+    }
+    Ok(match text::openssl(elf)? {
+        Some(library) => library,
+        None => TlsLibrary::OpenSsl { version: None },
+    })
+}
+
+fn resolve(elf: &Elf<'_>, found: &[Symbol], library: TlsLibrary) -> Library {
+    let extents = CExtents::new(elf);
+    let (mut functions, mut refused) = (Vec::<Function>::new(), Vec::new());
+    for symbol in found {
+        let Some(probe) = probe(&symbol.name) else {
+            continue;
+        };
+        match function(elf, &extents, symbol, probe) {
+            // Several versions of one name, or two tables, may lead to the same code.
+            Ok(function) if functions.contains(&function) => {}
+            Ok(function) => functions.push(function),
+            Err(error) => refused.push(Refused {
+                probe,
+                reason: error.to_string(),
+            }),
+        }
+    }
+    functions.sort_by_key(|function| (function.probe, function.entry));
+    refused.sort_by_key(|refused| refused.probe);
+    Library {
+        library,
+        functions: functions.into(),
+        refused: refused.into(),
+    }
+}
+
+fn function(
+    elf: &Elf<'_>,
+    extents: &CExtents<'_>,
+    symbol: &Symbol,
+    probe: TlsFunction,
+) -> Result<Function, NotUnderstood> {
+    let range = match symbol.size {
+        0 => extents.covering(symbol.address)?,
+        size => Some(symbol.address..symbol.address.saturating_add(size)),
+    };
+    let range = range.filter(|range| range.start == symbol.address);
+    let range = range.ok_or(NotUnderstood::NoCode)?;
+    let entry = elf.code_offset(&range).ok_or(NotUnderstood::NoCode)?;
+    let returns = match code::returns(elf, extents, range) {
+        Ok(addresses) => {
+            let offset = |address: &u64| elf.offset(*address).ok_or(NotUnderstood::NoCode);
+            addresses.iter().map(offset).collect::<Result<_, _>>()?
+        }
+        Err(_) if !probe.needs_returns() => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    Ok(Function {
+        probe,
+        entry,
+        returns,
+    })
+}
+
+/// Functions of compiled code: the unwind table knows all of them, also without symbols.
+pub struct CExtents<'a> {
+    elf: &'a Elf<'a>,
+    tables: Vec<Table>,
+}
+
+impl<'a> CExtents<'a> {
+    /// Of this file.
+    pub fn new(elf: &'a Elf<'a>) -> Self {
+        let tables = [symbols::full_table(elf), symbols::dynamic_table(elf)];
+        CExtents {
+            elf,
+            tables: tables.into_iter().flatten().collect(),
+        }
+    }
+}
+
+impl Extents for CExtents<'_> {
+    fn covering(&self, address: u64) -> Result<Option<Range<u64>>, BinaryError> {
+        if let Some(range) = unwind::covering(self.elf, address)? {
+            return Ok(Some(range));
+        }
+        for table in &self.tables {
+            if let Some(range) = symbols::covering(self.elf, *table, address)? {
+                return Ok(Some(range));
+            }
+        }
+        Ok(None)
+    }
+}

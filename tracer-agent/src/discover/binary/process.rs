@@ -1,0 +1,173 @@
+//! The TLS libraries of running processes, each file parsed once.
+//!
+//! In: process ids. Out: [`Target`]s whose files are held open, so that they can be attached to
+//! wherever they are: in another mount namespace, deleted, replaced. A process may end or map more at
+//! any time; what is reported was mapped when it was looked at.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::libraries::Library;
+use super::types::{FileId, Target};
+use super::{BinaryError, libraries_of};
+use crate::meta::proc_fs::{Mapping, ProcFs};
+
+/// Files whose result is kept. A host has some thousand libraries at most; a result is small.
+const CACHE_MAX: usize = 8192;
+
+/// What a process uses.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Libraries, in the order in which they are mapped.
+    pub targets: Vec<Target>,
+    /// Files that may contain one and could not be looked at.
+    pub unseen: Vec<Unseen>,
+}
+
+/// A mapped file that could not be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unseen {
+    /// What the process calls it.
+    pub shown: PathBuf,
+    /// Why, in words for people.
+    pub reason: String,
+}
+
+/// Finds targets and remembers files.
+#[derive(Debug)]
+pub struct Scanner {
+    proc: ProcFs,
+    cache: FxHashMap<FileId, Entry>,
+    clock: u64,
+    parsed: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    result: Result<Arc<[Library]>, Arc<str>>,
+    used: u64,
+}
+
+impl Scanner {
+    /// Looks at processes through this procfs.
+    pub fn new(proc: ProcFs) -> Self {
+        Scanner {
+            proc,
+            cache: FxHashMap::default(),
+            clock: 0,
+            parsed: 0,
+        }
+    }
+
+    /// Files parsed since the start; the others came from memory.
+    pub fn parsed(&self) -> u64 {
+        self.parsed
+    }
+
+    /// What a process uses now; `None` if its mappings cannot be read (it ended, or it belongs to
+    /// another user and the agent may not).
+    pub fn scan(&mut self, pid: u32) -> Option<Found> {
+        let mut found = Found::default();
+        let mut seen = FxHashSet::default();
+        for mapping in self.proc.executable_mappings(pid)? {
+            if !seen.insert((mapping.device.clone(), mapping.inode)) {
+                continue;
+            }
+            let Some((file, id)) = open(&self.proc, pid, &mapping) else {
+                found.unseen.push(Unseen {
+                    shown: mapping.path,
+                    reason: "the file cannot be opened".into(),
+                });
+                continue;
+            };
+            match self.libraries(&file, id) {
+                Ok(libraries) if libraries.is_empty() => {}
+                Ok(libraries) => {
+                    let handle = Arc::new(file);
+                    let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+                    found.targets.extend(libraries.iter().map(|library| Target {
+                        file: id,
+                        path: path.clone(),
+                        handle: Arc::clone(&handle),
+                        shown: mapping.path.clone(),
+                        library: library.library.clone(),
+                        functions: Arc::clone(&library.functions),
+                        refused: Arc::clone(&library.refused),
+                    }));
+                }
+                Err(reason) => found.unseen.push(Unseen {
+                    shown: mapping.path,
+                    reason: reason.as_ref().into(),
+                }),
+            }
+        }
+        Some(found)
+    }
+
+    fn libraries(&mut self, file: &File, id: FileId) -> Result<Arc<[Library]>, Arc<str>> {
+        self.clock += 1;
+        if let Some(entry) = self.cache.get_mut(&id) {
+            entry.used = self.clock;
+            return entry.result.clone();
+        }
+        if self.cache.len() >= CACHE_MAX {
+            self.forget_the_older_half();
+        }
+        self.parsed += 1;
+        let result = match libraries_of(file, id.size) {
+            Ok(libraries) => Ok(libraries.into()),
+            // Data that happens to be mapped executable is no loss.
+            Err(BinaryError::NotElf) => Ok(Arc::from([])),
+            Err(error) => Err(error.to_string().into()),
+        };
+        let entry = Entry {
+            result: result.clone(),
+            used: self.clock,
+        };
+        self.cache.insert(id, entry);
+        result
+    }
+
+    fn forget_the_older_half(&mut self) {
+        let mut used: Vec<u64> = self.cache.values().map(|entry| entry.used).collect();
+        let middle = used.len() / 2;
+        let (_, median, _) = used.select_nth_unstable(middle);
+        let median = *median;
+        self.cache.retain(|_, entry| entry.used > median);
+    }
+}
+
+/// The mapped file itself. The link of the mapping leads to it whatever its name is now, but needs
+/// privileges; otherwise the name is tried, and must lead to the same inode.
+fn open(proc: &ProcFs, pid: u32, mapping: &Mapping) -> Option<(File, FileId)> {
+    let file = proc
+        .open_mapping(pid, mapping)
+        .or_else(|| {
+            proc.open_in_root(pid, &mapping.path)
+                .filter(|file| same(file, mapping))
+        })
+        .or_else(|| proc.open_exe(pid).filter(|file| same(file, mapping)))?;
+    let id = identity(&file)?;
+    Some((file, id))
+}
+
+fn same(file: &File, mapping: &Mapping) -> bool {
+    file.metadata()
+        .is_ok_and(|metadata| metadata.ino() == mapping.inode)
+}
+
+fn identity(file: &File) -> Option<FileId> {
+    let metadata = file.metadata().ok()?;
+    metadata.is_file().then(|| FileId {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.len(),
+        modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
+            + i128::from(metadata.mtime_nsec()),
+    })
+}
