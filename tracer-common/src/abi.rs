@@ -84,7 +84,7 @@ pub mod connection_entry {
     /// 64-bit words of an entry; the first is the connection's id.
     pub const WORDS: usize = 17;
     /// Where the verdict is.
-    pub const VERDICT_BYTE: usize = 107;
+    pub const VERDICT_BYTE: usize = 123;
     /// The verdict that stops looking.
     pub const IGNORED: u8 = 2;
 }

@@ -21,6 +21,11 @@ pub struct Connection {
     pub read: Direction,
     /// See `read`.
     pub write: Direction,
+    /// Of a socket: key of the TLS session it carries. Of a session: its socket. 0 if not known.
+    pub other: u64,
+    /// Of a socket: the process whose TLS session it carries, 0 if none is known.
+    pub tls_tgid: u32,
+    pub reserved_too: u32,
     /// Address family.
     pub family: u16,
     /// `abi::role`, from the TCP state change.
@@ -51,11 +56,6 @@ pub struct Connection {
     /// Its end was told.
     pub ended: u8,
     pub reserved: u8,
-    /// Of a socket: the process whose TLS session it carries, 0 if none is known.
-    pub tls_tgid: u32,
-    pub reserved_too: u32,
-    /// Of a socket: key of the TLS session it carries. Of a session: its socket. 0 if not known.
-    pub other: u64,
 }
 
 const _: () = {

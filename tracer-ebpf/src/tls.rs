@@ -13,7 +13,7 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_user};
 use tracer_common::abi::{direction, end, role};
-use tracer_common::tls::{self, APPLICATION_DATA, HEADER, Record};
+use tracer_common::tls::{self, APPLICATION_DATA, HEADER};
 
 use crate::connection::{self, Connection, New, verdict};
 use crate::emit::{self, Ended};
@@ -303,10 +303,10 @@ pub fn on_socket(
         sock: file.sock,
         inode: file.number(),
     };
-    let record = first_bytes(base, vectors).and_then(tls::record);
+    let record = tls::record(first_bytes(base, vectors));
     if let Some(call) = thread.innermost(stack) {
         call.nested = 1;
-        if record.is_some() || kernel::is_kernel_tls(file.sock) {
+        if record.kind != 0 || kernel::is_kernel_tls(file.sock) {
             let key = SessionKey {
                 object: call.object,
                 tgid: caller.tgid,
@@ -316,13 +316,10 @@ pub fn on_socket(
         }
         return None;
     }
-    let Some(Record {
-        kind: APPLICATION_DATA,
-        length,
-    }) = record
-    else {
+    let length = record.length;
+    if record.kind != APPLICATION_DATA {
         return None;
-    };
+    }
     if direction == direction::READ {
         if thread.readers == 0 || thread.read_socket == file.sock {
             thread.readers = 1;
@@ -346,24 +343,26 @@ pub fn on_socket(
     None
 }
 
-/// The first bytes of a call, if a TLS record's header is there.
+/// The first bytes of a call, as long as a TLS record's header; zeros if they cannot be had.
 #[inline(always)]
-fn first_bytes(base: u64, vectors: u32) -> Option<[u8; HEADER]> {
+fn first_bytes(base: u64, vectors: u32) -> [u8; HEADER] {
+    let none = [0; HEADER];
     let mut at = base;
     if vectors == NO_BYTES {
-        return None;
+        return none;
     }
     if vectors != BUFFER {
         // struct iovec: base 0, length 8.
         // SAFETY: the helper checks the address.
-        let [first, length] = unsafe { bpf_probe_read_user::<[u64; 2]>(base as *const _) }.ok()?;
+        let vector: [u64; 2] = unsafe { bpf_probe_read_user(base as *const _) }.unwrap_or([0; 2]);
+        let [first, length] = vector;
         if length < HEADER as u64 {
-            return None;
+            return none;
         }
         at = first;
     }
     // SAFETY: as above.
-    unsafe { bpf_probe_read_user(at as *const _) }.ok()
+    unsafe { bpf_probe_read_user(at as *const _) }.unwrap_or(none)
 }
 
 /// A socket, and which use of its address.

@@ -147,6 +147,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
     }
     let proc = ProcFs::default();
     let processes = ProcessTable::new(proc.clone(), super::meta_options(&config, &resource));
+    let tls = super::tls::start(kernel.tls()?, proc.clone())?;
     let mut pipeline = Pipeline::new(Parts {
         maps,
         proc,
@@ -156,6 +157,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         sink,
         ledger: Arc::clone(&ledger),
         admin,
+        tls: Some(tls.clone()),
         max_connections: config.capture.max_connections as usize,
     });
     if mode == Mode::Host {

@@ -8,6 +8,7 @@ mod pipeline;
 mod replay;
 mod run;
 mod status;
+mod tls;
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent};
 
+use super::tls::Watch;
 use crate::discover::{Decision, Discovery, PolicyUpdate};
 use crate::export::SpanSink;
 use crate::export::otlp::USER_AGENT;
@@ -40,6 +41,8 @@ struct Side {
     /// The agent's own endpoint.
     admin: Option<SocketAddr>,
     has_port_rules: bool,
+    /// Who attaches to TLS libraries.
+    tls: Option<Watch>,
     spans: Vec<Span>,
     /// Exchanges that are none of ours to report.
     foreign: u64,
@@ -63,6 +66,8 @@ pub struct Parts {
     pub ledger: Arc<Ledger>,
     /// The agent's own endpoint, whose clients are not reported.
     pub admin: Option<SocketAddr>,
+    /// Who attaches to TLS libraries.
+    pub tls: Option<Watch>,
     /// Connections tracked at a time.
     pub max_connections: usize,
 }
@@ -79,6 +84,7 @@ impl Pipeline {
             sink,
             ledger,
             admin,
+            tls,
             max_connections,
         } = parts;
         Pipeline {
@@ -91,6 +97,7 @@ impl Pipeline {
                 discovery,
                 builder,
                 admin,
+                tls,
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
                 foreign: 0,
@@ -134,6 +141,11 @@ impl Pipeline {
                 self.host.processes.on_fork(tgid, parent_tgid, time_ns);
             }
             Some(Record::Exit(event)) => self.exit(event),
+            Some(Record::Mapped(event)) => {
+                if let Some(tls) = &self.host.tls {
+                    tls.mapped(event.tgid, event.file);
+                }
+            }
             None => self.ingest.refuse("malformed_record"),
         }
         true
@@ -142,6 +154,9 @@ impl Pipeline {
     fn exit(&mut self, event: &ExitEvent) {
         self.ingest.exit(event.tgid, event.time_ns, &mut self.host);
         self.host.processes.on_exit(event.tgid, event.time_ns);
+        if let Some(tls) = &self.host.tls {
+            tls.ended(event.tgid);
+        }
         if let Some(update) = self.host.discovery.on_exit(event.tgid) {
             self.host.apply(update);
         }
@@ -215,6 +230,9 @@ impl Pipeline {
 
 impl Side {
     fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
+        if let Some(tls) = &self.tls {
+            tls.started(event.tgid);
+        }
         let facts = self.processes.on_exec(&ExecInfo::new(event, tail));
         if let Some(update) = self.discovery.on_exec(facts) {
             self.apply(update);

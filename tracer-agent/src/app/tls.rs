@@ -4,17 +4,17 @@
 //! number of processes, and taken out some time after the last one is gone. Looking into files and
 //! attaching take milliseconds to seconds: never on the capture thread.
 
-use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::MappedFile;
 
 use super::AppError;
-use crate::discover::binary::{FileId, Target};
+use crate::discover::binary::{FileId, Found, Scanner, Target, TlsLibrary, Unseen};
 use crate::meta::ProcFs;
 use crate::probes::{Attached, TlsProbes};
 
@@ -27,22 +27,27 @@ const UNUSED: Duration = Duration::from_secs(60);
 /// A process that has just mapped a file maps more.
 const SETTLE: Duration = Duration::from_millis(15);
 
+/// Files that could not be looked at, of which the log tells.
+const MOST_TOLD: usize = 1024;
+/// Where the host's libraries are, and what they are called.
+const DIRECTORIES: &[&str] = &[
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/lib",
+];
+const NAMES: &[&str] = &["libssl.so", "libgnutls.so"];
+
+/// A library in a file.
+type Id = (FileId, TlsLibrary);
+
 /// What happened to a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum News {
     Started(u32),
     Mapped(u32, MappedFile),
     Ended(u32),
-}
-
-/// Finds what there is to probe.
-pub trait Finder: Send {
-    /// TLS libraries in the files that the process has mapped executable. Each target of a file that
-    /// cannot be understood is told once.
-    fn of_process(&mut self, tgid: u32) -> Vec<Target>;
-
-    /// TLS libraries of the host that programs are likely to use.
-    fn of_host(&mut self) -> Vec<Target>;
 }
 
 /// The capture thread's end.
@@ -114,15 +119,15 @@ impl Watch {
 /// Starts the thread.
 pub fn start(
     probes: TlsProbes,
-    finder: Box<dyn Finder>,
     proc: ProcFs,
 ) -> Result<Watch, AppError> {
     let (news, receiver) = sync_channel(MOST_NEWS);
     let shared = Arc::new(Shared::default());
     let mut keeper = Keeper {
         probes,
-        finder,
+        scanner: Scanner::new(proc.clone()),
         proc,
+        told: FxHashSet::default(),
         shared: Arc::clone(&shared),
         files: FxHashMap::default(),
         users: FxHashMap::default(),
@@ -148,12 +153,14 @@ struct File {
 
 struct Keeper {
     probes: TlsProbes,
-    finder: Box<dyn Finder>,
+    scanner: Scanner,
     proc: ProcFs,
+    /// Files that cannot be looked at: said once.
+    told: FxHashSet<PathBuf>,
     shared: Arc<Shared>,
-    files: FxHashMap<FileId, File>,
+    files: FxHashMap<Id, File>,
     /// Files that a process uses.
-    users: FxHashMap<u32, BTreeSet<FileId>>,
+    users: FxHashMap<u32, FxHashSet<Id>>,
     /// Processes to be looked at (again), when, and which of their files that will settle.
     due: FxHashMap<u32, (Instant, Vec<MappedFile>)>,
 }
@@ -163,9 +170,7 @@ impl Keeper {
         if let Err(error) = self.probes.watch() {
             tracing::warn!(%error, "TLS libraries that are loaded later will not be seen");
         }
-        for target in self.finder.of_host() {
-            self.attach(&target, None);
-        }
+        self.look_at_host();
         self.look_at_all();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let wait = if self.due.is_empty() {
@@ -224,7 +229,7 @@ impl Keeper {
         let gone: Vec<u32> = self
             .users
             .keys()
-            .filter(|tgid| !self.proc.exists(**tgid))
+            .filter(|tgid| self.proc.stat(**tgid).is_none())
             .copied()
             .collect();
         for tgid in gone {
@@ -247,11 +252,11 @@ impl Keeper {
             };
             self.look_at(tgid);
             // A process that is gone was not looked at.
-            if self.proc.exists(tgid) {
+            if self.proc.stat(tgid).is_some() {
                 let used = self.users.get(&tgid);
                 for file in files {
                     let used = used
-                        .is_some_and(|used| used.iter().any(|id| id.inode == file.inode));
+                        .is_some_and(|used| used.iter().any(|(id, _)| id.inode == file.inode));
                     if !used {
                         self.probes.set_known(&file);
                     }
@@ -261,17 +266,50 @@ impl Keeper {
     }
 
     fn look_at(&mut self, tgid: u32) {
-        for target in self.finder.of_process(tgid) {
-            self.attach(&target, Some(tgid));
+        let Some(found) = self.scanner.scan(tgid) else {
+            return;
+        };
+        self.use_found(found, Some(tgid));
+    }
+
+    /// Libraries that programs of this host use: programs that live for moments would be over
+    /// before they are found out.
+    fn look_at_host(&mut self) {
+        for directory in DIRECTORIES {
+            let Ok(entries) = std::fs::read_dir(directory) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                if NAMES.iter().any(|prefix| name.starts_with(prefix))
+                    && let Some(found) = self.scanner.file(&entry.path())
+                {
+                    self.use_found(found, None);
+                }
+            }
+        }
+    }
+
+    fn use_found(&mut self, found: Found, user: Option<u32>) {
+        for target in found.targets {
+            self.attach(&target, user);
+        }
+        for Unseen { shown, reason } in found.unseen {
+            if self.told.len() < MOST_TOLD && self.told.insert(shown.clone()) {
+                self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(file = %shown.display(), %reason, "not looked into for TLS");
+            }
         }
     }
 
     fn attach(&mut self, target: &Target, user: Option<u32>) {
-        if !self.files.contains_key(&target.file) && self.files.len() >= MOST_FILES {
-            self.shared.failures.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        if !self.files.contains_key(&target.file) {
+        let id = (target.file, target.library.clone());
+        if !self.files.contains_key(&id) {
+            if self.files.len() >= MOST_FILES {
+                self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
             let attached = self.attach_new(target);
             let file = File {
                 attached,
@@ -279,13 +317,13 @@ impl Keeper {
                 unused: Some(Instant::now()),
                 of_host: user.is_none(),
             };
-            self.files.insert(target.file, file);
+            self.files.insert(id.clone(), file);
             self.count();
         }
-        if let (Some(tgid), Some(file)) = (user, self.files.get_mut(&target.file)) {
+        if let (Some(tgid), Some(file)) = (user, self.files.get_mut(&id)) {
             file.users.insert(tgid);
             file.unused = None;
-            self.users.entry(tgid).or_default().insert(target.file);
+            self.users.entry(tgid).or_default().insert(id);
         }
     }
 
@@ -333,14 +371,16 @@ impl Keeper {
 
     /// Takes probes out of files that nobody has used for a while.
     fn clean_up(&mut self, now: Instant) {
-        let over: Vec<FileId> = self
-            .files
-            .iter()
-            .filter(|(_, file)| {
-                !file.of_host && file.unused.is_some_and(|since| now - since >= UNUSED)
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let is_over = |(_, file): &(&Id, &File)| {
+            !file.of_host && file.unused.is_some_and(|since| now - since >= UNUSED)
+        };
+        if !self.files.iter().any(|entry| is_over(&entry)) {
+            return;
+        }
+        // Forked processes are not told of: a last look.
+        self.look_at_all();
+        let over = self.files.iter().filter(is_over);
+        let over: Vec<Id> = over.map(|(id, _)| id.clone()).collect();
         for id in &over {
             if let Some(attached) = self.files.remove(id).and_then(|file| file.attached) {
                 self.probes.detach(attached);

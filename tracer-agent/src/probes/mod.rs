@@ -6,3 +6,4 @@ pub mod tls;
 
 pub use load::{Kernel, KernelCounts, LoadError, Maps, Options, check_rights, object_size};
 pub use reader::Reader;
+pub use tls::{Attached, TlsProbes};

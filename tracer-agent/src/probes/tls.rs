@@ -177,6 +177,8 @@ fn program_of(function: TlsFunction) -> Option<(&'static str, Option<&'static st
         SslSendfile => ("tls_sendfile", Some(RETURN)),
         SslDoHandshake | GnutlsHandshake => ("tls_handshake", Some(RETURN)),
         SslShutdown | GnutlsBye => ("tls_shutdown", None),
+        SslNew => ("tls_new", Some(RETURN)),
+        GnutlsInit => ("tls_new_out", Some(RETURN)),
         SslFree | GnutlsDeinit => ("tls_free", None),
         GoTlsRead => ("go_tls_read", Some(GO_RETURN)),
         GoTlsWrite => ("go_tls_write", Some(GO_RETURN)),
