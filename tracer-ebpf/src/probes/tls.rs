@@ -188,11 +188,11 @@ pub fn go_tls_return(ctx: ProbeContext) -> u32 {
 fn leave(
     ctx: &ProbeContext,
     caller: &Caller,
-    key: &ThreadKey,
+    thread_key: &ThreadKey,
     stack: u64,
     result: &aya_ebpf::Global<u32>,
 ) -> Option<()> {
-    let thread = tls::thread_or_new(key)?;
+    let thread = tls::thread_or_new(thread_key)?;
     let [outer, inner] = &mut thread.calls;
     let call = if inner.stack == stack {
         inner
@@ -253,7 +253,8 @@ fn leave(
         result as i32 as i64
     };
     if total <= 0 || total > i32::MAX as i64 {
-        let is_end = total == 0 && kind == kind::READ;
+        // In Go 0 comes with an error, which may be a deadline: an HTTP server reads ahead and gives up.
+        let is_end = total == 0 && kind == kind::READ && thread_key.goroutine == 0;
         thread.readers = 0;
         return if is_end { read_end(&key, caller) } else { None };
     }
