@@ -13,8 +13,9 @@ use crate::ledger::Ledger;
 use crate::receiver::Receiver;
 use crate::{http, process, sys};
 
-/// From start to `/readyz`. The agent's own goal is 2 s; a debug build on a busy machine needs more.
-pub const READY_LIMIT: Duration = Duration::from_secs(10);
+/// From start to `/readyz`. Half a second on an idle machine (`cargo xtask bench` measures it); attaching
+/// waits for the kernel's grace periods, which are long while all CPUs are busy.
+pub const READY_LIMIT: Duration = Duration::from_secs(30);
 /// From SIGTERM to the end: 5 s by contract, and one for a busy machine.
 pub const STOP_LIMIT: Duration = Duration::from_secs(6);
 

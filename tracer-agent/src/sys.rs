@@ -5,7 +5,8 @@
     reason = "this is the room for it; each block says why it is sound"
 )]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 /// Reads a clock. `clock` must exist on every supported kernel (`CLOCK_BOOTTIME`, `CLOCK_REALTIME`).
@@ -29,4 +30,44 @@ pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) {
     let millis = timeout.as_millis().min(i32::MAX as u128) as i32;
     // SAFETY: one live pollfd is passed, as the count says; the descriptor is borrowed and open.
     unsafe { libc::poll(&mut poll, 1, millis) };
+}
+
+/// Starts a process that holds `kept` (sorted) open, and nothing else, until this one has ended: where
+/// the last close of a descriptor takes the kernel long, that process waits for it and not this one.
+pub fn leave_to_child(kept: &[RawFd]) -> io::Result<()> {
+    const PAUSE: libc::timespec = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 5_000_000,
+    };
+    /// Ten seconds: a parent that does not end has to do without.
+    const PAUSES: u32 = 2000;
+    // SAFETY: no arguments, no effects.
+    let parent = unsafe { libc::getpid() };
+    // SAFETY: what the child runs until it ends are system calls only: it allocates nothing, takes no
+    // lock and touches no state of the threads that it does not have.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: as above; all arguments are plain numbers, and nobody uses the descriptors again.
+            unsafe {
+                libc::setsid();
+                let mut next = 0;
+                for &fd in kept {
+                    if next < fd {
+                        libc::syscall(libc::SYS_close_range, next, fd - 1, 0);
+                    }
+                    next = fd + 1;
+                }
+                libc::syscall(libc::SYS_close_range, next, libc::c_uint::MAX, 0);
+                for _ in 0..PAUSES {
+                    if libc::getppid() != parent {
+                        break;
+                    }
+                    libc::nanosleep(&PAUSE, std::ptr::null_mut());
+                }
+                libc::_exit(0)
+            }
+        }
+        _ => Ok(()),
+    }
 }

@@ -35,8 +35,8 @@ pub struct Fields {
 pub enum Body {
     /// The head says nothing about a body.
     Absent,
-    /// So many bytes.
-    Length(u64),
+    /// As many bytes as [`Head::length`] says.
+    Length,
     /// `Transfer-Encoding`: chunks, as far as we know.
     Chunked,
     /// Says something that we do not understand.
@@ -50,6 +50,9 @@ pub struct Head {
     pub end: u32,
     /// Only meaningful when `end` was found.
     pub body: Body,
+    /// Body bytes of [`Body::Length`], else 0. Beside the kind, not in it: verifiers before Linux 6.3
+    /// refuse a value that is there on some paths only.
+    pub length: u64,
     /// What the next window must know to find an empty line that the cut went through.
     pub carry: u8,
 }
@@ -143,6 +146,7 @@ pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
         return Head {
             end: 0,
             body: Body::Unknown,
+            length: 0,
             carry,
         };
     }
@@ -153,18 +157,19 @@ pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
         encodings,
         reserved: _,
     } = unsafe { fields.read_volatile() };
-    let body = if encodings > 0 {
-        Body::Chunked
+    let (body, length) = if encodings > 0 {
+        (Body::Chunked, 0)
     } else if lengths == 0 {
-        Body::Absent
+        (Body::Absent, 0)
     } else if lengths == 1 {
         parse_length(window, length_at)
     } else {
-        Body::Unknown
+        (Body::Unknown, 0)
     };
     Head {
         end,
         body,
+        length,
         carry: CARRY_NONE,
     }
 }
@@ -172,7 +177,7 @@ pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
 const CRLF: u16 = u16::from_le_bytes(*b"\r\n");
 
 #[inline(always)]
-fn parse_length(window: &impl Window, at: u32) -> Body {
+fn parse_length(window: &impl Window, at: u32) -> (Body, u64) {
     let mut at = at & 0x1fff;
     let mut spaces = 0;
     while spaces < 4 && matches!(window.byte(at), b' ' | b'\t') {
@@ -191,9 +196,9 @@ fn parse_length(window: &impl Window, at: u32) -> Body {
     }
     let ended = matches!(window.byte(at + digits), b'\r' | b'\n');
     if ended && digits > 0 && digits < 19 {
-        Body::Length(value)
+        (Body::Length, value)
     } else {
-        Body::Unknown
+        (Body::Unknown, 0)
     }
 }
 
@@ -315,25 +320,30 @@ mod tests {
 
     #[test]
     fn table() {
-        for (fields, body) in [
-            ("", Body::Absent),
-            ("Content-Length: 12\r\n", Body::Length(12)),
-            ("content-length:0\r\n", Body::Length(0)),
-            ("CONTENT-LENGTH:\t 5\r\n", Body::Length(5)),
+        for (fields, body, length) in [
+            ("", Body::Absent, 0),
+            ("Content-Length: 12\r\n", Body::Length, 12),
+            ("content-length:0\r\n", Body::Length, 0),
+            ("CONTENT-LENGTH:\t 5\r\n", Body::Length, 5),
             // Only costs some copying.
-            ("Content-Length: 5 \r\n", Body::Unknown),
-            ("Content-Length: 5\r\nContent-Length: 5\r\n", Body::Unknown),
-            ("Content-Length: 5, 5\r\n", Body::Unknown),
-            ("Content-Length: 5 5\r\n", Body::Unknown),
-            ("Content-Length: -5\r\n", Body::Unknown),
-            ("Content-Length:\r\n", Body::Unknown),
-            ("Content-Length: 99999999999999999999\r\n", Body::Unknown),
-            ("X-Content-Length: 5\r\n", Body::Absent),
-            ("Content-Lengthy: 5\r\n", Body::Absent),
-            ("Transfer-Encoding: chunked\r\n", Body::Chunked),
+            ("Content-Length: 5 \r\n", Body::Unknown, 0),
+            (
+                "Content-Length: 5\r\nContent-Length: 5\r\n",
+                Body::Unknown,
+                0,
+            ),
+            ("Content-Length: 5, 5\r\n", Body::Unknown, 0),
+            ("Content-Length: 5 5\r\n", Body::Unknown, 0),
+            ("Content-Length: -5\r\n", Body::Unknown, 0),
+            ("Content-Length:\r\n", Body::Unknown, 0),
+            ("Content-Length: 99999999999999999999\r\n", Body::Unknown, 0),
+            ("X-Content-Length: 5\r\n", Body::Absent, 0),
+            ("Content-Lengthy: 5\r\n", Body::Absent, 0),
+            ("Transfer-Encoding: chunked\r\n", Body::Chunked, 0),
             (
                 "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
                 Body::Chunked,
+                0,
             ),
         ] {
             for tail in ["", "x", "xxxxxxxxxxxxxxxxxxxx"] {
@@ -341,6 +351,7 @@ mod tests {
                 let expected = Head {
                     end: head.len() as u32,
                     body,
+                    length,
                     carry: CARRY_NONE,
                 };
                 assert_eq!(

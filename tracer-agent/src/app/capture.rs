@@ -70,6 +70,7 @@ impl Capture {
                     // The receiver is gone only when the agent is ending already.
                     let _ = attached.send(Ok(()));
                     let kernel = loaded.run(&stopping);
+                    leave_detaching();
                     drop(done);
                     drop(kernel);
                 }
@@ -91,13 +92,37 @@ impl Capture {
         self.thread.is_finished()
     }
 
-    /// Hands on what is in the ring. The probes are detached behind the caller's back, at the latest
-    /// with the end of the process: under load that takes longer than anybody wants to wait.
+    /// Hands on what is in the ring. The probes are detached behind the caller's back.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         // Closed is all that it ever is; also by a panic, which the panic handler told of.
         let _ = self.drained.recv();
     }
+}
+
+/// Detaching takes a grace period of the kernel's for every hook, one after the other: a second on
+/// an idle host, many under load. A child of ours gets the last references and so the wait.
+fn leave_detaching() {
+    let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let mut hooks: Vec<i32> = descriptors
+        .flatten()
+        .filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| is_hook(&target)))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    hooks.sort_unstable();
+    if let Err(error) = crate::sys::leave_to_child(&hooks) {
+        tracing::debug!(%error, "cannot leave the detaching to a child");
+    }
+}
+
+/// What `/proc/PID/fd` shows of attached programs.
+fn is_hook(target: &std::path::Path) -> bool {
+    let target = target.as_os_str().as_encoded_bytes();
+    target.starts_with(b"anon_inode:bpf_link")
+        || target.starts_with(b"anon_inode:[perf_event]")
+        || target.starts_with(b"anon_inode:bpf-raw-tracepoint")
 }
 
 struct Loaded {

@@ -298,11 +298,11 @@ fn after_scan(
     side.chunk_size = 0;
     side.chunk_phase = chunk::SIZE;
     match body {
-        Body::Absent | Body::Length(0) => side.mode = mode::START,
-        Body::Length(n) => {
+        Body::Length if head.length > 0 => {
             side.mode = mode::BODY;
-            side.skip = n;
+            side.skip = head.length;
         }
+        Body::Absent | Body::Length => side.mode = mode::START,
         Body::Chunked => side.mode = mode::CHUNKED,
         Body::Unknown => side.mode = mode::UNFRAMED,
     }
