@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::AppError;
 use super::pipeline::{Parts, Pipeline};
 use super::status::Status;
+use super::tls::Watch;
 use crate::config::Config;
 use crate::discover::{Discovery, Mode, Policy};
 use crate::export::SpanSink;
@@ -27,6 +28,8 @@ const POLL: Duration = Duration::from_millis(10);
 const IDLE_POLL: Duration = Duration::from_millis(40);
 /// Records handled before spans are handed on.
 const BATCH: usize = 4096;
+/// Longest look for TLS libraries before the agent says that it is ready.
+const TLS_LOOK: Duration = Duration::from_secs(6);
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
 
@@ -52,6 +55,8 @@ pub struct Start {
 pub struct Capture {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+    /// Told when what runs already has its probes in its TLS libraries.
+    tls_looked: Option<oneshot::Receiver<()>>,
     /// Closed when everything was handed on.
     drained: Receiver<()>,
 }
@@ -61,11 +66,12 @@ impl Capture {
     pub async fn start(start: Start) -> Result<Self, AppError> {
         let stop = Arc::new(AtomicBool::new(false));
         let (attached, result) = oneshot::channel();
+        let (looked, tls_looked) = oneshot::channel();
         let stopping = Arc::clone(&stop);
         let (done, drained) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::Builder::new()
             .name("capture".into())
-            .spawn(move || match load(start) {
+            .spawn(move || match load(start, looked) {
                 Ok(loaded) => {
                     // The receiver is gone only when the agent is ending already.
                     let _ = attached.send(Ok(()));
@@ -83,8 +89,19 @@ impl Capture {
         Ok(Capture {
             stop,
             thread,
+            tls_looked: Some(tls_looked),
             drained,
         })
+    }
+
+    /// Waits until what runs already has its probes in its TLS libraries.
+    pub async fn tls_looked(&mut self) {
+        let Some(looked) = self.tls_looked.take() else {
+            return;
+        };
+        if tokio::time::timeout(TLS_LOOK, looked).await.is_err() {
+            tracing::warn!("looking for TLS libraries takes long; what they carry is seen later");
+        }
     }
 
     /// True when the thread ended by itself, which it never should.
@@ -129,11 +146,12 @@ struct Loaded {
     kernel: Kernel,
     reader: Reader,
     pipeline: Pipeline,
+    tls: Watch,
     ledger: Arc<Ledger>,
     status: Arc<Status>,
 }
 
-fn load(start: Start) -> Result<Loaded, AppError> {
+fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     let Start {
         config,
         resource,
@@ -172,7 +190,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
     }
     let proc = ProcFs::default();
     let processes = ProcessTable::new(proc.clone(), super::meta_options(&config, &resource));
-    let tls = super::tls::start(kernel.tls()?, proc.clone())?;
+    let tls = super::tls::start(kernel.tls()?, proc.clone(), looked)?;
     let mut pipeline = Pipeline::new(Parts {
         maps,
         proc,
@@ -193,6 +211,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         kernel,
         reader,
         pipeline,
+        tls,
         ledger,
         status,
     })
@@ -250,6 +269,7 @@ impl Loaded {
             Ok(counts) => {
                 self.status.kernel(&self.ledger, &counts, records);
                 self.status.sizes(connections, processes);
+                self.status.tls(self.tls.counts());
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }
@@ -258,6 +278,7 @@ impl Loaded {
     /// Hands on what happened before now. Detaching comes afterwards: it takes a grace period of the
     /// kernel's for every hook, which is seconds on a busy host, while the ring fills.
     fn end(mut self) -> Kernel {
+        self.tls.stop();
         let cut_ns = clock::boot_ns();
         self.pipeline.cut(cut_ns);
         self.pipeline.begin();

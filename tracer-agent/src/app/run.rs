@@ -62,13 +62,14 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
         status: Arc::clone(&status),
     })
     .await;
-    let capture = match started {
+    let mut capture = match started {
         Ok(capture) => capture,
         Err(error) => {
             pipeline.drain(Instant::now()).await;
             return Err(error);
         }
     };
+    capture.tls_looked().await;
     readiness.ready();
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 

@@ -9,7 +9,7 @@ use crate::ingest::Counts;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::metrics::{Exporter, Probes, Snapshot, render};
+use crate::telemetry::metrics::{Exporter, Probes, Snapshot, Tls, render};
 
 /// Shared by the capture thread (which writes) and the admin endpoint (which reads).
 #[derive(Debug, Default)]
@@ -49,6 +49,11 @@ impl Status {
         latest.unparsed_connections = counts.unparsed_connections.to_vec();
     }
 
+    /// Probes in TLS libraries.
+    pub fn tls(&self, counts: Tls) {
+        self.lock().tls = counts;
+    }
+
     /// Sizes of tables.
     pub fn sizes(&self, connections: usize, processes: usize) {
         let mut latest = self.lock();
@@ -67,6 +72,7 @@ impl Status {
             ("responses_without_request", http1.responses_without_request),
             ("resyncs", http1.resyncs),
             ("unparsed_bytes", http1.unparsed_bytes),
+            ("tls_exchanges_without_socket", counts.unbound),
         ];
         if latest.sessions_counted.is_empty() {
             latest.sessions_counted = more.to_vec();

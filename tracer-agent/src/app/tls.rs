@@ -5,18 +5,20 @@
 //! attaching take milliseconds to seconds: never on the capture thread.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use tokio::sync::oneshot;
 use tracer_common::abi::MappedFile;
 
 use super::AppError;
 use crate::discover::binary::{FileId, Found, Scanner, Target, TlsLibrary, Unseen};
 use crate::meta::ProcFs;
 use crate::probes::{Attached, TlsProbes};
+use crate::telemetry::metrics::Tls;
 
 /// News that may wait for the thread. When there are more, all processes are looked at instead.
 const MOST_NEWS: usize = 4096;
@@ -67,17 +69,6 @@ struct Shared {
     failures: AtomicU64,
 }
 
-/// Numbers for the metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TlsCounts {
-    /// Files with probes in them.
-    pub files: u64,
-    /// Probes in them.
-    pub probes: u64,
-    /// Functions and files that could not be attached to.
-    pub failures: u64,
-}
-
 impl Watch {
     /// A process executes a program.
     pub fn started(&self, tgid: u32) {
@@ -107,8 +98,8 @@ impl Watch {
     }
 
     /// Current numbers.
-    pub fn counts(&self) -> TlsCounts {
-        TlsCounts {
+    pub fn counts(&self) -> Tls {
+        Tls {
             files: self.shared.files.load(Ordering::Relaxed),
             probes: self.shared.probes.load(Ordering::Relaxed),
             failures: self.shared.failures.load(Ordering::Relaxed),
@@ -116,10 +107,11 @@ impl Watch {
     }
 }
 
-/// Starts the thread.
+/// Starts the thread; `looked` is told when what runs already has its probes.
 pub fn start(
     probes: TlsProbes,
     proc: ProcFs,
+    looked: oneshot::Sender<()>,
 ) -> Result<Watch, AppError> {
     let (news, receiver) = sync_channel(MOST_NEWS);
     let shared = Arc::new(Shared::default());
@@ -135,7 +127,7 @@ pub fn start(
     };
     std::thread::Builder::new()
         .name("tls".into())
-        .spawn(move || keeper.run(&receiver))
+        .spawn(move || keeper.run(&receiver, looked))
         .map_err(|error| AppError::Start("start the thread for TLS libraries", error))?;
     Ok(Watch { news, shared })
 }
@@ -166,12 +158,14 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn run(&mut self, news: &Receiver<News>) {
+    fn run(&mut self, news: &Receiver<News>, looked: oneshot::Sender<()>) {
         if let Err(error) = self.probes.watch() {
             tracing::warn!(%error, "TLS libraries that are loaded later will not be seen");
         }
         self.look_at_host();
         self.look_at_all();
+        // Nobody listens only when the agent is ending already.
+        let _ = looked.send(());
         while !self.shared.stop.load(Ordering::Relaxed) {
             let wait = if self.due.is_empty() {
                 Duration::from_millis(250)
@@ -255,8 +249,8 @@ impl Keeper {
             if self.proc.stat(tgid).is_some() {
                 let used = self.users.get(&tgid);
                 for file in files {
-                    let used = used
-                        .is_some_and(|used| used.iter().any(|(id, _)| id.inode == file.inode));
+                    let used =
+                        used.is_some_and(|used| used.iter().any(|(id, _)| id.inode == file.inode));
                     if !used {
                         self.probes.set_known(&file);
                     }
@@ -392,7 +386,11 @@ impl Keeper {
     }
 
     fn count(&self) {
-        let attached = || self.files.values().filter_map(|file| file.attached.as_ref());
+        let attached = || {
+            self.files
+                .values()
+                .filter_map(|file| file.attached.as_ref())
+        };
         let probes: usize = attached().map(Attached::len).sum();
         let files = attached().count();
         self.shared.files.store(files as u64, Ordering::Relaxed);

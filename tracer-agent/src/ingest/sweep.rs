@@ -56,8 +56,8 @@ impl Sweep {
                 ended.push((id, None));
             } else if !tracked.is_unbound()
                 && sockets
-                .as_ref()
-                .is_some_and(|open| !open.contains(&tracked.inode))
+                    .as_ref()
+                    .is_some_and(|open| !open.contains(&tracked.inode))
             {
                 ended.push((id, Some(End::Closed(0))));
             }

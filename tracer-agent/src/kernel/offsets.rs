@@ -92,7 +92,13 @@ const REGISTERS: Option<([&str; 5], [&str; 6])> = Some((
 #[cfg(not(target_arch = "x86_64"))]
 const REGISTERS: Option<([&str; 5], [&str; 6])> = None;
 
-const ARGUMENTS: [&str; 5] = ["REGS_ARG0", "REGS_ARG1", "REGS_ARG2", "REGS_ARG3", "REGS_ARG4"];
+const ARGUMENTS: [&str; 5] = [
+    "REGS_ARG0",
+    "REGS_ARG1",
+    "REGS_ARG2",
+    "REGS_ARG3",
+    "REGS_ARG4",
+];
 /// Stack pointer, Go's registers (its own calling convention), a function's result.
 const OTHERS: [&str; 6] = [
     "REGS_SP",

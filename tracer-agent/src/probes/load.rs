@@ -442,7 +442,11 @@ pub(super) fn lock(ebpf: &Mutex<Ebpf>) -> MutexGuard<'_, Ebpf> {
     ebpf.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn failed(action: &'static str, program: &str, source: aya::programs::ProgramError) -> LoadError {
+pub(super) fn failed(
+    action: &'static str,
+    program: &str,
+    source: aya::programs::ProgramError,
+) -> LoadError {
     LoadError::Program {
         action,
         program: program.to_owned(),

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
-use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
 use aya::programs::UProbe;
+use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
 use tracer_common::abi::MappedFile;
 
 use super::load::{self, LoadError};
@@ -57,8 +57,11 @@ impl TlsProbes {
     pub(super) fn new(ebpf: Arc<Mutex<Ebpf>>) -> Result<Self, LoadError> {
         let mut locked = load::lock(&ebpf);
         let mut take = |name| locked.take_map(name).ok_or(LoadError::Mismatch(name));
-        let (known, wanted, active) =
-            (take("KNOWN_FILES")?, take("MAPPED_WANTED")?, take("TLS_ACTIVE")?);
+        let (known, wanted, active) = (
+            take("KNOWN_FILES")?,
+            take("MAPPED_WANTED")?,
+            take("TLS_ACTIVE")?,
+        );
         drop(locked);
         Ok(TlsProbes {
             ebpf,
@@ -122,9 +125,7 @@ impl TlsProbes {
                 Ok(()) => attached.functions.push(function.probe),
                 Err(error) => {
                     detach_links(&mut ebpf, attached.links.drain(before..));
-                    attached
-                        .failed
-                        .push((function.probe, load::chain(&error)));
+                    attached.failed.push((function.probe, load::chain(&error)));
                 }
             }
         }

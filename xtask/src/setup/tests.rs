@@ -9,13 +9,15 @@ use super::apt::{self, Masked};
 use crate::sh;
 
 /// Programs and the Debian packages they come with.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
     ("curl", "curl"),
+    ("wget", "wget"),
+    ("openssl", "openssl"),
     ("gcc", "gcc"),
     ("python3", "python3"),
 ];
@@ -31,11 +33,14 @@ const RUNTIMES: [(&str, &str); 3] = [
 /// skipped with its reason, so only a machine without any of them is an error, and not here.
 pub fn for_tests() -> Result<()> {
     let absent = |program: &str| sh::which(program).is_none();
-    let packages: Vec<&str> = PROGRAMS
+    let mut packages: Vec<&str> = PROGRAMS
         .iter()
         .filter(|(program, _)| absent(program))
         .map(|&(_, p)| p)
         .collect();
+    if !Path::new("/usr/include/openssl/ssl.h").exists() {
+        packages.push("libssl-dev");
+    }
     if !packages.is_empty() {
         let _masked = packages
             .contains(&"nginx-light")
@@ -44,8 +49,8 @@ pub fn for_tests() -> Result<()> {
             eprintln!("setup: {error:#}");
         }
     }
-    if let Err(error) = gunicorn() {
-        eprintln!("setup: gunicorn cannot be had, its test is skipped: {error:#}");
+    if let Err(error) = python_packages() {
+        eprintln!("setup: Python's packages cannot be had, their tests are skipped: {error:#}");
     }
     for (program, _) in PROGRAMS.iter().filter(|(program, _)| absent(program)) {
         eprintln!("setup: there is no {program}: tests that need it are skipped");
@@ -61,9 +66,13 @@ pub fn venv_bin() -> PathBuf {
     sh::target().join("venv/bin")
 }
 
-fn gunicorn() -> Result<()> {
+/// What the Python services and clients need.
+const PYTHON_PACKAGES: [&str; 4] = ["gunicorn", "requests", "aiohttp", "uvicorn"];
+
+fn python_packages() -> Result<()> {
     let bin = venv_bin();
-    if runs(&bin.join("gunicorn")) {
+    let all = format!("import {}", PYTHON_PACKAGES.join(", "));
+    if sh::output(Command::new(bin.join("python")).args(["-c", &all])).is_ok() {
         return Ok(());
     }
     let venv = bin.parent().context("the venv has a directory")?;
@@ -80,14 +89,9 @@ fn gunicorn() -> Result<()> {
         apt::install(&["python3-venv"], "gunicorn needs a virtual environment")?;
         make(&python)?;
     }
-    sh::run(Command::new(bin.join("pip")).args([
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "gunicorn",
-    ]))
-}
-
-fn runs(program: &Path) -> bool {
-    sh::output(Command::new(program).arg("--version")).is_ok()
+    sh::run(
+        Command::new(bin.join("pip"))
+            .args(["install", "--quiet", "--disable-pip-version-check"])
+            .args(PYTHON_PACKAGES),
+    )
 }

@@ -102,6 +102,7 @@ impl Case {
                 remote: ip(8080),
                 role: None,
                 from_start: true,
+                tls: false,
             }),
         }
     }

@@ -34,6 +34,7 @@ impl Handler for Recorder {
             remote,
             role,
             from_start,
+            tls: _,
         } = connection;
         let (Endpoint::Ip(local), Endpoint::Ip(remote)) = (local, remote) else {
             panic!("no addresses")
