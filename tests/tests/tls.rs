@@ -465,7 +465,7 @@ fn a_library_loaded_late() {
     let of = |kind| {
         spans
             .iter()
-            .filter(|span| span.kind == kind && is_https(span))
+            .filter(move |span| span.kind == kind && is_https(span))
     };
     let found = (
         of(Kind::Client).count(),
