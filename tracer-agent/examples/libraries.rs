@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::Instant;
 
-use tracer_agent::discover::binary::{Scanner, libraries_of};
+use tracer_agent::discover::binary::{Scanner, contents};
 use tracer_agent::meta::proc_fs::ProcFs;
 
 fn main() {
@@ -16,8 +16,9 @@ fn main() {
         }
         let found = File::open(&name).and_then(|file| Ok((file.metadata()?.len(), file)));
         match found {
-            Ok((len, file)) => match libraries_of(&file, len) {
-                Ok(libraries) => {
+            Ok((len, file)) => match contents(&file, len) {
+                Ok(contents) => {
+                    let libraries = contents.libraries;
                     println!("{name}: {} in {:?}", libraries.len(), begin.elapsed());
                     for library in libraries {
                         println!("  {} {:?}", library.library, library.library);

@@ -12,6 +12,7 @@ use tracer_agent::app;
 use tracer_agent::config::{CommonFlags, Config, ConfigError, Layers, RunFlags};
 use tracer_agent::kernel::doctor;
 use tracer_agent::kernel::host::Host;
+use tracer_agent::meta::proc_fs::ProcFs;
 use tracer_agent::telemetry::logs;
 
 /// Zero-instrumentation distributed tracing for Linux
@@ -160,7 +161,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor { json } => {
-            let report = doctor::examine(&Host::real(), app::ebpf_object_size());
+            let mut report = doctor::examine(&Host::real(), app::ebpf_object_size());
+            report.look_at_processes(&ProcFs::default());
             let colours = logs::colours(&std::io::stdout());
             print(&if json {
                 report.to_json()

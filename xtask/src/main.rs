@@ -13,6 +13,7 @@ mod run;
 mod setup;
 mod sh;
 mod sys;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ enum Task {
     Check,
     /// Measure what tracing costs
     Bench(bench::BenchArgs),
+    /// The agent on other kernels, booted under QEMU
+    Vm(vm::VmArgs),
     /// Accept OTLP over HTTP and only count spans, by process
     #[command(hide = true)]
     OtlpSink {
@@ -81,6 +84,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test(args) => check::test(args)?,
         Task::Check => check::check()?,
         Task::Bench(args) => bench::bench(&args)?,
+        Task::Vm(args) => vm::vm(&args)?,
         Task::OtlpSink { port_file } => bench::sink(&port_file)?,
     }
     Ok(ExitCode::SUCCESS)

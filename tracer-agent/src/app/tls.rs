@@ -4,6 +4,7 @@
 //! number of processes, and taken out some time after the last one is gone. Looking into files and
 //! attaching take milliseconds to seconds: never on the capture thread.
 
+use std::mem::{Discriminant, discriminant};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,8 +42,8 @@ const DIRECTORIES: &[&str] = &[
 ];
 const NAMES: &[&str] = &["libssl.so", "libgnutls.so"];
 
-/// A library in a file.
-type Id = (FileId, TlsLibrary);
+/// A library in a file, whatever is known of its version.
+type Id = (FileId, Discriminant<TlsLibrary>);
 
 /// What happened to a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,7 +299,7 @@ impl Keeper {
     }
 
     fn attach(&mut self, target: &Target, user: Option<u32>) {
-        let id = (target.file, target.library.clone());
+        let id = (target.file, discriminant(&target.library));
         if !self.files.contains_key(&id) {
             if self.files.len() >= MOST_FILES {
                 self.shared.failures.fetch_add(1, Ordering::Relaxed);
@@ -311,7 +312,7 @@ impl Keeper {
                 unused: Some(Instant::now()),
                 of_host: user.is_none(),
             };
-            self.files.insert(id.clone(), file);
+            self.files.insert(id, file);
             self.count();
         }
         if let (Some(tgid), Some(file)) = (user, self.files.get_mut(&id)) {
@@ -374,7 +375,7 @@ impl Keeper {
         // Forked processes are not told of: a last look.
         self.look_at_all();
         let over = self.files.iter().filter(is_over);
-        let over: Vec<Id> = over.map(|(id, _)| id.clone()).collect();
+        let over: Vec<Id> = over.map(|(id, _)| *id).collect();
         for id in &over {
             if let Some(attached) = self.files.remove(id).and_then(|file| file.attached) {
                 self.probes.detach(attached);

@@ -18,6 +18,10 @@ use crate::way::{Syscalls, Uprobes, Way};
 /// Steps over frames in one run: a frame header, or a payload, or a byte of a cut header.
 const STEPS: u32 = 72;
 
+/// [`Walk::phase`]: this is no frame header. In map memory like the rest: as a value in a register it
+/// would double the states that verifiers before Linux 6.4 go over in every step.
+const LOST: u32 = u32::MAX;
+
 /// Reached by tail call only.
 #[tracepoint]
 pub fn frames(ctx: TracePointContext) -> u32 {
@@ -79,12 +83,11 @@ fn walk(bytes: &Bytes, side: &mut Direction, len: u32) -> u32 {
         phase: side.chunk_phase as u32,
         keep: side.unframed,
     });
-    let mut lost = false;
     let mut step = 0;
     while step < STEPS {
         step += 1;
         let mut walk = bytes.walk.load();
-        if walk.at >= len {
+        if walk.at >= len || walk.phase == LOST {
             break;
         }
         let rest = len - walk.at;
@@ -127,21 +130,21 @@ fn walk(bytes: &Bytes, side: &mut Direction, len: u32) -> u32 {
                     walk.skip = length as u64;
                 } else {
                     walk.keep = length;
-                    lost = length > LONGEST;
+                    if length > LONGEST {
+                        walk.phase = LOST;
+                    }
                 }
             }
         }
         bytes.walk.store(walk);
-        if lost {
-            break;
-        }
     }
     let walk = bytes.walk.load();
     side.skip = walk.skip + walk.at.wrapping_sub(walk.seen) as u64;
     side.chunk_size = walk.size;
     side.chunk_phase = walk.phase as u8;
     side.unframed = walk.keep;
-    if lost {
+    if walk.phase == LOST {
+        side.chunk_phase = 0;
         side.mode = mode::UNFRAMED;
         side.unframed = 0;
         side.skip = 0;

@@ -9,11 +9,13 @@ mod linker;
 mod mounts;
 mod tests;
 mod toolchain;
+mod vm;
 
 pub use linker::Linker;
 pub use mounts::mount_all;
 pub use tests::{for_tests, venv_bin};
 pub use toolchain::Toolchain;
+pub use vm::for_vm;
 
 use anyhow::Result;
 

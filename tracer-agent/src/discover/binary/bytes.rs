@@ -40,6 +40,12 @@ impl ReadAt for &[u8] {
     }
 }
 
+impl ReadAt for Vec<u8> {
+    fn fill(&self, buffer: &mut [u8], at: u64) -> std::io::Result<()> {
+        ReadAt::fill(&self.as_slice(), buffer, at)
+    }
+}
+
 /// A file of known length, and how much of it may still be read.
 pub struct Bytes<'a> {
     source: &'a dyn ReadAt,
@@ -164,7 +170,7 @@ mod tests {
             let mut data = vec![b'.'; 2 * STEP as usize + 100];
             let at = position as usize;
             data[at..at + 6].copy_from_slice(b"needle");
-            let bytes = Bytes::new(&&data[..], data.len() as u64);
+            let bytes = Bytes::new(&data, data.len() as u64);
             let mut found = Vec::new();
             bytes
                 .search((0, data.len() as u64), b"needle", |at, tail| {
@@ -182,7 +188,7 @@ mod tests {
         let data: Vec<u8> = (0..3 * STEP as usize + 7)
             .map(|at| (at % 251) as u8)
             .collect();
-        let bytes = Bytes::new(&&data[..], data.len() as u64);
+        let bytes = Bytes::new(&data, data.len() as u64);
         let mut next = 0;
         bytes
             .records((0, data.len() as u64), 24, |index, record| {
@@ -197,8 +203,8 @@ mod tests {
 
     #[test]
     fn what_lies_outside_is_an_error() {
-        let data = [1_u8, 2, 3];
-        let bytes = Bytes::new(&&data[..], 3);
+        let data = vec![1_u8, 2, 3];
+        let bytes = Bytes::new(&data, 3);
         assert!(bytes.read(1, 2).is_ok());
         for (at, size) in [(1, 3), (4, 0), (u64::MAX, 2), (0, u64::MAX)] {
             assert!(bytes.read(at, size).is_err(), "{at} {size}");

@@ -24,7 +24,6 @@ const DYNAMIC_MAX: u64 = 64 * 1024;
 
 /// Instruction sets that are understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "they say it themselves")]
 pub enum Machine {
     X86_64,
     Aarch64,

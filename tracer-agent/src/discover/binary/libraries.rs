@@ -17,6 +17,16 @@ use super::{text, unwind};
 
 use TlsFunction as F;
 
+/// What one file has to do with TLS.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// Libraries in it.
+    pub libraries: Vec<Library>,
+    /// It is the other half of an OpenSSL or LibreSSL installation, libcrypto, and this is what its
+    /// text says: a libssl has no version of its own.
+    pub crypto: Option<TlsLibrary>,
+}
+
 /// One TLS library of one file.
 #[derive(Clone, Debug)]
 pub struct Library {
@@ -57,6 +67,10 @@ const BORINGSSL: &[&str] = &[
     "SSL_set_quic_use_legacy_codepoint",
     "SSL_early_data_reason_string",
 ];
+/// The function of libcrypto that tells its version, now and before 1.1.
+const CRYPTO: &[&str] = &["OpenSSL_version", "SSLeay_version"];
+/// What a Java virtual machine exports.
+const JAVA: &[&str] = &["JNI_CreateJavaVM"];
 const LIBRESSL: &[&str] = &[
     "SSL_CTX_use_certificate_chain_mem",
     "SSL_CTX_load_verify_mem",
@@ -81,8 +95,18 @@ const GNUTLS: &[(&str, TlsFunction)] = &[
 ];
 
 fn wanted(name: &str) -> bool {
-    probe(name).is_some() || BORINGSSL.contains(&name) || LIBRESSL.contains(&name)
+    let others = [BORINGSSL, LIBRESSL, CRYPTO, JAVA];
+    probe(name).is_some() || others.iter().any(|names| names.contains(&name))
 }
+
+/// One of them begins every name of interest.
+const PREFIXES: [&str; 5] = [
+    "SSL_",
+    "gnutls_",
+    "OpenSSL_version",
+    "SSLeay_version",
+    "JNI_CreateJavaVM",
+];
 
 fn probe(name: &str) -> Option<TlsFunction> {
     let mut all = OPENSSL.iter().chain(GNUTLS);
@@ -91,9 +115,31 @@ fn probe(name: &str) -> Option<TlsFunction> {
 }
 
 /// All TLS libraries in a file.
-pub fn find(elf: &Elf<'_>) -> Result<Vec<Library>, BinaryError> {
-    let mut libraries = Vec::new();
+pub fn find(elf: &Elf<'_>) -> Result<Contents, BinaryError> {
     let symbols = by_symbols(elf)?;
+    let mut contents = Contents::default();
+    let named = |names: &[&str]| {
+        let mut all = symbols.iter();
+        all.any(|symbol| names.contains(&symbol.name.as_str()))
+    };
+    let (crypto, java) = (named(CRYPTO), named(JAVA));
+    contents.libraries = libraries(elf, symbols)?;
+    if java {
+        contents.libraries.push(nameless(TlsLibrary::Jsse));
+    }
+    if crypto && contents.libraries.is_empty() {
+        contents.crypto = match text::openssl(elf)? {
+            Some(library) => Some(library),
+            None => text::libressl(elf)?.map(|version| TlsLibrary::LibreSsl {
+                version: Some(version),
+            }),
+        };
+    }
+    Ok(contents)
+}
+
+fn libraries(elf: &Elf<'_>, symbols: Vec<Symbol>) -> Result<Vec<Library>, BinaryError> {
+    let mut libraries = Vec::new();
     let (gnutls, openssl): (Vec<Symbol>, Vec<Symbol>) = symbols
         .into_iter()
         .partition(|symbol| symbol.name.starts_with("gnutls_"));
@@ -159,9 +205,9 @@ fn has(symbols: &[Symbol], any: &[TlsFunction]) -> bool {
 fn by_symbols(elf: &Elf<'_>) -> Result<Vec<Symbol>, BinaryError> {
     for table in [symbols::dynamic_table(elf), symbols::full_table(elf)] {
         let Some(table) = table else { continue };
-        let mut found = symbols::find(elf, table, &["SSL_", "gnutls_"], &wanted)?;
+        let mut found = symbols::find(elf, table, &PREFIXES, &wanted)?;
         found.retain(|symbol| symbol.function);
-        if found.iter().any(|symbol| probe(&symbol.name).is_some()) {
+        if !found.is_empty() {
             return Ok(found);
         }
     }

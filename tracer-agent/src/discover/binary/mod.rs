@@ -25,7 +25,7 @@ use thiserror::Error;
 
 pub use bytes::ReadAt;
 pub use go::GoFunction;
-pub use libraries::Library;
+pub use libraries::{Contents, Library};
 pub use process::{Found, Scanner, Unseen};
 pub use types::{FileId, Function, GoLayout, GoTls, Refused, Target, TlsFunction, TlsLibrary};
 
@@ -52,8 +52,8 @@ pub enum BinaryError {
     Read(#[source] std::io::Error),
 }
 
-/// The TLS libraries in one file of known length.
-pub fn libraries_of(file: &dyn ReadAt, len: u64) -> Result<Vec<Library>, BinaryError> {
+/// What one file of known length has to do with TLS.
+pub fn contents(file: &dyn ReadAt, len: u64) -> Result<Contents, BinaryError> {
     libraries::find(&elf::Elf::parse(bytes::Bytes::new(file, len))?)
 }
 
@@ -71,10 +71,28 @@ pub fn go_functions(
     }
 }
 
-/// Fuzzing: whatever the bytes are, an answer and no panic.
+/// Whatever the bytes are, an answer and no panic, and no offset outside of them.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let len = data.len() as u64;
-    let _ = libraries_of(&data, len);
-    let _ = go_functions(&data, len, &["runtime.newproc1", "runtime.goexit0"]);
+    let inside = |entry: u64, returns: &[u64]| {
+        assert!(returns.iter().chain([&entry]).all(|at| *at < len));
+    };
+    if let Ok(contents) = contents(&data, len) {
+        let libraries = contents.libraries.iter();
+        for function in libraries.flat_map(|library| library.functions.iter()) {
+            inside(function.entry, &function.returns);
+        }
+    }
+    if let Ok(Some(functions)) = go_functions(&data, len, &["runtime.newproc1", "runtime.main"]) {
+        for function in functions {
+            inside(
+                function.entry,
+                function.returns.as_deref().unwrap_or_default(),
+            );
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::libraries::Library;
-use super::types::{FileId, Target};
-use super::{BinaryError, libraries_of};
+use super::libraries::Contents;
+use super::types::{FileId, Target, TlsLibrary};
+use super::{BinaryError, contents};
 use crate::meta::proc_fs::{Mapping, ProcFs};
 
 /// Files whose result is kept. A host has some thousand libraries at most; a result is small.
@@ -49,7 +49,7 @@ pub struct Scanner {
 
 #[derive(Debug)]
 struct Entry {
-    result: Result<Arc<[Library]>, Arc<str>>,
+    result: Result<Arc<Contents>, Arc<str>>,
     used: u64,
 }
 
@@ -73,6 +73,7 @@ impl Scanner {
     /// another user and the agent may not).
     pub fn scan(&mut self, pid: u32) -> Option<Found> {
         let mut found = Found::default();
+        let mut crypto = Vec::new();
         let mut seen = FxHashSet::default();
         for mapping in self.proc.executable_mappings(pid)? {
             if !seen.insert((mapping.device.clone(), mapping.inode)) {
@@ -85,8 +86,9 @@ impl Scanner {
                 });
                 continue;
             };
-            self.look_into(file, id, mapping.path, &mut found);
+            self.look_into(file, id, mapping.path, &mut found, &mut crypto);
         }
+        complete_versions(&mut found.targets, &crypto);
         Some(found)
     }
 
@@ -95,17 +97,28 @@ impl Scanner {
         let file = File::open(path).ok()?;
         let id = identity(&file)?;
         let mut found = Found::default();
-        self.look_into(file, id, path.to_owned(), &mut found);
+        self.look_into(file, id, path.to_owned(), &mut found, &mut Vec::new());
         Some(found)
     }
 
-    fn look_into(&mut self, file: File, id: FileId, shown: PathBuf, found: &mut Found) {
-        match self.libraries(&file, id) {
-            Ok(libraries) if libraries.is_empty() => {}
-            Ok(libraries) => {
+    fn look_into(
+        &mut self,
+        file: File,
+        id: FileId,
+        shown: PathBuf,
+        found: &mut Found,
+        crypto: &mut Vec<(PathBuf, TlsLibrary)>,
+    ) {
+        match self.contents(&file, id) {
+            Ok(contents) => {
+                crypto.extend(contents.crypto.clone().map(|it| (shown.clone(), it)));
+                if contents.libraries.is_empty() {
+                    return;
+                }
                 let handle = Arc::new(file);
                 let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
-                found.targets.extend(libraries.iter().map(|library| Target {
+                let libraries = contents.libraries.iter();
+                found.targets.extend(libraries.map(|library| Target {
                     file: id,
                     path: path.clone(),
                     handle: Arc::clone(&handle),
@@ -122,7 +135,7 @@ impl Scanner {
         }
     }
 
-    fn libraries(&mut self, file: &File, id: FileId) -> Result<Arc<[Library]>, Arc<str>> {
+    fn contents(&mut self, file: &File, id: FileId) -> Result<Arc<Contents>, Arc<str>> {
         self.clock += 1;
         if let Some(entry) = self.cache.get_mut(&id) {
             entry.used = self.clock;
@@ -132,10 +145,10 @@ impl Scanner {
             self.forget_the_older_half();
         }
         self.parsed += 1;
-        let result = match libraries_of(file, id.size) {
-            Ok(libraries) => Ok(libraries.into()),
+        let result = match contents(file, id.size) {
+            Ok(contents) => Ok(Arc::new(contents)),
             // Data that happens to be mapped executable is no loss.
-            Err(BinaryError::NotElf) => Ok(Arc::from([])),
+            Err(BinaryError::NotElf) => Ok(Arc::default()),
             Err(error) => Err(error.to_string().into()),
         };
         let entry = Entry {
@@ -152,6 +165,29 @@ impl Scanner {
         let (_, median, _) = used.select_nth_unstable(middle);
         let median = *median;
         self.cache.retain(|_, entry| entry.used > median);
+    }
+}
+
+/// A libssl is of the version of the libcrypto beside it, or of the only one that is mapped.
+fn complete_versions(targets: &mut [Target], crypto: &[(PathBuf, TlsLibrary)]) {
+    for target in targets {
+        let unknown = matches!(
+            target.library,
+            TlsLibrary::OpenSsl { version: None } | TlsLibrary::LibreSsl { version: None }
+        );
+        if !unknown {
+            continue;
+        }
+        let beside = crypto
+            .iter()
+            .find(|(path, _)| path.parent() == target.shown.parent());
+        let only = match crypto {
+            [only] => Some(only),
+            _ => None,
+        };
+        if let Some((_, library)) = beside.or(only) {
+            target.library = library.clone();
+        }
     }
 }
 

@@ -140,8 +140,8 @@ pub struct Function {
     pub probe: TlsFunction,
     /// File offset of its first instruction.
     pub entry: u64,
-    /// File offsets of all RETs through which a call of it can return, sorted; empty for those whose
-    /// return says nothing ([`TlsFunction::needs_returns`]).
+    /// File offsets of all RETs through which a call of it can return, sorted; all of them or, only
+    /// for those that can do without ([`TlsFunction::needs_returns`]), none.
     pub returns: Vec<u64>,
 }
 
@@ -174,14 +174,55 @@ pub struct Target {
     pub refused: Arc<[Refused]>,
 }
 
+impl Target {
+    /// Why plaintext of this library is not seen, in words for people; `None` if it is.
+    pub fn unseen(&self) -> Option<String> {
+        use TlsFunction::*;
+        match self.library {
+            TlsLibrary::Jsse => {
+                return Some(
+                    "Java's own TLS is byte code: there is no native function to probe".into(),
+                );
+            }
+            TlsLibrary::Rustls { .. } => {
+                return Some("rustls is compiled into the callers: no function to probe".into());
+            }
+            _ => {}
+        }
+        if self.functions.is_empty() && self.refused.is_empty() {
+            return Some("the names of its functions were removed".into());
+        }
+        let any = |wanted: &[TlsFunction]| {
+            let mut all = self.functions.iter();
+            all.any(|function| wanted.contains(&function.probe))
+        };
+        let reads = any(&[SslRead, SslReadEx, GnutlsRecordRecv, GoTlsRead]);
+        let writes = any(&[SslWrite, SslWriteEx, GnutlsRecordSend, GoTlsWrite]);
+        if reads && writes {
+            return None;
+        }
+        let refused = self.refused.iter().find(|it| it.probe.needs_returns());
+        Some(match refused {
+            Some(Refused { probe, reason }) => format!("{probe:?} is not understood: {reason}"),
+            None => "it has no function that reads or none that writes".into(),
+        })
+    }
+}
+
 impl TlsFunction {
     /// Whether a probe of it needs to see the result: then it is found with all of its RETs or not
-    /// at all.
+    /// at all. Of the others all RETs are given, or none: OpenSSL's handshake ends in a jump through a
+    /// pointer, for example.
     pub const fn needs_returns(self) -> bool {
         use TlsFunction::*;
         !matches!(
             self,
-            SslFree
+            SslDoHandshake
+                | SslConnect
+                | SslAccept
+                | GnutlsHandshake
+                | GoTlsHandshakeContext
+                | SslFree
                 | SslSetFd
                 | SslSetRfd
                 | SslSetWfd

@@ -5,6 +5,7 @@
 
 mod checks;
 mod rights;
+mod tls;
 
 use std::fmt::Write as _;
 
@@ -12,6 +13,9 @@ use serde::Serialize;
 
 use super::features::Features;
 use super::host::Host;
+use crate::meta::proc_fs::ProcFs;
+
+pub use tls::{TlsProcess, TlsProcesses};
 
 /// Outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -88,12 +92,15 @@ impl Check {
 pub struct Report {
     /// In the order they are shown.
     pub checks: Vec<Check>,
+    /// TLS libraries of running processes; `None` if they were not looked at.
+    pub tls: Option<TlsProcesses>,
 }
 
 /// Looks at the host; `ebpf_object_size` is that of the object built into the binary.
 pub fn examine(host: &Host, ebpf_object_size: Option<usize>) -> Report {
     Report {
         checks: checks::all(host, &Features::of(host), ebpf_object_size),
+        tls: None,
     }
 }
 
@@ -111,11 +118,29 @@ impl Report {
         missing.map(|check| check.check).collect()
     }
 
-    /// An array of `{check, status, detail, disables, fix}`.
+    /// Looks at the running processes too.
+    pub fn look_at_processes(&mut self, proc: &ProcFs) {
+        self.tls = Some(tls::look(proc));
+    }
+
+    /// An array of `{check, status, detail, disables, fix}`; those of running processes, whose check
+    /// is `tls`, have more fields.
     pub fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Line<'a> {
+            Check(&'a Check),
+            Tls(&'a TlsProcess),
+        }
+        let processes = self.tls.iter().flat_map(|tls| &tls.processes);
+        let lines: Vec<Line<'_>> = self
+            .checks
+            .iter()
+            .map(Line::Check)
+            .chain(processes.map(Line::Tls))
+            .collect();
         // Serialising strings and unit variants cannot fail; an empty array would still be honest JSON.
-        let mut json =
-            serde_json::to_string_pretty(&self.checks).unwrap_or_else(|_| "[]".to_owned());
+        let mut json = serde_json::to_string_pretty(&lines).unwrap_or_else(|_| "[]".to_owned());
         json.push('\n');
         json
     }
@@ -155,6 +180,9 @@ impl Report {
                     let _ = writeln!(text, "{indent}{} {line}", paint("2", &format!("{label}:")));
                 }
             }
+        }
+        if let Some(tls) = &self.tls {
+            text.push_str(&tls.to_text(&paint));
         }
         let named = |status: Status| {
             let names: Vec<&str> = self

@@ -171,10 +171,30 @@ impl Walk<'_> {
         if let Some(slot) = self.stub(target)? {
             return self.follow_slot(slot);
         }
-        let part = self.extents.covering(target)?;
-        self.waiting
-            .push(part.ok_or(NotUnderstood::JumpsAway(target))?);
+        let part = match self.extents.covering(target)? {
+            Some(part) => part,
+            None => self.veneer(target)?,
+        };
+        self.waiting.push(part);
         Ok(())
+    }
+
+    /// What linkers put between functions on aarch64 to work around errors of processors (843419,
+    /// 835769): one instruction that was moved here, and a jump back to behind its place.
+    fn veneer(&self, address: u64) -> Result<Range<u64>, NotUnderstood> {
+        let range = address..address.saturating_add(8);
+        let refused = NotUnderstood::JumpsAway(address);
+        let Some(offset) = self.elf.code_offset(&range) else {
+            return Err(refused);
+        };
+        if self.elf.machine != Machine::Aarch64 {
+            return Err(refused);
+        }
+        let code = self.elf.bytes.read(offset, 8)?;
+        match arm64::decode(&code, address)?.jumps[..] {
+            [back] if self.known(back) => Ok(range),
+            _ => Err(refused),
+        }
     }
 
     fn follow_slot(&mut self, slot: u64) -> Result<(), NotUnderstood> {
@@ -263,3 +283,6 @@ impl Walk<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

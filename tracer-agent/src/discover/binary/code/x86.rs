@@ -96,8 +96,9 @@ fn writes_return_address(instruction: &Instruction) -> bool {
 /// ```
 fn switch(before: &[Instruction], jump: &Instruction) -> Option<Table> {
     let window = before.get(before.len().saturating_sub(BACK)..)?;
-    let (address, relative, index) = match jump.op0_kind() {
-        OpKind::Memory => (absolute(before, jump)?, false, jump.memory_index()),
+    // The bounds check is before the instruction that reads the table.
+    let (address, relative, index, checked) = match jump.op0_kind() {
+        OpKind::Memory => (absolute(before, jump)?, false, jump.memory_index(), window),
         OpKind::Register => {
             let target = jump.op0_register();
             let (at, definition) = last_writer(window, target)?;
@@ -106,32 +107,33 @@ fn switch(before: &[Instruction], jump: &Instruction) -> Option<Table> {
                     absolute(before, definition)?,
                     false,
                     definition.memory_index(),
+                    window.get(..at)?,
                 ),
                 Mnemonic::Add if definition.op1_kind() == OpKind::Register => {
                     let addend = definition.op1_register();
                     let earlier = window.get(..at)?;
-                    let (load, base) = [(target, addend), (addend, target)].into_iter().find_map(
-                        |(loaded, base)| {
-                            let (_, load) = last_writer(earlier, loaded)?;
+                    let (at, load, base) = [(target, addend), (addend, target)]
+                        .into_iter()
+                        .find_map(|(loaded, base)| {
+                            let (at, load) = last_writer(earlier, loaded)?;
                             let fits = load.mnemonic() == Mnemonic::Movsxd
                                 && load.op1_kind() == OpKind::Memory
                                 && load.memory_index_scale() == 4
                                 && load.memory_displacement64() == 0;
-                            fits.then_some((load, base))
-                        },
-                    )?;
+                            fits.then_some((at, load, base))
+                        })?;
                     let table = constant(before, load.memory_base())?;
                     if constant(before, base)? != table {
                         return None;
                     }
-                    (table, true, load.memory_index())
+                    (table, true, load.memory_index(), window.get(..at)?)
                 }
                 _ => return None,
             }
         }
         _ => return None,
     };
-    let entries = bound(window, index)?;
+    let entries = bound(checked, index)?;
     Some(Table {
         jump: jump.ip(),
         address,
@@ -176,12 +178,11 @@ fn last_writer(window: &[Instruction], register: Register) -> Option<(usize, &In
 }
 
 /// Number of entries, from the comparison before the jump: `cmp idx, N` with `ja`, or `jbe`, or
-/// `jae` and `jb`, on the index or on what it was copied from.
+/// `jae` and `jb`, on the index, on what it was copied from, or on the memory it was loaded from.
 fn bound(window: &[Instruction], index: Register) -> Option<u64> {
-    let mut wanted = index.full_register();
+    let mut wanted = Place::Register(index.full_register());
     for (at, instruction) in window.iter().enumerate().rev() {
-        let register = instruction.op0_kind() == OpKind::Register;
-        let same = register && instruction.op0_register().full_register() == wanted;
+        let same = Place::of(instruction, 0).is_some_and(|place| place == wanted);
         match instruction.mnemonic() {
             Mnemonic::Cmp if same && is_immediate(instruction.op1_kind()) => {
                 let limit = instruction.immediate(1);
@@ -195,12 +196,9 @@ fn bound(window: &[Instruction], index: Register) -> Option<u64> {
                     _ => None,
                 };
             }
+            // A copy, a load, or a register moved to itself to clear the upper half.
             Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movsxd if same => {
-                // A copy of another register, or of itself to clear the upper half.
-                if instruction.op1_kind() != OpKind::Register {
-                    return None;
-                }
-                wanted = instruction.op1_register().full_register();
+                wanted = Place::of(instruction, 1)?;
             }
             Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Push => {}
             _ if same => return None,
@@ -208,6 +206,31 @@ fn bound(window: &[Instruction], index: Register) -> Option<u64> {
         }
     }
     None
+}
+
+/// Where a value is.
+#[derive(PartialEq)]
+enum Place {
+    Register(Register),
+    /// Base, index, scale and distance.
+    Memory(Register, Register, u32, u64),
+}
+
+impl Place {
+    fn of(instruction: &Instruction, operand: u32) -> Option<Place> {
+        match instruction.op_kind(operand) {
+            OpKind::Register => Some(Place::Register(
+                instruction.op_register(operand).full_register(),
+            )),
+            OpKind::Memory => Some(Place::Memory(
+                instruction.memory_base(),
+                instruction.memory_index(),
+                instruction.memory_index_scale(),
+                instruction.memory_displacement64(),
+            )),
+            _ => None,
+        }
+    }
 }
 
 fn is_immediate(kind: OpKind) -> bool {

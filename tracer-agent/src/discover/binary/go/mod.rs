@@ -20,7 +20,7 @@ const TLS: &[(&str, TlsFunction)] = &[
     ("crypto/tls.(*Conn).Write", TlsFunction::GoTlsWrite),
     ("crypto/tls.(*Conn).Close", TlsFunction::GoTlsClose),
     (
-        "crypto/tls.(*Conn).HandshakeContext",
+        "crypto/tls.(*Conn).handshakeContext",
         TlsFunction::GoTlsHandshakeContext,
     ),
 ];
@@ -152,3 +152,6 @@ impl Extents for GoProgram<'_> {
         self.table.covering(self.elf, address)
     }
 }
+
+#[cfg(test)]
+mod tests;

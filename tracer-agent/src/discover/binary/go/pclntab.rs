@@ -256,7 +256,7 @@ fn text(elf: &Elf<'_>, table: u64) -> Result<u64, BinaryError> {
             .is_some()
     };
     let header = relocations::value(elf, table.saturating_add(24))?;
-    if executable(&header) {
+    if header != 0 && executable(&header) {
         return Ok(header);
     }
     let module = module::find(elf, table)?.ok_or(BinaryError::Malformed("no Go module data"))?;

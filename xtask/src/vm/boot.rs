@@ -1,0 +1,176 @@
+//! One machine: boots it, reads its console, ends it at the deadline.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::kernels::Kernel;
+use super::{Smoke, directory};
+use crate::sh;
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should.
+    Passed,
+    /// It ran and failed.
+    Failed,
+    /// The machine did not get so far.
+    Missing,
+}
+
+/// What a machine did.
+#[derive(Debug)]
+pub struct Run {
+    /// The kernel as asked for.
+    pub kernel: &'static str,
+    /// What is known not to work.
+    pub known: Option<&'static str>,
+    /// `uname -r`; empty when it did not boot.
+    pub release: String,
+    /// Programs that the verifier accepted, and instructions it looked at for the largest.
+    pub programs: usize,
+    /// Instructions that the verifier processed for the worst program; 0 where the kernel does not tell.
+    pub most_instructions: u64,
+    /// From power-on to power-off.
+    pub took: Duration,
+    verify: Option<bool>,
+    smokes: Vec<(String, bool)>,
+}
+
+impl Run {
+    /// True when the verifier took every program.
+    pub fn verified(&self) -> bool {
+        self.verify == Some(true)
+    }
+
+    /// How one of the tests ended.
+    pub fn outcome(&self, smoke: &str) -> Outcome {
+        match self.smokes.iter().find(|(name, _)| name == smoke) {
+            Some((_, true)) => Outcome::Passed,
+            Some((_, false)) => Outcome::Failed,
+            None => Outcome::Missing,
+        }
+    }
+}
+
+/// Boots the kernel with the image and waits for its end.
+pub fn boot(
+    kernel: &Kernel,
+    vmlinuz: &Path,
+    image: &Path,
+    smokes: &[Smoke],
+    limit: Duration,
+) -> Result<Run> {
+    let console = directory().join(format!("console-{}.txt", kernel.name));
+    let file =
+        File::create(&console).with_context(|| format!("cannot write {}", console.display()))?;
+    let mut command = Command::new("qemu-system-x86_64");
+    // Without cx16, whose emulation spoils the flags in QEMU 7.2 and so the kernel's allocator.
+    command
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max,-cx16",
+            "-smp",
+            "2",
+            "-m",
+            "2048",
+        ])
+        .args(["-nographic", "-no-reboot"])
+        .arg("-kernel")
+        .arg(vmlinuz)
+        .arg("-initrd")
+        .arg(image)
+        .args(["-append", "console=ttyS0 panic=-1 quiet"]);
+    eprintln!("vm: booting {} (its tests: {})", kernel.name, smokes.len());
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", sh::line(&command)))?;
+    while child.try_wait().context("cannot wait for qemu")?.is_none() {
+        if start.elapsed() > limit {
+            child.kill().context("cannot end qemu")?;
+            child.wait().context("cannot wait for qemu")?;
+            eprintln!("vm: {} did not end within {limit:?}", kernel.name);
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let text =
+        std::fs::read(&console).with_context(|| format!("cannot read {}", console.display()))?;
+    Ok(parse(
+        kernel,
+        &String::from_utf8_lossy(&text),
+        start.elapsed(),
+    ))
+}
+
+fn parse(kernel: &Kernel, console: &str, took: Duration) -> Run {
+    let mut run = Run {
+        kernel: kernel.name,
+        known: kernel.known,
+        release: String::new(),
+        programs: 0,
+        most_instructions: 0,
+        took,
+        verify: None,
+        smokes: Vec::new(),
+    };
+    for line in console.lines() {
+        // The firmware leaves control sequences before the first line.
+        if let Some((_, release)) = line.split_once("vm-kernel ") {
+            run.release = release.trim().to_owned();
+        } else if let Some(code) = line.strip_prefix("vm-verify ") {
+            run.verify = Some(code.trim() == "0");
+        } else if let Some((name, code)) = line
+            .strip_prefix("vm-smoke ")
+            .and_then(|rest| rest.trim().rsplit_once(' '))
+        {
+            run.smokes.push((name.to_owned(), code == "0"));
+        } else if let Some(instructions) = instructions(line) {
+            run.programs += 1;
+            run.most_instructions = run.most_instructions.max(instructions);
+        }
+    }
+    run
+}
+
+/// The number in a line of `tracer-agent verify`.
+fn instructions(line: &str) -> Option<u64> {
+    let mut words = line.split_whitespace();
+    let (_, number, unit) = (words.next()?, words.next()?, words.next()?);
+    (unit == "instructions").then(|| number.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consoles() {
+        let kernel = Kernel {
+            name: "6.1",
+            suite: "bookworm",
+            known: None,
+        };
+        let console = "\x1b[2Jvm-kernel 6.1.0-50\r\nhead    227100 instructions    1.0 ms\r\nwindow  300 instructions  1 ms\r\nvm-verify 0\r\ntest a ... ok\r\nvm-smoke HTTP/1 0\r\nvm-smoke gRPC 101\r\n";
+        let run = parse(&kernel, console, Duration::ZERO);
+        assert_eq!(run.release, "6.1.0-50");
+        assert!(run.verified());
+        assert_eq!((run.programs, run.most_instructions), (2, 227_100));
+        assert_eq!(run.outcome("HTTP/1"), Outcome::Passed);
+        assert_eq!(run.outcome("gRPC"), Outcome::Failed);
+        assert_eq!(run.outcome("TLS"), Outcome::Missing);
+        let dead = parse(&kernel, "Kernel panic", Duration::ZERO);
+        assert!(!dead.verified());
+        assert_eq!(dead.release, "");
+    }
+}

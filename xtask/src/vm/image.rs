@@ -1,0 +1,182 @@
+//! The initramfs that every kernel is booted with.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::{Smoke, directory};
+use crate::sh;
+
+/// Where the programs are in the image: laid out like cargo's target directory, which is how the
+/// tests find their helpers.
+const TARGET: &str = "t/target";
+
+/// Makes the image; returns its path.
+pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
+    let root = directory().join("root");
+    if root.exists() {
+        std::fs::remove_dir_all(&root)
+            .with_context(|| format!("cannot empty {}", root.display()))?;
+    }
+    for place in [
+        "bin",
+        "dev",
+        "etc",
+        "proc",
+        "run",
+        "sys",
+        "tmp",
+        "t/target/debug/deps",
+        "t/target/release",
+    ] {
+        make(&root.join(place))?;
+    }
+    let busybox = sh::which("busybox").context("no busybox: `cargo xtask setup` installs it")?;
+    copy(&busybox, &root.join("bin/busybox"))?;
+    symlink("busybox", root.join("bin/sh")).context("cannot link /bin/sh")?;
+    write(&root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
+    write(
+        &root.join("etc/hosts"),
+        "127.0.0.1 localhost\n::1 localhost\n",
+    )?;
+    write(&root.join(TARGET).join("CACHEDIR.TAG"), "")?;
+    let debug = root.join(TARGET).join("debug");
+    let mut programs = vec![root.join(TARGET).join("release/tracer-agent")];
+    copy(agent, &programs[0])?;
+    if !smokes.is_empty() {
+        for built in test_programs(smokes)? {
+            let place = match built.deps {
+                true => debug.join("deps").join(&built.name),
+                false => debug.join(&built.name),
+            };
+            copy(&built.path, &place)?;
+            // Debug information is most of their size.
+            sh::output(Command::new("strip").arg(&place))?;
+            programs.push(place);
+        }
+    }
+    for library in libraries(&programs)? {
+        let place = root.join(library.strip_prefix("/").unwrap_or(&library));
+        if let Some(parent) = place.parent() {
+            make(parent)?;
+        }
+        copy(&library, &place)?;
+    }
+    let init = root.join("init");
+    write(&init, &script(smokes))?;
+    sh::output(Command::new("chmod").arg("755").arg(&init))?;
+    pack(&root)
+}
+
+struct Built {
+    name: String,
+    path: PathBuf,
+    /// A test program, as opposed to a program of the tests crate.
+    deps: bool,
+}
+
+/// Builds the tests crate; returns its programs and those of its tests that are wanted.
+fn test_programs(smokes: &[Smoke]) -> Result<Vec<Built>> {
+    let mut command = sh::cargo();
+    command.args([
+        "test",
+        "--package",
+        "tracer-tests",
+        "--no-run",
+        "--message-format=json",
+    ]);
+    eprintln!("vm: {}", sh::line(&command));
+    let messages = sh::output(&mut command)?;
+    let mut found = Vec::new();
+    for message in messages.lines() {
+        let Ok(message) = serde_json::from_str::<serde_json::Value>(message) else {
+            continue;
+        };
+        let (Some(name), Some(path)) = (
+            message["target"]["name"].as_str(),
+            message["executable"].as_str(),
+        ) else {
+            continue;
+        };
+        let kind = &message["target"]["kind"][0];
+        let wanted = kind == "test" && smokes.iter().any(|smoke| smoke.program == name);
+        let helper = kind == "bin" && message["profile"]["test"] == false;
+        if wanted || helper {
+            found.push(Built {
+                name: name.to_owned(),
+                path: path.into(),
+                deps: wanted,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Shared libraries that the programs need, the loader included.
+fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for program in programs {
+        // Fails for static programs, which need none.
+        let Ok(listed) = sh::output(Command::new("ldd").arg(program)) else {
+            continue;
+        };
+        let words = listed
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'));
+        found.extend(words.map(PathBuf::from));
+    }
+    Ok(found)
+}
+
+fn script(smokes: &[Smoke]) -> String {
+    let mut text = String::from(
+        "#!/bin/sh\n\
+         b=/bin/busybox\n\
+         export PATH=/bin TRACER_TESTS_REQUIRED=1\n\
+         $b mkdir -p /sys /proc /dev /tmp\n\
+         $b mount -t proc proc /proc\n\
+         $b mount -t sysfs sys /sys\n\
+         $b mount -t devtmpfs dev /dev\n\
+         $b mount -t tracefs tracefs /sys/kernel/tracing\n\
+         $b mount -t securityfs securityfs /sys/kernel/security\n\
+         $b mount -t bpf bpf /sys/fs/bpf\n\
+         $b mount -t tmpfs tmpfs /tmp\n\
+         $b ifconfig lo 127.0.0.1 up\n\
+         echo \"vm-kernel $($b uname -r)\"\n\
+         /t/target/release/tracer-agent verify\n\
+         echo \"vm-verify $?\"\n",
+    );
+    for smoke in smokes {
+        text.push_str(&format!(
+            "/t/target/debug/deps/{} {}\necho \"vm-smoke {} $?\"\n",
+            smoke.program, smoke.filter, smoke.name
+        ));
+    }
+    text.push_str("$b poweroff -f\n");
+    text
+}
+
+fn pack(root: &Path) -> Result<PathBuf> {
+    let image = directory().join("initramfs.gz");
+    let pipeline = "find . | cpio --quiet -o -H newc | gzip -1 > ../initramfs.gz";
+    sh::output(Command::new("sh").args(["-ec", pipeline]).current_dir(root))?;
+    Ok(image)
+}
+
+fn make(directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::copy(from, to)
+        .map(|_| ())
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,127 @@
+//! `cargo xtask vm test`: the agent on other kernels, Debian's, booted under QEMU's emulation.
+//!
+//! Each machine is an initramfs: busybox, the agent, and test programs of this workspace with the
+//! libraries they need. It asks the verifier about every eBPF program, runs the end-to-end tests that
+//! need nothing but this workspace's own programs, and powers off. Emulation is slow, and the tests
+//! are the same ones that run natively: their counts are exact here too.
+
+mod boot;
+mod image;
+mod kernels;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::agent::{self, BuildArgs};
+use crate::{setup, sh};
+use boot::{Outcome, Run};
+use kernels::Kernel;
+
+/// Which kernels, and what becomes of the results.
+#[derive(Clone, Debug, clap::Args)]
+pub struct VmArgs {
+    #[command(subcommand)]
+    command: VmCommand,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum VmCommand {
+    /// Verifier and end-to-end tests on each kernel
+    Test {
+        /// Only these, as in `5.10` (repeatable)
+        #[arg(long = "kernel", value_name = "VERSION")]
+        kernels: Vec<String>,
+        /// Only the verifier
+        #[arg(long)]
+        verify: bool,
+        /// Write docs/kernels.md from the results (all kernels have to be run)
+        #[arg(long)]
+        docs: bool,
+    },
+}
+
+/// One end-to-end test program, and which of its tests need nothing that is not in the image.
+#[derive(Clone, Copy, Debug)]
+pub struct Smoke {
+    /// Column of the report.
+    pub name: &'static str,
+    /// Integration test of the tests crate.
+    pub program: &'static str,
+    /// Its tests.
+    pub filter: &'static str,
+}
+
+/// What runs in each machine.
+const SMOKES: &[Smoke] = &[Smoke {
+    name: "HTTP/1",
+    program: "live_http1",
+    filter: "rust::",
+}];
+
+/// From power-on to power-off. Emulated, on two cores that others use too.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Where everything that is fetched and made here lies.
+fn directory() -> PathBuf {
+    sh::target().join("vm")
+}
+
+/// `cargo xtask vm`.
+pub fn vm(args: &VmArgs) -> Result<()> {
+    let VmCommand::Test {
+        kernels: wanted,
+        verify,
+        docs,
+    } = &args.command;
+    let all = kernels::ALL;
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|name| !all.iter().any(|k| k.name == **name))
+    {
+        let names: Vec<_> = all.iter().map(|kernel| kernel.name).collect();
+        bail!("no kernel {unknown}; there are {}", names.join(", "));
+    }
+    if *docs && (!wanted.is_empty() || *verify) {
+        bail!("--docs is written from a run of everything: leave --kernel and --verify away");
+    }
+    let chosen = all
+        .iter()
+        .filter(|kernel| wanted.is_empty() || wanted.iter().any(|name| name == kernel.name));
+    let chosen: Vec<&Kernel> = chosen.collect();
+    setup::for_vm()?;
+    let agent = agent::build(BuildArgs::default())?;
+    let smokes = if *verify { &[][..] } else { SMOKES };
+    let image = image::build(&agent, smokes)?;
+    let mut runs: Vec<Run> = Vec::new();
+    for kernel in chosen {
+        let vmlinuz = kernels::fetch(kernel)?;
+        let run = boot::boot(kernel, &vmlinuz, &image, smokes, LIMIT)?;
+        report::line(&run);
+        runs.push(run);
+    }
+    let table = report::table(&runs, smokes);
+    println!("{table}");
+    if *docs {
+        report::write_docs(&table)?;
+    }
+    let bad = runs.iter().filter(|run| run.failed(smokes)).count();
+    if bad > 0 {
+        bail!(
+            "{bad} of {} kernels: something failed; the consoles are in target/vm",
+            runs.len()
+        );
+    }
+    Ok(())
+}
+
+impl Run {
+    /// Anything that should have passed and did not, unless it is known and documented.
+    fn failed(&self, smokes: &[Smoke]) -> bool {
+        let tests = smokes.iter().map(|smoke| self.outcome(smoke.name));
+        let known = self.known.is_some();
+        !self.verified() || (!known && tests.into_iter().any(|outcome| outcome != Outcome::Passed))
+    }
+}

@@ -1,0 +1,86 @@
+//! The results as people read them.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+
+use super::Smoke;
+use super::boot::{Outcome, Run};
+use crate::sh;
+
+/// One line when a machine is done.
+pub fn line(run: &Run) {
+    let verdict = if run.verified() {
+        "the verifier took"
+    } else {
+        "the verifier did not take all of"
+    };
+    eprintln!(
+        "vm: {} ({}): {verdict} {} programs; {:.0} s",
+        run.kernel,
+        run.release,
+        run.programs,
+        run.took.as_secs_f64()
+    );
+}
+
+/// A Markdown table.
+pub fn table(runs: &[Run], smokes: &[Smoke]) -> String {
+    let mut text = String::from("| kernel | programs verified | most instructions |");
+    for smoke in smokes {
+        let _ = write!(text, " {} |", smoke.name);
+    }
+    text.push_str(" time, emulated |\n| --- | --- | --- |");
+    text.push_str(&" --- |".repeat(smokes.len() + 1));
+    text.push('\n');
+    for run in runs {
+        let release = if run.release.is_empty() {
+            "did not boot"
+        } else {
+            &run.release
+        };
+        let verified = if run.verified() { "all" } else { "**not all**" };
+        let instructions = match run.most_instructions {
+            0 => "not told".to_owned(),
+            n => n.to_string(),
+        };
+        let _ = write!(
+            text,
+            "| {release} | {verified}, {} | {instructions} |",
+            run.programs
+        );
+        for smoke in smokes {
+            let word = match run.outcome(smoke.name) {
+                Outcome::Passed => "exact",
+                Outcome::Failed => "**losses**",
+                Outcome::Missing => "**not run**",
+            };
+            let _ = write!(text, " {word} |");
+        }
+        let _ = writeln!(text, " {:.0} s |", run.took.as_secs_f64());
+    }
+    for run in runs {
+        if let Some(known) = run.known {
+            let _ = writeln!(text, "\n{}: {known}.", run.release);
+        }
+    }
+    text
+}
+
+/// Puts the table into docs/kernels.md, between its markers.
+pub fn write_docs(table: &str) -> Result<()> {
+    const BEGIN: &str = "<!-- results: written by `cargo xtask vm test --docs` -->\n";
+    const END: &str = "<!-- end of results -->";
+    let path = sh::root().join("docs/kernels.md");
+    let page = std::fs::read_to_string(&path).context("cannot read docs/kernels.md")?;
+    let (before, rest) = page
+        .split_once(BEGIN)
+        .context("docs/kernels.md has no marker")?;
+    let (_, after) = rest
+        .split_once(END)
+        .context("docs/kernels.md has no end marker")?;
+    std::fs::write(&path, format!("{before}{BEGIN}\n{table}\n{END}{after}"))
+        .context("cannot write docs/kernels.md")?;
+    eprintln!("vm: wrote docs/kernels.md");
+    Ok(())
+}
