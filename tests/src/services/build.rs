@@ -98,8 +98,9 @@ pub fn https_python() -> Result<PathBuf, String> {
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     let all = format!("import {}", PACKAGES.join(", "));
     if run(Command::new(&python).args(["-c", &all])).is_err() {
-        run(Command::new(bin.join("pip"))
-            .args(["install", "--quiet"])
+        // Not by bin/pip, whose first line names the directory that the venv was made in.
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet"])
             .args(PACKAGES))?;
     }
     Ok(python)

@@ -190,7 +190,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     }
     let proc = ProcFs::default();
     let processes = ProcessTable::new(proc.clone(), super::meta_options(&config, &resource));
-    let tls = super::tls::start(kernel.tls()?, proc.clone(), looked)?;
+    let tls = super::tls::start(kernel.tls()?, proc.clone(), mode == Mode::Host, looked)?;
     let mut pipeline = Pipeline::new(Parts {
         maps,
         proc,

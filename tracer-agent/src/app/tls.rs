@@ -108,10 +108,12 @@ impl Watch {
     }
 }
 
-/// Starts the thread; `looked` is told when what runs already has its probes.
+/// Starts the thread; `looked` is told when what runs already has its probes (with `whole_host`; else
+/// only processes that start later are looked at).
 pub fn start(
     probes: TlsProbes,
     proc: ProcFs,
+    whole_host: bool,
     looked: oneshot::Sender<()>,
 ) -> Result<Watch, AppError> {
     let (news, receiver) = sync_channel(MOST_NEWS);
@@ -120,6 +122,7 @@ pub fn start(
         probes,
         scanner: Scanner::new(proc.clone()),
         proc,
+        whole_host,
         told: FxHashSet::default(),
         shared: Arc::clone(&shared),
         files: FxHashMap::default(),
@@ -148,6 +151,8 @@ struct Keeper {
     probes: TlsProbes,
     scanner: Scanner,
     proc: ProcFs,
+    /// What runs already is traced too.
+    whole_host: bool,
     /// Files that cannot be looked at: said once.
     told: FxHashSet<PathBuf>,
     shared: Arc<Shared>,
@@ -164,7 +169,9 @@ impl Keeper {
             tracing::warn!(%error, "TLS libraries that are loaded later will not be seen");
         }
         self.look_at_host();
-        self.look_at_all();
+        if self.whole_host {
+            self.look_at_all();
+        }
         // Nobody listens only when the agent is ending already.
         let _ = looked.send(());
         while !self.shared.stop.load(Ordering::Relaxed) {
@@ -196,8 +203,8 @@ impl Keeper {
         match news {
             News::Started(tgid) => {
                 self.forget(tgid);
+                // The program itself; what it maps from now on is told, unless it is known.
                 self.look_at(tgid);
-                self.due.entry(tgid).or_insert((again, Vec::new()));
             }
             News::Mapped(tgid, file) => {
                 if !self.due.contains_key(&tgid) {

@@ -204,3 +204,133 @@ fn known_key(file: &MappedFile) -> [u64; 3] {
     } = *file;
     [inode, size, u64::from(device) | u64::from(generation) << 32]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::binary::Scanner;
+    use crate::meta::ProcFs;
+    use crate::probes::{Kernel, Options};
+
+    /// `(session, buffer, length)` of a library that this process may use too.
+    fn library() -> Option<Target> {
+        [
+            "/usr/lib/x86_64-linux-gnu/libssl.so.3",
+            "/usr/lib/aarch64-linux-gnu/libssl.so.3",
+            "/usr/lib64/libssl.so.3",
+        ]
+        .iter()
+        .find_map(|path| Scanner::new(ProcFs::default()).file(Path::new(path)))
+        .and_then(|found| found.targets.into_iter().next())
+    }
+
+    /// A client and a server of OpenSSL's own tool, which end with the returned children.
+    fn load(directory: &Path) -> Option<(std::process::Child, u16)> {
+        use std::process::{Command, Stdio};
+        let quiet = |command: &mut Command| {
+            command
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .stdin(Stdio::null())
+                .spawn()
+        };
+        let (key, certificate) = (directory.join("key.pem"), directory.join("certificate.pem"));
+        let mut make = Command::new("openssl");
+        make.args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+        ]);
+        quiet(make.arg(&key).arg("-out").arg(&certificate))
+            .ok()?
+            .wait()
+            .ok()?;
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0))
+            .ok()?
+            .local_addr()
+            .ok()?
+            .port();
+        let mut server = Command::new("openssl");
+        server.args([
+            "s_server",
+            "-www",
+            "-quiet",
+            "-accept",
+            &format!("127.0.0.1:{port}"),
+            "-cert",
+        ]);
+        Some((
+            quiet(server.arg(&certificate).arg("-key").arg(&key)).ok()?,
+            port,
+        ))
+    }
+
+    /// Scenario: probes come to and go from libssl while a client and a server use it; 12 times, or as
+    /// often as `TRACER_TLS_ROUNDS` says. Guarantees: every request is answered and nobody crashes.
+    #[test]
+    fn attaching_and_detaching_harms_nobody() {
+        let options = Options {
+            ring_bytes: 1 << 20,
+            max_connections: 1024,
+            agent_tgid: std::process::id(),
+            policy_active: false,
+            policy_default: 0,
+            ports_active: false,
+        };
+        if crate::probes::check_rights().is_err() {
+            return println!("skipped: no kernel side, or no rights to load it");
+        }
+        let directory = tempfile::tempdir().expect("directory");
+        let Some((target, (mut server, port))) = library().zip(load(directory.path())) else {
+            return println!("skipped: no libssl, or no openssl");
+        };
+        let mut kernel = Kernel::start(&options).expect("kernel side");
+        let mut probes = kernel.tls().expect("maps");
+        let rounds = std::env::var("TRACER_TLS_ROUNDS")
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(12);
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let client = std::thread::spawn(move || {
+            let (mut asked, mut answered) = (0, 0);
+            let url = format!("https://127.0.0.1:{port}/");
+            // The server may not listen at once.
+            let ask = || {
+                let curl = std::process::Command::new("curl")
+                    .args(["-sk", "-o", "/dev/null", &url])
+                    .status();
+                curl.is_ok_and(|status| status.success())
+            };
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            while !ask() && std::time::Instant::now() < deadline {}
+            while !stopping.load(std::sync::atomic::Ordering::Relaxed) {
+                asked += 1;
+                answered += u32::from(ask());
+            }
+            (asked, answered)
+        });
+        for round in 0..rounds {
+            let attached = probes.attach(&target).expect("attach");
+            assert!(attached.failed.is_empty(), "{round}: {:?}", attached.failed);
+            assert!(attached.functions.contains(&TlsFunction::SslRead));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            probes.detach(attached);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (asked, answered) = client.join().expect("client");
+        assert_eq!(asked, answered);
+        assert!(
+            server.try_wait().expect("server").is_none(),
+            "the server ended"
+        );
+        server.kill().expect("end the server");
+        let _ = server.wait();
+        println!("{rounds} rounds, {asked} requests");
+    }
+}
