@@ -336,7 +336,8 @@ fn nginx_and_connections_opened_before() {
     let (all, own) = (REQUESTS.to_string(), CONNECTIONS.to_string());
     let (h1, h2, missing, gnutls) = (url("h1"), url("h2"), url("missing/x"), url("gnutls"));
     let load = ["-n", &all, "-c", &own];
-    let commands: [(&str, Vec<&str>, &str, &str, i64, usize); 4] = [
+    type Load<'a> = (&'a str, Vec<&'a str>, &'a str, &'a str, i64, usize);
+    let commands: [Load<'_>; 4] = [
         (
             "h2load",
             [&load[..], &["--h1", &h1]].concat(),
