@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use rustc_hash::FxHashSet;
 use tracer_agent::ingest::{Host, Ingest, Record};
 use tracer_agent::protocol::{Connection, Exchange};
 use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, ExitEvent, Header, kind};
@@ -89,7 +90,11 @@ struct Recorder {
 }
 
 impl Host for Recorder {
-    fn holds_socket(&self, _tgid: u32, _inode: u64) -> bool {
+    fn sockets_of(&self, _tgid: u32) -> Option<FxHashSet<u64>> {
+        // Not known, or none: both ways of a sweep.
+        (!self.holds).then(FxHashSet::default)
+    }
+    fn tracks(&self, _socket: u64, _connection: u64) -> bool {
         self.holds
     }
     fn is_own(&self, _connection: &Connection) -> bool {
@@ -146,7 +151,7 @@ impl Fuzz {
             Some(Record::Exit(event)) => {
                 self.ingest.exit(event.tgid, event.time_ns, &mut self.host)
             }
-            Some(Record::Exec(..) | Record::Fork(_)) => {}
+            Some(Record::Exec(..) | Record::Fork(_) | Record::Mapped(_)) => {}
             None => self.ingest.refuse("malformed_record"),
         }
     }
@@ -259,8 +264,9 @@ impl Fuzz {
 
     fn balance(&mut self) {
         let counts = self.ingest.take_counts();
-        self.requests += counts.http1.requests;
-        self.given_up += counts.http1.abandoned.values().sum::<u64>();
+        self.requests += counts.http1.requests + counts.http2.requests;
+        let given_up = counts.http1.abandoned.values();
+        self.given_up += given_up.chain(counts.http2.abandoned.values()).sum::<u64>();
         assert!(self.ingest.connections() <= LIMIT);
         assert_eq!(
             self.requests,

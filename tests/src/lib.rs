@@ -21,3 +21,4 @@ pub mod services;
 pub mod session;
 pub mod span;
 pub mod sys;
+pub mod wire;

@@ -47,13 +47,18 @@ pub fn first_line(
     output: impl Read + Send + 'static,
     limit: Duration,
 ) -> Result<String, mpsc::RecvTimeoutError> {
+    lines(output).recv_timeout(limit)
+}
+
+/// The lines of a child's output, read by a thread.
+pub fn lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             let _ = send.send(line);
         }
     });
-    receive.recv_timeout(limit)
+    receive
 }
 
 /// Runs a build step to its end; its last words if it failed.

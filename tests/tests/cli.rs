@@ -211,6 +211,37 @@ fn doctor() {
 }
 
 #[test]
+fn doctor_lists_processes_with_tls() {
+    let Some(_session) = Session::begin("cli::doctor_lists_processes_with_tls") else {
+        return;
+    };
+    let script = "import ssl, sys; print('ready', flush=True); sys.stdin.read()";
+    let mut python = std::process::Command::new("python3")
+        .args(["-c", script])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let mut line = String::new();
+    let out = python.stdout.take().expect("piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("readable");
+    let (pid, output) = (python.id(), agent(&["doctor", "--json"]));
+    python.kill().and_then(|()| python.wait()).expect("ended");
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let lines = value.as_array().expect("an array");
+    let tls = lines
+        .iter()
+        .find(|line| line["check"] == "tls" && line["pid"] == pid);
+    let tls = tls.unwrap_or_else(|| panic!("{pid} is not in {value}"));
+    assert_eq!(
+        (&tls["status"], &tls["library"]),
+        (&"ok".into(), &"OpenSSL".into())
+    );
+    let version = tls["version"].as_str().unwrap_or_default();
+    assert!(version.starts_with(['1', '3', '4']), "{tls}");
+}
+
+#[test]
 fn serves_its_admin_endpoint_and_stops_within_five_seconds() {
     let Some(_session) = Session::begin("cli::serves_its_admin_endpoint_and_stops_in_time") else {
         return;

@@ -2,94 +2,25 @@
 //! recorded meanwhile, and tshark's HTTP dissector on the same file.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
-use tracer_tests::agent::{Start, binary};
+use tracer_tests::agent::Start;
 use tracer_tests::check::{path_of, tolerance_ns};
 use tracer_tests::driver::{Plan, Report};
 use tracer_tests::finish::finish;
 use tracer_tests::receiver::Receiver;
 use tracer_tests::services::{Language, Service};
 use tracer_tests::session::{Session, skipped};
-use tracer_tests::span::{Kind, Span, from_json_lines};
-use tracer_tests::{process, sys};
+use tracer_tests::span::{Kind, Span};
+use tracer_tests::wire::{Tcpdump, has_tshark, replayed};
 
 /// Of each service.
 const REQUESTS: usize = 500;
 /// Few at a time: what waits in a queue is on its way for the capture and not yet there for the
 /// server.
 const CONCURRENCY: usize = 2;
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// A running tcpdump; ended by pid.
-struct Tcpdump {
-    child: Child,
-    file: PathBuf,
-}
-
-impl Tcpdump {
-    fn start(directory: &Path, ports: &[u16]) -> Result<Self, String> {
-        let file = directory.join("run.pcap");
-        let filter: Vec<String> = ports
-            .iter()
-            .map(|port| format!("tcp port {port}"))
-            .collect();
-        let mut child = Command::new("tcpdump")
-            .args([
-                "-i", "lo", "-s", "0", "-B", "32768", "-U", "-Z", "root", "-w",
-            ])
-            .arg(&file)
-            .arg(filter.join(" or "))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("tcpdump: {error}"))?;
-        let stderr = child.stderr.take().ok_or("stderr is piped")?;
-        let mut lines = BufReader::new(stderr).lines();
-        let mut said = Vec::new();
-        // "listening on lo" is its first or second line; without the right to it ends at once.
-        let listens = lines.by_ref().map_while(Result::ok).any(|line| {
-            let listens = line.contains("listening on");
-            said.push(line);
-            listens
-        });
-        // What it says at the end (its counts) must not fill the pipe; it ends with the process.
-        std::thread::spawn(move || lines.for_each(drop));
-        if listens {
-            Ok(Self { child, file })
-        } else {
-            process::end(&mut child);
-            Err(format!("tcpdump: {}", said.join(" | ")))
-        }
-    }
-
-    /// Ends it once the file has everything: it reads the packets of a request made last.
-    fn stop(mut self) -> PathBuf {
-        let mut last = 0;
-        // Packets reach it in blocks: wait until nothing more comes.
-        let still = process::poll_until(LIMIT, || {
-            std::thread::sleep(Duration::from_millis(300));
-            let length = self.file.metadata().map_or(0, |meta| meta.len());
-            (length > 0 && std::mem::replace(&mut last, length) == length).then_some(())
-        });
-        assert!(still.is_some(), "the capture does not end");
-        sys::signal(self.child.id(), libc::SIGINT);
-        let status = process::wait(&mut self.child, LIMIT).expect("tcpdump ends");
-        assert!(status.success(), "tcpdump: {status}");
-        std::mem::take(&mut self.file)
-    }
-}
-
-impl Drop for Tcpdump {
-    fn drop(&mut self) {
-        process::end(&mut self.child);
-    }
-}
 
 /// One exchange as all witnesses can tell it.
 type Exchange = (String, String, i64);
@@ -114,26 +45,6 @@ fn differences<'a>(
         .into_iter()
         .map(|key| (key, a.get(key).copied(), b.get(key).copied()));
     both.filter(|(_, a, b)| a != b).collect()
-}
-
-/// Replays the file.
-fn replayed(file: &Path, directory: &Path, marker: &str) -> Vec<Span> {
-    let out = directory.join("replay.jsonl");
-    let output = Command::new(binary())
-        .arg("replay")
-        .arg(file)
-        .arg("--otlp-file")
-        .arg(&out)
-        .output()
-        .expect("run replay");
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{stderr}");
-    let text = std::fs::read_to_string(&out).expect("what replay wrote");
-    let spans = from_json_lines(&text).expect("OTLP/JSON");
-    let others: Vec<_> = spans.iter().filter(|span| !span.mentions(marker)).collect();
-    assert!(others.is_empty(), "{others:?}\n{stderr}");
-    println!("{stderr}");
-    spans
 }
 
 /// Fields of the frames that match, one row per message: a frame may have several.
@@ -259,13 +170,7 @@ fn late(live: &[Span], replay: &[Span]) -> Vec<String> {
 }
 
 fn check(test: &str, languages: [Language; 2]) {
-    if Command::new("tshark")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_err()
-    {
+    if !has_tshark() {
         return skipped(test, "tshark is not installed");
     }
     let Some(session) = Session::begin(test) else {

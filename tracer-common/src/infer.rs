@@ -75,7 +75,8 @@ pub fn guess(first: u64, second: u64, len: u32) -> Guess {
         return Guess::Tls;
     }
     if begins(first, word(b"PRI * HT"), 8, len) {
-        return if len >= 8 {
+        // Nobody else may use this method (RFC 9113 section 11.6).
+        return if len >= 3 {
             Guess::Http2
         } else {
             Guess::Partial
@@ -97,6 +98,49 @@ pub fn guess(first: u64, second: u64, len: u32) -> Guess {
         );
     }
     request(first, second, len)
+}
+
+/// Guesses from the first `len` bytes of a direction of a connection that was upgraded (101): at
+/// least one. Only what an upgrade to HTTP/2 begins with is told; [`Guess::Other`] is anything else.
+/// One byte is enough, since the frame walk goes on from any split, and user space, which reads what
+/// was upgraded to, has the last word.
+#[inline(always)]
+pub fn guess_upgraded(first: u64, second: u64, len: u32) -> Guess {
+    if begins(first, word(b"PRI * HT"), 8, len) {
+        return Guess::Http2;
+    }
+    let settings = if len >= HEADER {
+        FrameHeader::new(first, second as u8).is_first_settings()
+    } else {
+        // The two bytes between are the length, of which nearly any is right.
+        begins(first & !0xff_ff00, word(b"\0\0\0\x04\0\0\0\0"), 8, len)
+    };
+    if settings {
+        Guess::Http2Settings
+    } else {
+        Guess::Other
+    }
+}
+
+/// [`guess`] for bytes in memory.
+pub fn guess_bytes(bytes: &[u8]) -> Guess {
+    let (first, second, len) = prefix_of(bytes);
+    guess(first, second, len)
+}
+
+/// The first [`PREFIX`] bytes as words, and how many there are.
+fn prefix_of(bytes: &[u8]) -> (u64, u64, u32) {
+    let half = |at: usize| {
+        u64::from_le_bytes(core::array::from_fn(|i| {
+            bytes.get(at + i).copied().unwrap_or_default()
+        }))
+    };
+    let len = if bytes.len() < PREFIX {
+        bytes.len()
+    } else {
+        PREFIX
+    };
+    (half(0), half(8), len as u32)
 }
 
 /// A request line, without a loop: the kernel's verifier would follow each step separately.
@@ -145,11 +189,43 @@ mod tests {
     use super::*;
 
     fn of(bytes: &[u8]) -> Guess {
-        let mut prefix = [0u8; 16];
-        let n = bytes.len().min(16);
-        prefix[..n].copy_from_slice(&bytes[..n]);
-        let half = |at: usize| u64::from_le_bytes(core::array::from_fn(|i| prefix[at + i]));
-        guess(half(0), half(8), n as u32)
+        guess_bytes(bytes)
+    }
+
+    #[test]
+    fn behind_an_upgrade() {
+        let upgraded = |bytes: &[u8]| {
+            let (first, second, len) = prefix_of(bytes);
+            guess_upgraded(first, second, len)
+        };
+        for (start, expected) in [
+            (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], Guess::Http2),
+            (
+                b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03",
+                Guess::Http2Settings,
+            ),
+            (
+                b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+                Guess::Http2Settings,
+            ),
+        ] {
+            for cut in 1..=start.len() {
+                assert_eq!(upgraded(&start[..cut]), expected, "{:?}", &start[..cut]);
+            }
+        }
+        for other in [
+            // WebSocket: text, text of a client, a fragment; SPDY; Docker's streams; a shell.
+            &b"\x81\x05hello"[..],
+            b"\x81\x85\0\0\0\0hello",
+            b"\x01\x03hel",
+            b"\x80\x03\0\x01\0\0\0\0",
+            b"\x01\0\0\0\0\0\0\x05hello",
+            b"\0\0\0\0\0\0\0\x05hello",
+            b"ls\n",
+            b"POST / HTTP/1.1",
+        ] {
+            assert_eq!(upgraded(other), Guess::Other, "{other:?}");
+        }
     }
 
     #[test]
@@ -171,7 +247,10 @@ mod tests {
             (b"\r\n", Guess::Partial),
             (b"", Guess::Partial),
             (b"PRI * HTTP/2.0\r\n\r\n", Guess::Http2),
-            (b"PRI *", Guess::Partial),
+            (b"PRI *", Guess::Http2),
+            (b"PRI", Guess::Http2),
+            (b"PR", Guess::Partial),
+            (b"PRINT / HTTP/1.1", Guess::Request),
             (
                 b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03",
                 Guess::Http2Settings,

@@ -135,6 +135,8 @@ pub mod verdict {
     pub const IGNORED: u8 = 2;
     /// HTTP/2.
     pub const HTTP2: u8 = 3;
+    /// HTTP/1 up to a 101: what comes behind it is HTTP/2 or nothing we parse.
+    pub const UPGRADED: u8 = 4;
 }
 
 const FRESH: Direction = Direction {

@@ -37,6 +37,12 @@ fn once(
     Ok(built)
 }
 
+/// True if there is a program of this name.
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
 /// A C program.
 pub(crate) fn c(name: &str, file: &str) -> Result<PathBuf, String> {
     let from = source(file);
@@ -71,6 +77,11 @@ pub(crate) fn java() -> Result<PathBuf, String> {
         run(Command::new("javac").arg("-d").arg(directory).arg(&from))
     })?;
     Ok(class.parent().ok_or("no directory")?.to_owned())
+}
+
+/// Go's server that also speaks HTTP/2 after an upgrade.
+pub fn go_h2c() -> Result<PathBuf, String> {
+    go("go-h2c")
 }
 
 /// gunicorn of a venv at `target/venv`.

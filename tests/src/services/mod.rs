@@ -64,6 +64,11 @@ impl Service {
         Self::launch(name, command, Listens::Prints, None)
     }
 
+    /// Starts a command of the test's own that listens where it was told to.
+    pub fn listening(name: &str, command: Command, address: SocketAddr) -> Result<Self, String> {
+        Self::launch(name, command, Listens::At(address), None)
+    }
+
     fn launch(
         name: &str,
         mut command: Command,

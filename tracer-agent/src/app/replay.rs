@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::run::{exporting, report, settings};
 use super::{AppError, span_builder};
 use crate::config::Config;
-use crate::replay::{Http1, Owner, Replay};
+use crate::replay::{Exchanges, Owner, Replay};
 use crate::telemetry::ledger::Ledger;
 
 /// Spans handed on at a time.
@@ -31,7 +31,7 @@ pub async fn replay(config: Config, capture: &Path) -> Result<(), AppError> {
         let mut spans = Vec::with_capacity(BATCH);
         let mut exported = 0u64;
         let (sink_too, ledger_too) = (sink.clone(), Arc::clone(&counted));
-        let mut replay = Replay::new(Http1::new(|exchange, owner: &Owner| {
+        let mut replay = Replay::new(Exchanges::new(|exchange, owner: &Owner| {
             // Times of a capture are wall-clock times already.
             spans.push(builder.build(exchange, &owner.connection, &owner.process, 0));
             exported += 1;
@@ -41,16 +41,17 @@ pub async fn replay(config: Config, capture: &Path) -> Result<(), AppError> {
             }
         }));
         let result = crate::replay::file(&path, &mut replay);
-        let (http1, stats) = replay.finish();
-        let counts = http1.counts().clone();
-        let unfinished = http1.unfinished();
-        drop(http1);
+        let (handler, stats) = replay.finish();
+        let outputs = handler.outputs();
+        let (http1, http2) = (outputs.http1.counts.clone(), outputs.http2.counts.clone());
+        let unfinished = handler.unfinished();
+        drop(handler);
         sink_too.submit(spans);
         let exchanges = &ledger_too.exchanges;
-        exchanges.seen(counts.requests);
+        exchanges.seen(http1.requests + http2.requests);
         exchanges.exported(exported);
         exchanges.dropped("unfinished_at_end_of_capture", unfinished);
-        for (reason, n) in counts.abandoned {
+        for (reason, n) in http1.abandoned.into_iter().chain(http2.abandoned) {
             exchanges.dropped(reason, n);
         }
         (result, stats)

@@ -64,20 +64,38 @@ impl Status {
 
     /// What the sessions counted since the last call.
     pub fn sessions(&self, counts: &Counts) {
-        let http1 = &counts.http1;
+        let Counts {
+            http1,
+            http2,
+            sessions,
+            ..
+        } = counts;
         let mut latest = self.lock();
         latest.lost_bytes += counts.lost_bytes;
-        let more = [
+        let of_http1 = [
+            ("sessions", sessions.http1),
+            ("upgrades_to_http2", sessions.upgraded),
             ("unsolicited_responses", http1.unsolicited_responses),
             ("responses_without_request", http1.responses_without_request),
             ("resyncs", http1.resyncs),
             ("unparsed_bytes", http1.unparsed_bytes),
             ("tls_exchanges_without_socket", counts.unbound),
         ];
+        let of_http2 = [
+            ("sessions", sessions.http2),
+            ("responses_without_request", http2.responses_without_request),
+            ("resyncs", http2.resyncs),
+            ("unparsed_bytes", http2.unparsed_bytes),
+            ("unknown_fields", http2.unknown_fields),
+            ("broken_header_blocks", http2.broken_blocks),
+            ("undecided_header_blocks", http2.undecided_blocks),
+        ];
+        let more = of_http1.map(|(what, n)| ("http/1", what, n)).into_iter();
+        let more = more.chain(of_http2.map(|(what, n)| ("http/2", what, n)));
         if latest.sessions_counted.is_empty() {
-            latest.sessions_counted = more.to_vec();
+            latest.sessions_counted = more.collect();
         } else {
-            for ((_, total), (_, n)) in latest.sessions_counted.iter_mut().zip(more) {
+            for ((_, _, total), (_, _, n)) in latest.sessions_counted.iter_mut().zip(more) {
                 *total += n;
             }
         }

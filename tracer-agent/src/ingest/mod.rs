@@ -4,7 +4,6 @@
 //! finished exchanges. A record that cannot be placed is counted with its reason. What was lost in
 //! the ring is found by position here and told to the session as [`Input::Lost`].
 
-mod parser;
 mod record;
 mod sweep;
 mod tracked;
@@ -15,12 +14,11 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, data_flags, direction, end};
 
-use parser::{Outputs, Parser};
 pub use record::Record;
 use sweep::Sweep;
 use tracked::{Closed, Side, Tracked};
 
-use crate::protocol::{At, Connection, Direction, End, Exchange, Input};
+use crate::protocol::{At, Connection, Direction, End, Exchange, Input, Outputs, Parser, Sessions};
 use crate::protocol::{http1, http2};
 
 /// After the kernel finished a connection the process may still read what had arrived: so long it
@@ -54,6 +52,8 @@ pub struct Counts {
     pub http1: http1::Counts,
     /// What the HTTP/2 sessions counted.
     pub http2: http2::Counts,
+    /// Sessions begun.
+    pub sessions: Sessions,
     /// Records that could not be used, by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Bytes lost between the kernel and here.
@@ -109,6 +109,7 @@ impl Ingest {
         Counts {
             http1: std::mem::take(&mut self.outputs.http1.counts),
             http2: std::mem::take(&mut self.outputs.http2.counts),
+            sessions: std::mem::take(&mut self.outputs.sessions),
             refused: std::mem::take(&mut self.refused),
             lost_bytes: std::mem::take(&mut self.lost_bytes),
             unbound: std::mem::take(&mut self.unbound),
@@ -170,14 +171,17 @@ impl Ingest {
             tid: event.tid,
         };
         let session = &mut tracked.parser;
+        let out = &mut self.outputs;
         if event.header.flags & data_flags::HTTP2 != 0 {
-            session.speaks_http2(tracked.connection.role, tracked.connection.from_start);
+            let Connection {
+                role, from_start, ..
+            } = *tracked.connection;
+            session.speaks_http2(role, from_start, out);
         }
         let side = match direction {
             Direction::Read => &mut tracked.read,
             Direction::Write => &mut tracked.write,
         };
-        let out = &mut self.outputs;
         let lost = side.catch_up(event.position, event.skipped, |input| {
             session.receive(direction, input, &at, out);
         });

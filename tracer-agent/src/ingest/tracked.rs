@@ -6,8 +6,7 @@ use std::sync::Arc;
 use tracer_common::abi::{ConnectionEvent, connection_flags, role};
 
 use super::Host;
-use super::parser::{Outputs, Parser};
-use crate::protocol::{Connection, Endpoint, Exchange, Role};
+use crate::protocol::{Connection, Endpoint, Exchange, Outputs, Parser, Role};
 
 /// Exchanges of one TLS session that may wait for its socket.
 const MOST_WAITING: usize = 64;
@@ -73,7 +72,7 @@ impl Tracked {
             tgid: event.tgid,
             read: Side::default(),
             write: Side::default(),
-            parser: Parser::new(role, from_start),
+            parser: Parser::http1(role, from_start),
             last_ns: event.time_ns,
             closed: None,
             waiting: Vec::new(),

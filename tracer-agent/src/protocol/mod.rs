@@ -8,6 +8,9 @@ mod context;
 pub mod hpack;
 pub mod http1;
 pub mod http2;
+mod parser;
+
+pub use parser::{Outputs, Parser, Sessions};
 
 use std::net::SocketAddr;
 

@@ -17,8 +17,8 @@ pub trait Handler {
     /// State of one connection.
     type Session;
 
-    /// A connection speaks HTTP/1; its first bytes follow.
-    fn open(&mut self, connection: &Connection) -> Self::Session;
+    /// A connection speaks a protocol we know; its first bytes follow.
+    fn open(&mut self, connection: &Connection, speaks: Speaks) -> Self::Session;
     /// The next piece of one direction, as the server's end saw it.
     fn receive(
         &mut self,
@@ -34,6 +34,17 @@ pub trait Handler {
     fn abandon(&mut self, session: Self::Session, owner: &Owner);
 }
 
+/// What a connection was found to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2, and who serves is known.
+    Http2,
+    /// HTTP/2, joined among its frames: they have to tell who serves, unless the connection does.
+    Http2Frames,
+}
+
 /// Whose session it is.
 #[derive(Clone, Debug)]
 pub struct Owner {
@@ -41,6 +52,15 @@ pub struct Owner {
     pub connection: Arc<Connection>,
     /// Stands for whatever serves at the local address.
     pub process: Arc<Process>,
+    /// The same with the ends exchanged, while it is not known which of them serves.
+    pub(super) opposite: Option<Box<Owner>>,
+}
+
+impl Owner {
+    /// The other end's, where the choice of the server was a guess.
+    pub(super) fn opposite(&self) -> Option<&Owner> {
+        self.opposite.as_deref()
+    }
 }
 
 /// Bounds of a replay.

@@ -1,19 +1,21 @@
-//! One connection: from reassembled pieces to a session of the handler. Decides whether it speaks
-//! HTTP/1 and which end serves.
+//! One connection: from reassembled pieces to a session of the handler. Decides which protocol it
+//! speaks and which end serves.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use tracer_common::infer::Guess;
 use tracer_common::limits::JOIN_PATIENCE;
 
-use super::driver::{Handler, Owner};
+use super::driver::{Handler, Owner, Speaks};
 use super::packet::Address;
-use super::sniff::{Start, start_of};
+use super::sniff::guess;
 use super::stats::Stats;
 use super::table::Key;
 use super::tcp::{self, Event, Reassembler, Receiver, Segment, Side, Verdict};
 use crate::meta::{AttributeValue, Process};
+use crate::protocol::http2::looks_like_http2;
 use crate::protocol::{At, Connection, Direction, End, Endpoint, Input, Role};
 
 /// Distinct servers whose process is kept for the next connection.
@@ -145,11 +147,37 @@ impl<H: Handler> Context<H> {
         &mut self,
         key: &Key,
         server: Side,
+        speaks: Speaks,
         opened_by: Option<Side>,
         from_start: bool,
     ) -> Parsing<H::Session> {
         self.connections += 1;
-        self.stats.connections.http1 += 1;
+        match speaks {
+            Speaks::Http1 => self.stats.connections.http1 += 1,
+            Speaks::Http2 | Speaks::Http2Frames => self.stats.connections.http2 += 1,
+        }
+        let mut owner = self.owner(key, server, opened_by, from_start);
+        if speaks == Speaks::Http2Frames && opened_by.is_none() {
+            let opposite = self.owner(key, server.other(), opened_by, from_start);
+            owner.opposite = Some(Box::new(opposite));
+        }
+        Parsing {
+            session: self.handler.open(&owner.connection, speaks),
+            owner,
+            server,
+            last_ns: 0,
+            closed: false,
+        }
+    }
+
+    /// The connection as this side's end sees it.
+    fn owner(
+        &mut self,
+        key: &Key,
+        server: Side,
+        opened_by: Option<Side>,
+        from_start: bool,
+    ) -> Owner {
         let local = key.address(server);
         let connection = Connection {
             id: self.connections,
@@ -159,17 +187,10 @@ impl<H: Handler> Context<H> {
             role: (opened_by == Some(server.other())).then_some(Role::Server),
             from_start,
         };
-        let session = self.handler.open(&connection);
-        let owner = Owner {
+        Owner {
             connection: Arc::new(connection),
             process: self.process(local),
-        };
-        Parsing {
-            session,
-            owner,
-            server,
-            last_ns: 0,
-            closed: false,
+            opposite: None,
         }
     }
 
@@ -243,9 +264,19 @@ impl<H: Handler> Receiver for Route<'_, H> {
 }
 
 impl<H: Handler> Route<'_, H> {
-    /// Decides what a connection is by the next piece of it: HTTP/1 (and who serves), something
-    /// else, or not known yet.
+    /// Who was connected to; if that was not seen, the lower port, until the frames tell.
+    fn likely_server(&self) -> Side {
+        match self.opened_by {
+            Some(client) => client.other(),
+            None if self.key.address(Side::A).port() <= self.key.address(Side::B).port() => Side::A,
+            None => Side::B,
+        }
+    }
+
+    /// Decides what a connection is by the next piece of it: HTTP of a version (and who serves),
+    /// something else, or not known yet.
     fn decide(&mut self, from: Side, input: Input<'_>) {
+        let likely_server = self.likely_server();
         let State::Undecided {
             past_start,
             last,
@@ -255,24 +286,28 @@ impl<H: Handler> Route<'_, H> {
             return;
         };
         let at_start = self.opened_by.is_some() && !*past_start;
-        let start = match input {
-            Input::Bytes(bytes) => start_of(bytes),
-            Input::Skipped(_) | Input::Lost(_) => {
-                *past_start = true;
-                return;
-            }
+        let Input::Bytes(bytes) = input else {
+            *past_start = true;
+            return;
         };
-        let server = match start {
-            Start::Request => Some(from.other()),
-            Start::Response => Some(from),
+        let found = match guess(bytes) {
+            Guess::Request => Some((from.other(), Speaks::Http1)),
+            Guess::Response => Some((from, Speaks::Http1)),
+            Guess::Http2 => Some((from.other(), Speaks::Http2)),
+            Guess::Http2Settings if at_start => Some((from, Speaks::Http2)),
             // A first segment of a few bytes. In the middle of a connection it may be anything.
-            Start::Unclear if at_start => self.opened_by.map(Side::other),
-            Start::Unclear | Start::Other => None,
+            Guess::Partial if at_start => {
+                self.opened_by.map(|client| (client.other(), Speaks::Http1))
+            }
+            Guess::Tls => None,
+            Guess::Http2Settings | Guess::Partial | Guess::Other => (!at_start
+                && looks_like_http2(bytes))
+            .then_some((likely_server, Speaks::Http2Frames)),
         };
-        if let Some(server) = server {
+        if let Some((server, speaks)) = found {
             let parsing = self
                 .context
-                .parsing(self.key, server, self.opened_by, at_start);
+                .parsing(self.key, server, speaks, self.opened_by, at_start);
             *self.state = State::Parsing(Box::new(parsing));
             return;
         }

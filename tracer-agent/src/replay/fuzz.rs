@@ -1,7 +1,7 @@
 //! Entry points for fuzz targets: arbitrary bytes in, a panic if a promise is broken.
 
 use super::tcp::{Counts, Event, Limits, Reassembler, Segment, Shared, Side, Verdict};
-use super::{Handler, Owner, Replay};
+use super::{Handler, Owner, Replay, Speaks};
 use crate::protocol::{At, Connection, Direction, End, Input};
 
 const RECORD: usize = 12;
@@ -98,7 +98,7 @@ struct Nothing;
 impl Handler for Nothing {
     type Session = ();
 
-    fn open(&mut self, _: &Connection) {}
+    fn open(&mut self, _: &Connection, _: Speaks) {}
 
     fn receive(&mut self, (): &mut (), _: &Owner, _: Direction, _: Input<'_>, _: &At) {}
 

@@ -2,7 +2,7 @@
 //! privileges, no sockets, and memory that does not grow with the file.
 //!
 //! ```text
-//! capture -> packet -> driver, table -> tcp -> flow -> a Handler (http1) -> the caller's sink
+//! capture -> packet -> driver, table -> tcp -> flow -> a Handler (exchanges) -> the caller's sink
 //! records    headers   which            order  which end
 //!                      connection              serves
 //! ```
@@ -13,9 +13,10 @@
 //! for the server's address and port, and `tgid` and `tid` are 0. Times are capture times in
 //! nanoseconds since the epoch, not `CLOCK_BOOTTIME`.
 //!
-//! Which end serves is told by the first HTTP/1 message: who receives a request or sends a response.
-//! A connection whose first bytes are no HTTP/1 is ignored, at the cost of one look-up per packet.
-//! One that began before the capture is joined at its next message that begins with a packet.
+//! Which end serves is told by the first HTTP/1 message or HTTP/2 preface: who receives a request or
+//! sends a response. A connection whose first bytes are no HTTP is ignored, at the cost of one look-up
+//! per packet. One that began before the capture is joined at its next message, or run of HTTP/2
+//! frames, that begins with a packet; of HTTP/2 the first header block that says so tells who serves.
 //!
 //! Cannot see: IP fragments and tunnels (counted), TLS contents (ignored connections), unix sockets.
 //! Where address translation shows one connection under two pairs of addresses it is told twice.
@@ -23,10 +24,10 @@
 pub mod capture;
 mod driver;
 mod error;
+mod exchanges;
 mod flow;
 #[doc(hidden)]
 pub mod fuzz;
-mod http1;
 pub mod packet;
 pub mod sniff;
 mod stats;
@@ -42,9 +43,9 @@ use std::io::Read;
 use std::path::Path;
 
 pub use capture::Ending;
-pub use driver::{Handler, Limits, Owner, Replay};
+pub use driver::{Handler, Limits, Owner, Replay, Speaks};
 pub use error::Error;
-pub use http1::Http1;
+pub use exchanges::Exchanges;
 pub use stats::{ConnectionCounts, Stats};
 
 /// Replays a capture file, or standard input if the path is `-`. What was read before an error was

@@ -32,7 +32,7 @@ pub struct Stats {
     pub connections: ConnectionCounts,
     /// Payload of ignored connections, after the decision to ignore them.
     pub ignored_bytes: u64,
-    /// Delivered bytes that belong to no HTTP/1 message: what made a connection ignored, or came
+    /// Delivered bytes that belong to no HTTP message: what made a connection ignored, or came
     /// before the first message of one that was joined in the middle.
     pub unclaimed_bytes: u64,
     /// Payload of resets of connections that are not known.
@@ -46,9 +46,11 @@ pub struct ConnectionCounts {
     pub all: u64,
     /// Joined in the middle: their SYN is not in the capture.
     pub joined: u64,
-    /// They spoke HTTP/1.
+    /// They spoke HTTP/1, at least at first.
     pub http1: u64,
-    /// They carried data, but no HTTP/1.
+    /// They spoke HTTP/2 from where they were first seen.
+    pub http2: u64,
+    /// They carried data, but no HTTP.
     pub ignored: u64,
     /// Closed or reset, while they were looked at.
     pub closed: u64,
@@ -120,6 +122,7 @@ impl fmt::Display for Stats {
             all,
             joined,
             http1,
+            http2,
             ignored,
             closed,
             timed_out,
@@ -161,7 +164,7 @@ impl fmt::Display for Stats {
         )?;
         write!(
             f,
-            "connections  {all} (joined {joined}): http/1 {http1}, ignored {ignored}; \
+            "connections  {all} (joined {joined}): http/1 {http1}, http/2 {http2}, ignored {ignored}; \
              closed {closed}, timed out {timed_out}, evicted {evicted}"
         )
     }

@@ -19,8 +19,8 @@ pub struct Snapshot {
     pub kernel_drops: Vec<(&'static str, u64)>,
     /// Connections that are not parsed, by what they speak.
     pub unparsed_connections: Vec<(&'static str, u64)>,
-    /// What the protocol sessions counted beside exchanges, by name.
-    pub sessions_counted: Vec<(&'static str, u64)>,
+    /// What the protocol sessions counted beside exchanges, by protocol and name.
+    pub sessions_counted: Vec<(&'static str, &'static str, u64)>,
     /// Bytes that were lost between the kernel side and the sessions.
     pub lost_bytes: u64,
     /// Connections that user space knows.
@@ -222,9 +222,9 @@ metrics! {
         for (protocol, count) in &now.unparsed_connections {
             out.count(&[protocol], *count);
         };
-    "tracer_agent_sessions_total" Counter ["what"] "What HTTP/1 sessions counted beside exchanges: responses nobody asked for, responses whose request was not seen, directions that had to look for the next message, bytes that belong to no message." => |now, out|
-        for (what, count) in &now.sessions_counted {
-            out.count(&[what], *count);
+    "tracer_agent_sessions_total" Counter ["protocol", "what"] "What protocol sessions counted beside exchanges. Both: sessions begun, responses whose request was not seen, directions that had to look for the next message or frame (resyncs), bytes that belong to no message or frame. http/1: upgrades to HTTP/2 (the session goes on), responses nobody asked for. http/2: header fields that refer to what was not seen, header blocks that could not be read to their ends, header blocks of which it is not known what they belong to." => |now, out|
+        for (protocol, what, count) in &now.sessions_counted {
+            out.count(&[protocol, what], *count);
         };
     "tracer_agent_lost_bytes_total" Counter [] "Bytes of traced connections that were lost between the kernel side and the parsers, found by position." => |now, out|
         out.count(&[], now.lost_bytes);

@@ -336,9 +336,16 @@ fn after_response(bytes: &Bytes, connection: &mut Connection, body: Body) -> Bod
     // "HTTP/1.1 200": digits at 9, 10, 11.
     let status = (bytes.byte(9), bytes.byte(10), bytes.byte(11));
     let is = |text: &[u8; 3]| status == (text[0], text[1], text[2]);
-    if is(b"101") || (connection.connect != 0 && status.0 == b'2') {
+    if connection.connect != 0 && status.0 == b'2' {
         // The rest is another protocol; this head is still shipped.
         connection.verdict = verdict::IGNORED;
+        return Body::Absent;
+    }
+    if is(b"101") {
+        // The first bytes behind it tell whether the other protocol is one we know.
+        if connection.verdict != verdict::HTTP2 {
+            connection.verdict = verdict::UPGRADED;
+        }
         return Body::Absent;
     }
     if status.0 == b'1' {

@@ -49,13 +49,18 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
 }
 
 /// A connection turned out to speak HTTP/2. This direction's frames begin here, behind the preface
-/// if there is one; the other's at its next call.
+/// if there is one; the other's at its next call, unless it is still busy with HTTP/1.
 #[inline(always)]
 pub fn begin(connection: &mut Connection, direction: u8, preface: bool) {
-    let first = connection.verdict != verdict::HTTP2;
+    let before = connection.verdict;
+    let upgraded = before == verdict::UPGRADED;
+    let from_start = connection.from_start != 0;
     connection.verdict = verdict::HTTP2;
-    if first {
-        align(side(connection, direction ^ 1), 0);
+    let other = side(connection, direction ^ 1);
+    if (before == verdict::UNKNOWN || upgraded) && other.mode == mode::START {
+        // A server that speaks first is answered with the preface.
+        let at_start = upgraded || (from_start && other.position == 0);
+        align(other, if at_start && !preface { PREFACE } else { 0 });
     }
     align(
         side(connection, direction),

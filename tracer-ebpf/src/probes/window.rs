@@ -166,7 +166,12 @@ fn decide(
     let before = side(connection, direction).mode;
     let mut guess = Guess::Other;
     if before == mode::START || (before == mode::UNFRAMED && call_start) {
-        guess = infer::guess(first, second, if left < 16 { left } else { 16 });
+        let there = if left < 16 { left } else { 16 };
+        guess = if connection.verdict == verdict::UPGRADED {
+            infer::guess_upgraded(first, second, there)
+        } else {
+            infer::guess(first, second, there)
+        };
     }
     let starts = matches!(guess, Guess::Request | Guess::Response)
         || (before == mode::START && guess == Guess::Partial);
@@ -190,7 +195,9 @@ fn decide(
         } else {
             action::HEAD
         }
-    } else if before == mode::START && connection.verdict == verdict::UNKNOWN {
+    } else if before == mode::START
+        && (connection.verdict == verdict::UNKNOWN || connection.verdict == verdict::UPGRADED)
+    {
         unknown(connection, guess);
         let side = side(connection, direction);
         side.position += left as u64;
@@ -216,8 +223,9 @@ fn decide(
     };
 }
 
-/// True when HTTP/2 frames begin with this window: by the preface, by a server's SETTINGS, or, on a
-/// connection joined in the middle or that lost its alignment, by frames that tile the call.
+/// True when HTTP/2 frames begin with this window: by the preface, by a server's SETTINGS (both also
+/// behind an upgrade), or, on a connection joined in the middle or that lost its alignment, by frames
+/// that tile the call.
 #[inline(always)]
 fn begins_frames(
     scratch: &Scratch,
@@ -227,7 +235,14 @@ fn begins_frames(
     len: u32,
 ) -> bool {
     let undecided = connection.verdict == verdict::UNKNOWN && before == mode::START;
-    if undecided && matches!(guess, Guess::Http2 | Guess::Http2Settings) {
+    let upgraded = connection.verdict == verdict::UPGRADED;
+    if (undecided || upgraded) && matches!(guess, Guess::Http2 | Guess::Http2Settings) {
+        return true;
+    }
+    // No request begins like the preface: the 101 came in parts, or is about to be told, or the
+    // server spoke before the request had ended.
+    let upgrades = connection.requests as u32 == scratch.call.direction;
+    if guess == Guess::Http2 && upgrades && connection.verdict != verdict::UNKNOWN {
         return true;
     }
     let lost = connection.verdict == verdict::HTTP2;
@@ -268,6 +283,11 @@ fn unknown(connection: &mut Connection, guess: Guess) {
     if connection.turned != 0 {
         connection.turned = 0;
         connection.misses += 1;
+    }
+    if connection.verdict == verdict::UPGRADED {
+        // It was parsed up to here: not one of those that are counted.
+        connection.verdict = verdict::IGNORED;
+        return;
     }
     if connection.from_start == 0 && !known_other && connection.misses < JOIN_PATIENCE {
         return;

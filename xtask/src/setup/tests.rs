@@ -50,7 +50,9 @@ pub fn for_tests() -> Result<()> {
         }
     }
     if let Err(error) = python_packages() {
-        eprintln!("setup: Python's packages cannot be had, their tests are skipped: {error:#}");
+        for (package, _, what) in PYTHON_PACKAGES {
+            eprintln!("setup: without {package} {what} is skipped: {error:#}");
+        }
     }
     for (program, _) in PROGRAMS.iter().filter(|(program, _)| absent(program)) {
         eprintln!("setup: there is no {program}: tests that need it are skipped");
@@ -66,38 +68,55 @@ pub fn venv_bin() -> PathBuf {
     sh::target().join("venv/bin")
 }
 
-/// What the Python services and clients need.
-const PYTHON_PACKAGES: [&str; 4] = ["gunicorn", "requests", "aiohttp", "uvicorn"];
+/// Python packages of the tests: what to ask them whether they are there, and what needs them.
+const PYTHON_PACKAGES: [(&str, &str, &str); 5] = [
+    ("gunicorn", "import gunicorn", "the gunicorn service"),
+    ("grpcio", "import grpc", "gRPC in Python"),
+    ("requests", "import requests", "HTTPS by requests"),
+    ("aiohttp", "import aiohttp", "HTTPS by aiohttp"),
+    ("uvicorn", "import uvicorn", "HTTPS by uvicorn"),
+];
 
+/// Makes the venv and installs what is missing in it.
 fn python_packages() -> Result<()> {
     let bin = venv_bin();
-    let all = format!("import {}", PYTHON_PACKAGES.join(", "));
-    if sh::output(Command::new(bin.join("python")).args(["-c", &all])).is_ok() {
+    let absent =
+        |check: &str| sh::output(Command::new(bin.join("python")).args(["-c", check])).is_err();
+    let packages: Vec<&str> = PYTHON_PACKAGES
+        .iter()
+        .filter(|(_, check, _)| absent(check))
+        .map(|&(package, _, _)| package)
+        .collect();
+    if packages.is_empty() {
         return Ok(());
     }
-    let venv = bin.parent().context("the venv has a directory")?;
-    let make = |python: &Path| {
-        sh::run(
-            Command::new(python)
-                .args(["-m", "venv", "--clear"])
-                .arg(venv),
-        )
-    };
-    let python = sh::which("python3").context("there is no python3")?;
-    if make(&python).is_err() {
-        // Debian ships the module's payload apart.
-        apt::install(&["python3-venv"], "gunicorn needs a virtual environment")?;
-        make(&python)?;
+    let python = bin.join("python");
+    if sh::output(Command::new(&python).args(["-m", "pip", "--version"])).is_err() {
+        let venv = bin.parent().context("the venv has a directory")?;
+        let make = |python: &Path| {
+            sh::run(
+                Command::new(python)
+                    .args(["-m", "venv", "--clear"])
+                    .arg(venv),
+            )
+        };
+        let system = sh::which("python3").context("there is no python3")?;
+        if make(&system).is_err() {
+            // Debian ships the module's payload apart.
+            apt::install(
+                &["python3-venv"],
+                "Python packages need a virtual environment",
+            )?;
+            make(&system)?;
+        }
     }
-    sh::run(
-        Command::new(bin.join("python"))
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-            ])
-            .args(PYTHON_PACKAGES),
-    )
+    // Not by its own script, which names the directory that it was installed in.
+    let install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ];
+    sh::run(Command::new(python).args(install).args(packages))
 }

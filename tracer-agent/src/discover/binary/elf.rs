@@ -36,7 +36,7 @@ pub struct Segment {
     pub address: u64,
     /// Position in the file.
     pub offset: u64,
-    /// Bytes in the file.
+    /// Bytes in the file, without what a damaged header claims behind its end.
     pub size: u64,
     /// Whether it is mapped executable.
     pub executable: bool,
@@ -122,7 +122,7 @@ impl<'a> Elf<'a> {
                 PT_LOAD => self.segments.push(Segment {
                     address: header.p_vaddr.get(LE),
                     offset,
-                    size,
+                    size: size.min(self.bytes.len().saturating_sub(offset)),
                     executable: header.p_flags.get(LE).contains(PF_X),
                 }),
                 PT_DYNAMIC => {
@@ -137,6 +137,17 @@ impl<'a> Elf<'a> {
                     self.dynamic = words.take_while(|(tag, _)| *tag != 0).collect();
                 }
                 _ => {}
+            }
+        }
+        // An address is at one place of the file: everything that follows relies on it.
+        let mut last_end = 0;
+        let mut sorted: Vec<_> = self.segments.iter().filter(|it| it.size > 0).collect();
+        sorted.sort_unstable_by_key(|segment| segment.address);
+        for segment in sorted {
+            let end = segment.address.checked_add(segment.size);
+            match end.filter(|_| segment.address >= last_end) {
+                Some(end) => last_end = end,
+                None => return Err(BinaryError::Malformed("segments overlap")),
             }
         }
         Ok(())

@@ -178,12 +178,7 @@ fn go(elf: &Elf<'_>) -> Result<Option<Option<Library>>, BinaryError> {
     let Some(program) = GoProgram::parse(elf)? else {
         return Ok(None);
     };
-    let library = program.tls()?.map(|(tls, functions, refused)| Library {
-        library: TlsLibrary::GoTls(tls),
-        functions: functions.into(),
-        refused: refused.into(),
-    });
-    Ok(Some(library))
+    program.tls().map(Some)
 }
 
 /// A library of which only texts are left.

@@ -155,6 +155,47 @@ fn a_copy_under_another_name_that_was_deleted_while_mapped() {
     assert_eq!(scanner.parsed(), parsed);
 }
 
+/// As in a container: the file is on a mount that only the process's namespace has.
+#[test]
+fn a_file_that_only_the_process_can_name() {
+    let Some(path) = system_ssl() else { return };
+    let directory = tempfile::tempdir().expect("tempdir");
+    let script = "mount -t tmpfs none \"$1\" && cp \"$2\" \"$1/inside.so\" && exec python3 -c '
+import ctypes, sys
+ctypes.CDLL(sys.argv[1])
+print(\"ready\", flush=True)
+sys.stdin.read()' \"$1/inside.so\"";
+    let child = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .args([directory.path(), &path])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(child) = child else {
+        println!("skipped: no unshare");
+        return;
+    };
+    let mut child = Running(child);
+    let mut line = String::new();
+    let out = child.0.stdout.take().expect("piped");
+    BufReader::new(out).read_line(&mut line).expect("readable");
+    if line != "ready\n" {
+        println!("skipped: may not make mount namespaces");
+        return;
+    }
+    let inside = directory.path().join("inside.so");
+    assert!(!inside.exists(), "only in its own namespace");
+    let found = Scanner::new(ProcFs::default())
+        .scan(child.0.id())
+        .expect("running");
+    let target = found.targets.iter().find(|target| target.shown == inside);
+    let target = target.unwrap_or_else(|| panic!("not among {found:?}"));
+    assert_eq!(target.unseen(), None);
+    let same = std::fs::read(&target.path).expect("opens") == std::fs::read(&path).expect("system");
+    assert!(same, "leads to another file");
+}
+
 #[test]
 fn who_is_gone_or_never_was_has_nothing() {
     let mut scanner = Scanner::new(ProcFs::default());
@@ -245,7 +286,10 @@ fn a_small_library() {
 fn wrong_bytes_in_headers_and_tables() {
     let Some(data) = small() else { return };
     let len = data.len();
-    let mut runner = proptest::test_runner::TestRunner::default();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
     let place = prop_oneof![0..1024_usize, 0..len, (len - 4096)..len];
     let change = (
         place,

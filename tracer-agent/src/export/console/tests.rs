@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::meta::Process;
 use crate::protocol::{
-    Connection, ContextHeaders, Endpoint, Exchange, Outcome, Protocol, Request, Response, Role,
+    Connection, ContextHeaders, Endpoint, Exchange, Grpc, Outcome, Protocol, Request, Response,
+    Role,
 };
 use crate::trace::{SpanId, SpanKind};
 
@@ -29,6 +30,8 @@ struct Case {
     outcome: Outcome,
     start_us: u64,
     duration_us: u64,
+    /// A gRPC call, and its status.
+    grpc: Option<Option<u32>>,
 }
 
 const SERVER: Case = Case {
@@ -43,6 +46,7 @@ const SERVER: Case = Case {
     outcome: Outcome::Complete,
     start_us: 0,
     duration_us: 152_300,
+    grpc: None,
 };
 
 const CLIENT: Case = Case {
@@ -88,7 +92,12 @@ impl Case {
                     body_bytes: None,
                 },
                 response: status,
-                grpc: None,
+                grpc: self.grpc.map(|status| Grpc {
+                    status,
+                    timeout_ns: None,
+                    request_messages: None,
+                    response_messages: None,
+                }),
                 outcome: self.outcome,
                 start_ns: 0,
                 response_start_ns: None,
@@ -185,6 +194,59 @@ fn a_trace_is_a_tree_in_columns() {
          +21.0 ms  ├─ frontend       → POST /charge                               503   2.50 ms
          +22.0 ms  │  └─ pay         ← POST /charge                               503    873 µs
          +30.0 ms  └─ frontend       → GET /stock                                 ---     90 µs  ECONNREFUSED  10.0.0.7:8080
+    ");
+}
+
+#[test]
+fn grpc_and_what_was_not_seen() {
+    let call = |id, role, status| Case {
+        id,
+        parent: 1,
+        role,
+        method: "POST",
+        target: "/shop.Cart/Add",
+        grpc: Some(status),
+        start_us: u64::from(id) * 1_000,
+        duration_us: 900,
+        ..SERVER
+    };
+    let cases = [
+        call(2, Role::Client, Some(0)),
+        call(3, Role::Client, Some(5)),
+        call(4, Role::Server, Some(5)),
+        call(5, Role::Server, Some(14)),
+        call(6, Role::Client, Some(99)),
+        // Its trailers were not seen; nor was its method.
+        call(7, Role::Client, None),
+        Case {
+            target: "",
+            ..call(8, Role::Server, Some(0))
+        },
+        Case {
+            status: 0,
+            outcome: Outcome::LocalReset(8),
+            ..call(9, Role::Client, Some(1))
+        },
+        // HTTP of which nothing was seen but that there was some.
+        Case {
+            method: "",
+            target: "",
+            grpc: None,
+            ..call(10, Role::Server, None)
+        },
+        SERVER,
+    ];
+    insta::assert_snapshot!(lines(ConsoleOptions::default(), &cases), @"
+    22:13:20.000Z  frontend          ← GET /checkout                              200    152 ms
+         +2.00 ms  ├─ frontend       → grpc shop.Cart/Add                          OK    900 µs  10.0.0.7:8080
+         +3.00 ms  ├─ frontend       → grpc shop.Cart/Add                           5    900 µs  NOT_FOUND  10.0.0.7:8080
+         +4.00 ms  ├─ frontend       ← grpc shop.Cart/Add                           5    900 µs  NOT_FOUND
+         +5.00 ms  ├─ frontend       ← grpc shop.Cart/Add                          14    900 µs  UNAVAILABLE
+         +6.00 ms  ├─ frontend       → grpc shop.Cart/Add                          99    900 µs  10.0.0.7:8080
+         +7.00 ms  ├─ frontend       → grpc shop.Cart/Add                           ?    900 µs  10.0.0.7:8080
+         +8.00 ms  ├─ frontend       ← grpc ?                                      OK    900 µs
+         +9.00 ms  ├─ frontend       → grpc shop.Cart/Add                           1    900 µs  CANCELLED  10.0.0.7:8080
+         +10.0 ms  └─ frontend       ← ? ?                                        200    900 µs
     ");
 }
 

@@ -78,6 +78,12 @@ impl Decoder {
         self.table.keep(size);
     }
 
+    /// What the table's entries count (RFC 7541, section 4.1).
+    #[cfg(test)]
+    pub(in crate::protocol) fn size(&self) -> usize {
+        self.table.sizes().1
+    }
+
     /// Blocks may have been missed: what was seen before cannot be referred to any more.
     pub fn forget(&mut self) {
         self.table.forget();

@@ -52,6 +52,8 @@ pub(super) struct RequestHead {
 pub(super) struct ResponseHead {
     pub status: u16,
     pub declared: Declared,
+    /// `Upgrade: h2c`.
+    pub upgrades_to_h2c: bool,
 }
 
 /// A head of either kind.
@@ -190,12 +192,18 @@ fn request_head(message: &httparse::Request<'_, '_>) -> Option<RequestHead> {
 fn response_head(message: &httparse::Response<'_, '_>) -> Option<ResponseHead> {
     let status = message.code.filter(|code| *code >= 100)?;
     let mut length = LengthFields::default();
+    let mut upgrades_to_h2c = false;
     for Header { name, value } in message.headers.iter() {
-        length.take(name, value);
+        if name.eq_ignore_ascii_case("upgrade") {
+            upgrades_to_h2c = value.trim_ascii().eq_ignore_ascii_case(b"h2c");
+        } else {
+            length.take(name, value);
+        }
     }
     Some(ResponseHead {
         status,
         declared: length.declared(),
+        upgrades_to_h2c,
     })
 }
 

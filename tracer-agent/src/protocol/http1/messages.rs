@@ -218,6 +218,15 @@ impl Session {
         let success = (200..300).contains(&head.status);
         let tunnel = front.is_connect() && success;
         let bodiless = front.is_head() || matches!(head.status, 204 | 304);
+        if head.status == 101 && head.upgrades_to_h2c && self.queue.len() == 1 {
+            if let Some(answer) = self.queue.answering() {
+                answer.complete = true;
+            }
+            self.phase = Phase::Upgrading;
+            self.upgrade = Some(Box::default());
+            self.finish_complete(out);
+            return;
+        }
         if head.status == 101 || tunnel {
             if let Some(answer) = self.queue.answering() {
                 answer.complete = true;
@@ -293,6 +302,12 @@ impl Session {
 
     pub(super) fn finish(&mut self, role: Role, outcome: Outcome, end_ns: u64, out: &mut Output) {
         let exchange = self.queue.finish(role, outcome, end_ns);
-        out.exchanges.extend(exchange);
+        match &mut self.upgrade {
+            Some(upgrade) if upgrade.exchange.is_none() => {
+                upgrade.exchange = exchange;
+                self.phase = Phase::Upgraded;
+            }
+            _ => out.exchanges.extend(exchange),
+        }
     }
 }

@@ -6,7 +6,8 @@
 //! `head` finds and reads message heads, `body` follows message bodies, `direction` is one
 //! direction of the connection, `pairing` the queue of requests that wait for their responses,
 //! `held` a response that was seen before its request, `messages` what heads and bodies mean for
-//! the exchanges, `endings` what an end or a loss does to them; `session` ties all together.
+//! the exchanges, `endings` what an end or a loss does to them, `upgrade` hands a connection over
+//! to HTTP/2; `session` ties all together.
 //!
 //! What it cannot see: whether a request was lost without a trace before the session began, and
 //! where a chunked body ends whose chunk structure was left out. In doubt it gives an exchange up
@@ -22,10 +23,12 @@ mod pairing;
 mod session;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use super::Exchange;
 
 pub use session::Session;
+pub use upgrade::{Piece, Upgraded};
 
 /// Counters a session adds to; the caller owns them (one per agent).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use super::direction::{Found, Lane, State};
 use super::head::{Head, Kind};
 use super::held::Held;
 use super::pairing::{Hole, Queue};
+use super::upgrade::Upgrade;
 use super::{Output, reason};
 
 /// Turns in a row that may start with garbage before the connection is taken for something else.
@@ -46,12 +47,16 @@ pub struct Session {
     pub(super) fruitless: u32,
     /// The peer was seen to end first.
     pub(super) peer_ended: bool,
+    /// The connection goes on as HTTP/2.
+    pub(super) upgrade: Option<Box<Upgrade>>,
 }
 
 /// What the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Http,
+    /// HTTP/2 once the request is received to its end; the other direction is already.
+    Upgrading,
     /// Something else now (101, CONNECT).
     Upgraded,
     /// It never was HTTP/1, or no message was found for too long.
@@ -83,6 +88,7 @@ impl Session {
             responses: false,
             fruitless: 0,
             peer_ended: false,
+            upgrade: None,
         }
     }
 
@@ -95,10 +101,8 @@ impl Session {
         if length == 0 {
             return;
         }
-        if self.phase != Phase::Http {
-            if !matches!(input, Input::Lost(_)) {
-                out.unparsed(length);
-            }
+        if self.phase != Phase::Http && !self.is_upgrading(direction) {
+            self.behind_upgrade(direction, input, at, out);
             return;
         }
         self.expire_held(direction, at, out);
@@ -115,7 +119,12 @@ impl Session {
 
     /// Requests without a finished exchange (for the ledger's `pending`).
     pub fn in_flight(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + usize::from(self.upgrade.as_ref().is_some_and(|u| u.exchange.is_some()))
+    }
+
+    /// Nothing was received yet.
+    pub fn is_fresh(&self) -> bool {
+        self.last.is_none()
     }
 
     /// The connection speaks no HTTP/1: nothing will come of it any more.
@@ -123,7 +132,7 @@ impl Session {
         self.phase == Phase::Dead
     }
 
-    /// The connection speaks another protocol since a 101 or a CONNECT.
+    /// The connection speaks a protocol since a 101 or a CONNECT that nobody parses.
     pub fn is_upgraded(&self) -> bool {
         self.phase == Phase::Upgraded
     }
@@ -151,6 +160,15 @@ impl Session {
         }
     }
 
+    /// Whether the body of a request is being received in this direction.
+    pub(super) fn is_within_request(&self, direction: Direction) -> bool {
+        let lane = match direction {
+            Direction::Read => &self.read,
+            Direction::Write => &self.write,
+        };
+        self.kind(direction) == Some(Kind::Request) && lane.body().is_some()
+    }
+
     /// The peer spoke in between: a message may start here, if anywhere.
     fn turn(&mut self, direction: Direction, out: &mut Output) {
         let request = self.kind(direction) == Some(Kind::Request);
@@ -174,8 +192,8 @@ impl Session {
     pub(super) fn bytes(&mut self, direction: Direction, bytes: &[u8], at: &At, out: &mut Output) {
         let mut rest = bytes;
         while !rest.is_empty() {
-            if self.phase != Phase::Http {
-                out.unparsed(rest.len() as u64);
+            if self.phase != Phase::Http && !self.is_upgrading(direction) {
+                self.behind_upgrade(direction, Input::Bytes(rest), at, out);
                 return;
             }
             if self.hold(direction, Input::Bytes(rest), at, out) {
@@ -232,8 +250,8 @@ impl Session {
     pub(super) fn skipped(&mut self, direction: Direction, length: u64, at: &At, out: &mut Output) {
         let mut left = length;
         while left > 0 {
-            if self.phase != Phase::Http {
-                out.unparsed(left);
+            if self.phase != Phase::Http && !self.is_upgrading(direction) {
+                self.behind_upgrade(direction, Input::Skipped(left), at, out);
                 return;
             }
             if self.hold(direction, Input::Skipped(left), at, out) {
@@ -278,6 +296,13 @@ impl Session {
     }
 
     fn lost(&mut self, direction: Direction, length: u64, at: &At, out: &mut Output) {
+        if self.phase == Phase::Upgrading {
+            // How much of it was the request is not known; the HTTP/2 session finds its frames.
+            self.queue.request_content(None);
+            self.request_sent(out);
+            self.behind_upgrade(direction, Input::Lost(length), at, out);
+            return;
+        }
         let held = self.held.is_some();
         if held {
             // Bytes are missing behind the held response, or its request is what is missing.

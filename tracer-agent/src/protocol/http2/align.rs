@@ -17,6 +17,9 @@ use super::frame::{
 const SURE: u32 = 3;
 /// Weight that is enough when the chain tiles to the very end and nothing follows.
 const SURE_AT_END: u32 = 2;
+/// Longest header block that is looked into. Whoever wants the search to be slow lets many places
+/// begin long ones; a real one that is longer says nothing, and what comes behind it does.
+const MAX_WEIGHED: usize = 2048;
 /// Last error code (RFC 9113, section 7).
 const LAST_ERROR: u32 = 0xd;
 /// Largest number of a setting in use; GREASE and experiments are higher.
@@ -52,6 +55,12 @@ impl Window {
 
     pub(super) fn push_lost(&mut self) {
         self.gaps.push_back((self.bytes.len(), None));
+    }
+
+    /// Bytes that wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Takes the first so many bytes out; what is missing in front of them must be taken before.
@@ -282,7 +291,7 @@ fn weigh(header: &Header, payload: &[u8], decoder: &mut Decoder) -> Option<u32> 
                 zeros.iter().all(|byte| *byte == 0).then_some(())?;
             }
             let fragment = header.fragment(payload)?;
-            if !header.has(END_HEADERS) {
+            if !header.has(END_HEADERS) || fragment.len() > MAX_WEIGHED {
                 return Some(0);
             }
             is_header_block(fragment, decoder).then_some(2)

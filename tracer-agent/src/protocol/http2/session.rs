@@ -81,11 +81,16 @@ impl Session {
 
     /// A connection that HTTP/1.1 was upgraded on (`Upgrade: h2c`), from behind the response 101 on.
     /// The exchange that ended with it goes on as stream 1 and comes out again with its real
-    /// response: the caller must not report it as it was.
-    pub fn upgraded(exchange: Exchange, out: &mut Output) -> Self {
+    /// response: the caller must not report it as it was. It is in the counts of who saw it begin.
+    pub fn upgraded(exchange: Exchange) -> Self {
         let mut session = Session::new(Some(exchange.role), true);
+        // `HTTP2-Settings`, which is not read, may have allowed anything.
+        let responses = match exchange.role {
+            Role::Server => Direction::Write,
+            Role::Client => Direction::Read,
+        };
+        session.lane(responses).max_frame = frame::MAX;
         let stream = Stream::upgraded(exchange);
-        out.counts.requests += 1;
         session.newest = 1;
         session.cost = stream.cost;
         session.streams.insert(1, stream);

@@ -14,7 +14,7 @@ struct Sink {
 impl Handler for Sink {
     type Session = ();
 
-    fn open(&mut self, _: &Connection) {}
+    fn open(&mut self, _: &Connection, _: Speaks) {}
 
     fn receive(&mut self, (): &mut (), _: &Owner, _: Direction, input: Input<'_>, _: &At) {
         if let Input::Bytes(bytes) = input {
@@ -77,7 +77,7 @@ fn speed() {
 
         let start = cpu_ns();
         let mut finished = 0u64;
-        let mut replay = Replay::new(Http1::new(|_, _| finished += 1));
+        let mut replay = Replay::new(Exchanges::new(|_, _| finished += 1));
         stream(capture.as_slice(), &mut replay).expect("a capture");
         let (_, stats) = replay.finish();
         report("with parser", stats.packets, start);

@@ -1,4 +1,5 @@
 mod files;
+mod http2;
 mod measure;
 mod packets;
 mod real;
@@ -27,7 +28,7 @@ struct Recorder {
 impl Handler for Recorder {
     type Session = u64;
 
-    fn open(&mut self, connection: &Connection) -> u64 {
+    fn open(&mut self, connection: &Connection, speaks: Speaks) -> u64 {
         let Connection {
             id,
             local,
@@ -39,7 +40,12 @@ impl Handler for Recorder {
         let (Endpoint::Ip(local), Endpoint::Ip(remote)) = (local, remote) else {
             panic!("no addresses")
         };
-        let what = format!("open {local} from {remote} {role:?} {from_start}");
+        let speaks = match speaks {
+            Speaks::Http1 => "",
+            Speaks::Http2 => " http/2",
+            Speaks::Http2Frames => " frames",
+        };
+        let what = format!("open {local} from {remote} {role:?} {from_start}{speaks}");
         self.log.borrow_mut().push((*id, what));
         *id
     }
@@ -158,10 +164,11 @@ fn assert_adds_up(stats: &Stats) {
     let ConnectionCounts {
         all,
         http1,
+        http2,
         ignored,
         ..
     } = stats.connections;
-    assert!(http1 + ignored <= all);
+    assert!(http1 + http2 + ignored <= all);
 }
 
 const OPEN: &str = "open 10.0.0.1:8080 from 192.168.0.7:40000";
@@ -287,7 +294,7 @@ fn connections_as_their_server_saw_them() {
 }
 
 #[test]
-fn what_speaks_no_http1_is_ignored() {
+fn what_speaks_no_http_is_ignored() {
     let [syn, syn_ack] = opening();
     let hello = there(0, 0, ACK, b"\x16\x03\x01\x02\x00");
     let (log, stats) = replayed(&[
@@ -440,7 +447,7 @@ proptest! {
             let at = 24 + index.index(capture.len() - 24);
             capture[at] = value;
         }
-        let mut replay = Replay::new(Http1::new(|_, _| ()));
+        let mut replay = Replay::new(Exchanges::new(|_, _| ()));
         let _ = stream(capture.as_slice(), &mut replay);
         let (_, stats) = replay.finish();
         assert_adds_up(&stats);

@@ -17,14 +17,14 @@ pub(super) fn decode(code: &[u8], address: u64) -> Result<Part, NotUnderstood> {
         .filter_map(|word| word.try_into().ok().map(u32::from_le_bytes))
         .collect();
     let end = address.wrapping_add(code.len() as u64);
-    if code.len() % WORD != 0 || address % WORD as u64 != 0 {
+    if !code.len().is_multiple_of(WORD) || !address.is_multiple_of(WORD as u64) {
         return Err(NotUnderstood::RunsOn(end));
     }
     let mut open = true;
     for (index, word) in words.iter().copied().enumerate() {
         let at = address.wrapping_add((index * WORD) as u64);
         part.starts.push(at);
-        open = true;
+        let before = std::mem::replace(&mut open, true);
         match word {
             word if is_return(word) => {
                 part.returns.push(at);
@@ -51,12 +51,13 @@ pub(super) fn decode(code: &[u8], address: u64) -> Result<Part, NotUnderstood> {
                 }
                 open = false;
             }
-            // BL, BLR and its forms, BRK, UDF, NOP: what never returns may be the last instruction.
+            // NOP: padding ends nothing, and needs no end after one.
+            0xd503_201f => open = before,
+            // BL, BLR and its forms, BRK, UDF: what never returns may be the last instruction.
             word if word & 0xfc00_0000 == 0x9400_0000
                 || word & 0xfeff_f000 == 0xd63f_0000
                 || word & 0xffe0_001f == 0xd420_0000
-                || word < 0x1_0000
-                || word == 0xd503_201f =>
+                || word < 0x1_0000 =>
             {
                 open = false;
             }

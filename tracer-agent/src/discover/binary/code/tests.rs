@@ -123,3 +123,117 @@ fn real_libraries_as_objdump_sees_them() {
         println!("{extra}: {:?}", compare(Path::new(extra)));
     }
 }
+
+#[test]
+fn what_is_refused_and_what_is_not() {
+    let check = |what: &str, code: &[u8], expected: Result<&[u64], &str>| {
+        let part = x86::decode(code, 0x100);
+        let got = part
+            .map(|part| part.returns)
+            .map_err(|error| error.to_string());
+        assert_eq!(
+            got.as_deref(),
+            expected.map_err(str::to_owned).as_ref().map(|it| *it),
+            "{what}"
+        );
+    };
+    check("ret", b"\xf3\x0f\x1e\xfa\xc3", Ok(&[0x104]));
+    check(
+        "two, with padding",
+        b"\x74\x01\xc3\xc3\x66\x90",
+        Ok(&[0x102, 0x103]),
+    );
+    check("rep ret begins at its prefix", b"\xf3\xc3", Ok(&[0x100]));
+    check("ret n", b"\xc2\x08\x00", Ok(&[0x100]));
+    check("a call that does not return", b"\xe8\0\0\0\0\x90", Ok(&[]));
+    check(
+        "falls out",
+        b"\xc3\x48\x89\xc8",
+        Err("runs into what follows it at 0x104"),
+    );
+    check(
+        "falls out through padding",
+        b"\x48\x89\xc8\x90",
+        Err("runs into what follows it at 0x104"),
+    );
+    check(
+        "cut in an instruction",
+        b"\xc3\x48\x89",
+        Err("code at 0x101 cannot be decoded"),
+    );
+    check(
+        "not an instruction",
+        b"\x06\xc3",
+        Err("code at 0x100 cannot be decoded"),
+    );
+    check(
+        "a thunk that jumps by returning",
+        b"\x48\x89\x04\x24\xc3",
+        Err("code at 0x104 cannot be decoded"),
+    );
+    check(
+        "through a register",
+        b"\xff\xe0",
+        Err("jumps to a computed address at 0x100"),
+    );
+    check(
+        "through a table of functions",
+        b"\xff\x60\x18",
+        Err("jumps to a computed address at 0x100"),
+    );
+    check(
+        "far return",
+        b"\xcb",
+        Err("code at 0x100 cannot be decoded"),
+    );
+}
+
+#[test]
+fn words_of_aarch64() {
+    let check = |what: &str, words: &[u32], expected: Result<(&[u64], &[u64]), &str>| {
+        let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        match (arm64::decode(&code, 0x1000), expected) {
+            (Ok(part), Ok((returns, jumps))) => {
+                assert_eq!(
+                    (&part.returns[..], &part.jumps[..]),
+                    (returns, jumps),
+                    "{what}"
+                );
+            }
+            (Err(error), Err(expected)) => assert_eq!(error.to_string(), expected, "{what}"),
+            (got, _) => panic!("{what}: {got:?}"),
+        }
+    };
+    check("ret", &[0xd65f03c0], Ok((&[0x1000], &[])));
+    check(
+        "retaa, retab",
+        &[0xd65f0bff, 0xd65f0fff],
+        Ok((&[0x1000, 0x1004], &[])),
+    );
+    check(
+        "b backwards",
+        &[0xd503201f, 0x17ffffff],
+        Ok((&[], &[0x1000])),
+    );
+    check(
+        "b.eq, cbz, tbnz",
+        &[0x54000060, 0xb4000040, 0x37000020, 0xd65f03c0],
+        Ok((&[0x100c], &[0x100c, 0x100c, 0x100c])),
+    );
+    check("bl last", &[0x94000010], Ok((&[], &[])));
+    check(
+        "nop last",
+        &[0x91000400, 0xd503201f],
+        Err("runs into what follows it at 0x1008"),
+    );
+    check(
+        "br of a loaded pointer",
+        &[0xf9400001, 0xd61f0020],
+        Err("jumps to a computed address at 0x1004"),
+    );
+    check(
+        "a switch over bytes",
+        &[0x38604820, 0x10000001, 0x8b208820, 0xd61f0000],
+        Ok((&[], &[])),
+    );
+}

@@ -20,7 +20,7 @@ pub(super) fn decode(code: &[u8], address: u64) -> Result<Part, NotUnderstood> {
             return Err(NotUnderstood::Undecodable(at));
         }
         part.starts.push(at);
-        open = true;
+        let before = std::mem::replace(&mut open, true);
         match instruction.flow_control() {
             FlowControl::Return => {
                 let near = matches!(instruction.mnemonic(), Mnemonic::Ret)
@@ -54,8 +54,11 @@ pub(super) fn decode(code: &[u8], address: u64) -> Result<Part, NotUnderstood> {
             FlowControl::Call | FlowControl::IndirectCall | FlowControl::Exception => open = false,
             FlowControl::Interrupt => open = instruction.mnemonic() != Mnemonic::Int3,
             FlowControl::Next => {
-                let ends = matches!(instruction.mnemonic(), Mnemonic::Hlt | Mnemonic::Nop);
-                open = !ends;
+                open = match instruction.mnemonic() {
+                    // Padding ends nothing, and needs no end after one.
+                    Mnemonic::Nop => before,
+                    mnemonic => mnemonic != Mnemonic::Hlt,
+                };
             }
             FlowControl::XbeginXabortXend => return Err(NotUnderstood::Undecodable(at)),
         }

@@ -11,7 +11,8 @@ use std::ops::Range;
 use super::BinaryError;
 use super::code::{self, Extents, NotUnderstood};
 use super::elf::{Elf, Machine};
-use super::types::{Function, GoLayout, GoTls, Refused, TlsFunction};
+use super::libraries::Library;
+use super::types::{Function, GoLayout, GoTls, Refused, TlsFunction, TlsLibrary};
 use pclntab::FunctionTable;
 
 /// The names of crypto/tls that probes are for. A method of this size is never inlined.
@@ -105,7 +106,7 @@ impl<'a> GoProgram<'a> {
     }
 
     /// crypto/tls: what it is and what of it can be attached to; `None` if the program has none.
-    pub fn tls(&self) -> Result<Option<(GoTls, Vec<Function>, Vec<Refused>)>, BinaryError> {
+    pub fn tls(&self) -> Result<Option<Library>, BinaryError> {
         let names: Vec<&str> = TLS.iter().map(|(name, _)| *name).collect();
         let (mut functions, mut refused) = (Vec::new(), Vec::new());
         for function in self.functions(&names)? {
@@ -143,7 +144,11 @@ impl<'a> GoProgram<'a> {
                 })
                 .flatten(),
         };
-        Ok(Some((tls, functions, refused)))
+        Ok(Some(Library {
+            library: TlsLibrary::GoTls(tls),
+            functions: functions.into(),
+            refused: refused.into(),
+        }))
     }
 }
 

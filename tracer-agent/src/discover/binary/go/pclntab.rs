@@ -203,7 +203,9 @@ impl FunctionTable {
 }
 
 /// Address and file range of the table.
-fn place(elf: &Elf<'_>) -> Result<Option<(u64, (u64, u64))>, BinaryError> {
+type Place = (u64, (u64, u64));
+
+fn place(elf: &Elf<'_>) -> Result<Option<Place>, BinaryError> {
     for name in [".gopclntab", ".data.rel.ro.gopclntab"] {
         if let Some(section) = elf.section(name) {
             return Ok(Some((section.address, section.range)));

@@ -290,3 +290,27 @@ fn what_is_not_go_is_not_taken_for_it() {
     let elf = Elf::parse(Bytes::new(&data, data.len() as u64)).expect("an ELF file");
     assert!(GoProgram::parse(&elf).expect("understood").is_none());
 }
+
+#[test]
+fn wrong_bytes_in_function_tables() {
+    use proptest::prelude::*;
+    let whole = handmade(0xffff_fff1, "go1.26.0", true);
+    // Header, segment, table, names, entries and records, build info, module data, sections.
+    let (table, rest) = (0x2000..0x2160_usize, 0x3000..0x3580_usize);
+    let place = prop_oneof![0..128_usize, table, rest];
+    let value = prop_oneof![Just(0_u8), Just(0xff), Just(0x7f), any::<u8>()];
+    let changes = proptest::collection::vec((place, value), 1..5_usize);
+    proptest::test_runner::TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })
+    .run(&changes, |changes| {
+        let mut data = whole.clone();
+        for (at, value) in changes {
+            data[at] = value;
+        }
+        super::super::fuzz(&data);
+        Ok(())
+    })
+    .expect("no panic");
+}
