@@ -289,7 +289,7 @@ fuzz_target!(|steps: Vec<Step<'_>>| {
     }
     fuzz.ingest.tick(u64::MAX, &mut fuzz.host);
     fuzz.balance();
-    let open = fuzz.ingest.abandon_all();
+    let open = fuzz.ingest.abandon_all("end", &mut fuzz.host);
     assert_eq!(fuzz.ingest.in_flight(), 0);
     assert_eq!(fuzz.ingest.connections(), 0);
     assert_eq!(fuzz.requests, fuzz.host.exchanges + fuzz.given_up + open);

@@ -19,12 +19,23 @@ pub fn finish(
     marker: &str,
     count: usize,
 ) -> (Vec<Span>, Stopped) {
-    let arrived = receiver.wait_count(marker, count, ARRIVAL);
+    finish_own(agent, receiver, marker, count, |span| span.mentions(marker))
+}
+
+/// The same for spans that `is_own` knows; `what` names them.
+pub fn finish_own(
+    agent: Agent,
+    receiver: &Receiver,
+    what: &str,
+    count: usize,
+    is_own: impl Fn(&Span) -> bool,
+) -> (Vec<Span>, Stopped) {
+    let arrived = receiver.wait_own(&is_own, count, ARRIVAL);
     if !arrived {
         // What is missing is told better by the caller's comparison; the ledger says where it went.
-        let spans = receiver.spans_of(marker).len();
+        let spans = receiver.own(&is_own).len();
         eprintln!(
-            "{spans} of {count} spans of {marker} arrived; ledger {:#?}; {}",
+            "{spans} of {count} spans of {what} arrived; ledger {:#?}; {}",
             agent.ledger(),
             kernel_drops(&agent.metrics())
         );
@@ -44,7 +55,7 @@ pub fn finish(
             stopped.stderr
         );
     }
-    (receiver.spans_of(marker), stopped)
+    (receiver.own(&is_own), stopped)
 }
 
 /// The lines of the metrics page that tell what the kernel side gave up.

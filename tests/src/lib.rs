@@ -10,13 +10,16 @@
 
 pub mod agent;
 pub mod check;
+pub mod collector;
 pub mod driver;
 pub mod finish;
+pub mod grpc;
 pub mod http;
 pub mod ledger;
 pub mod oddities;
 pub mod process;
 pub mod receiver;
+pub mod scrape;
 pub mod services;
 pub mod session;
 pub mod span;

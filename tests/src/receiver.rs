@@ -121,13 +121,14 @@ impl Receiver {
 
     /// What was received so far and mentions `marker`.
     pub fn spans_of(&self, marker: &str) -> Vec<Span> {
-        self.store
-            .lock()
-            .spans
-            .iter()
-            .filter(|span| span.mentions(marker))
-            .cloned()
-            .collect()
+        self.own(|span| span.mentions(marker))
+    }
+
+    /// What was received so far that `is_own` knows.
+    pub fn own(&self, is_own: impl Fn(&Span) -> bool) -> Vec<Span> {
+        let inner = self.store.lock();
+        let own = inner.spans.iter().filter(|span| is_own(span));
+        own.cloned().collect()
     }
 
     /// Export requests taken so far.
@@ -165,13 +166,15 @@ impl Receiver {
 
     /// Waits until at least `count` spans mention `marker`.
     pub fn wait_count(&self, marker: &str, count: usize, limit: Duration) -> bool {
+        self.wait_own(|span| span.mentions(marker), count, limit)
+    }
+
+    /// Waits until at least `count` spans have come that `is_own` knows.
+    pub fn wait_own(&self, is_own: impl Fn(&Span) -> bool, count: usize, limit: Duration) -> bool {
         // Batches are large and many: look only at what is new.
         let (mut looked, mut found) = (0, 0);
         self.wait_for(limit, |spans| {
-            found += spans[looked..]
-                .iter()
-                .filter(|span| span.mentions(marker))
-                .count();
+            found += spans[looked..].iter().filter(|span| is_own(span)).count();
             looked = spans.len();
             found >= count
         })

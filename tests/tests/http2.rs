@@ -1,20 +1,21 @@
-//! Cleartext HTTP/2 with prior knowledge, live: h2load and curl against nginx, many streams at once
-//! and bodies of megabytes. Exactly one SERVER and one CLIENT span each, right paths and statuses.
+//! Cleartext HTTP/2 with prior knowledge, live: h2load and curl against nginx and Go net/http,
+//! many streams at once and bodies of megabytes. Exactly one SERVER and one CLIENT span each, right paths and statuses.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tracer_tests::agent::{Start, free_address};
 use tracer_tests::finish::finish;
+use tracer_tests::process;
 use tracer_tests::receiver::Receiver;
-use tracer_tests::services::{build, source};
+use tracer_tests::scrape;
+use tracer_tests::services::{Service, build, source};
 use tracer_tests::session::{Session, skipped};
 use tracer_tests::span::{Kind, Span};
 
-const REQUESTS: usize = 20_000;
+const REQUESTS: usize = 50_000;
 const BIG: usize = 3_000_000;
 
 struct Nginx {
@@ -98,41 +99,53 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{program}: {output:?}");
 }
 
-#[test]
-fn nginx_h2load_and_curl() {
-    let Some(session) = Session::begin("http2::nginx_h2load_and_curl") else {
+/// h2load with 8 connections of 100 streams each for one path, and curl for two more.
+fn check(test: &str, start: impl FnOnce() -> Result<(Box<dyn std::any::Any>, SocketAddr), String>) {
+    let Some(session) = Session::begin(test) else {
         return;
     };
     for program in ["h2load", "curl"] {
         if !has(program) {
-            return skipped("http2", &format!("no {program} on this machine"));
+            return skipped(test, &format!("no {program} on this machine"));
         }
     }
-    let nginx = match nginx() {
-        Ok(nginx) => nginx,
-        Err(reason) => return skipped("http2", &reason),
+    let (_server, address) = match start() {
+        Ok(server) => server,
+        Err(reason) => return skipped(test, &reason),
     };
     let receiver = Receiver::start();
-    let agent = Start::new().export_http(&receiver).ready();
-    let url = |kind: &str| format!("http://{}/{kind}/{}", nginx.address, session.run);
+    // The load takes a second; this receiver, which keeps every span, takes longer than that.
+    let agent = Start::new()
+        .export_http(&receiver)
+        .env("OTEL_BSP_MAX_QUEUE_SIZE", "131072")
+        .ready();
+    let url = |kind: &str| format!("http://{address}/{kind}/{}", session.run);
     let requests = REQUESTS.to_string();
     run(
         "h2load",
         &["-n", &requests, "-c", "8", "-m", "100", &url("small")],
     );
-    let big = nginx._files.path().join("out");
     for kind in ["missing", "big"] {
-        run(
-            "curl",
-            &[
-                "-s",
-                "--http2-prior-knowledge",
-                "-o",
-                Path::new(&big).to_str().expect("path"),
-                &url(kind),
-            ],
-        );
+        let plain = ["-s", "--http2-prior-knowledge", "-o", "/dev/null"];
+        run("curl", &[&plain[..], &[&url(kind)]].concat());
     }
+    // 100 streams at a time ask for the same: their numbers alone tell the service graph who is who.
+    let paired = process::poll_until(Duration::from_secs(20), || {
+        let samples = scrape::parse(&agent.metrics()).expect("a page of samples");
+        let edge = [("client", "h2load")];
+        let paired = scrape::sum(&samples, "traces_service_graph_request_total", &edge);
+        let waits = scrape::sum(
+            &samples,
+            "tracer_agent_graph_ends_total",
+            &[("outcome", "ambiguous")],
+        );
+        println!("{paired} paired, {waits} ambiguous");
+        (paired >= 0.9 * REQUESTS as f64).then_some(paired)
+    });
+    assert!(
+        paired.is_some_and(|paired| paired <= REQUESTS as f64),
+        "{paired:?}"
+    );
     let marker = session.run.clone();
     let (spans, _) = finish(agent, &receiver, &marker, 2 * (REQUESTS + 2));
     for kind in [Kind::Server, Kind::Client] {
@@ -142,4 +155,22 @@ fn nginx_h2load_and_curl() {
         assert_eq!(found, (REQUESTS, 1, 1), "{kind:?}");
     }
     assert_eq!(spans.len(), 2 * (REQUESTS + 2), "none extra");
+}
+
+#[test]
+fn nginx_h2load_and_curl() {
+    check("http2::nginx_h2load_and_curl", || {
+        let nginx = nginx()?;
+        let address = nginx.address;
+        Ok((Box::new(nginx), address))
+    });
+}
+
+#[test]
+fn go_h2load_and_curl() {
+    check("http2::go_h2load_and_curl", || {
+        let go = Service::unnamed("go-http2", Command::new(build::go("go-http2")?))?;
+        let address = go.address;
+        Ok((Box::new(go), address))
+    });
 }

@@ -12,6 +12,7 @@ pub mod export;
 pub mod ingest;
 pub mod kernel;
 pub mod meta;
+pub mod metrics;
 pub mod probes;
 pub mod protocol;
 pub mod replay;

@@ -59,11 +59,13 @@ enum Command {
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Check a configuration file
+    /// Check a configuration file, or without one the configuration that `run` would have
     Check {
         /// The file
-        file: PathBuf,
+        file: Option<PathBuf>,
     },
+    /// Print a JSON Schema of the configuration file
+    Schema,
     /// Print the settings in effect, each with where it comes from
     Print {
         #[command(flatten)]
@@ -153,7 +155,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Run { flags, command } => {
             let config = configured(&flags)?;
             let command = (!command.is_empty()).then_some(command);
-            Ok(runtime()?.block_on(app::run(config, command))?)
+            let load = Box::new(move || Config::load(&flags, &environment));
+            Ok(runtime()?.block_on(app::run(config, command, load))?)
         }
         Command::Replay { file, flags } => {
             let config = configured(&flags.into())?;
@@ -175,9 +178,18 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
                 ExitCode::FAILURE
             })
         }
-        Command::Config(ConfigCommand::Check { file }) => {
+        Command::Config(ConfigCommand::Check { file: Some(file) }) => {
             Layers::of_file(&file)?.resolve()?;
             print(&format!("{}: ok\n", file.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config(ConfigCommand::Check { file: None }) => {
+            Layers::gather(&RunFlags::default(), &environment)?.resolve()?;
+            print("configuration: ok\n")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config(ConfigCommand::Schema) => {
+            print(&format!("{:#}\n", tracer_agent::config::schema()))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Print { flags }) => {

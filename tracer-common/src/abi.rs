@@ -79,10 +79,24 @@ pub mod policy {
     pub const INHERIT: u32 = 4;
 }
 
+/// Indexes of what user space may change while the kernel side runs.
+pub mod setting {
+    /// 1 when the policy of processes has to be asked for every call.
+    pub const POLICY_ACTIVE: u32 = 0;
+    /// [`super::policy`] flags of processes without an entry.
+    pub const POLICY_DEFAULT: u32 = 1;
+    /// 1 when there are ports that are not looked at.
+    pub const PORTS_ACTIVE: u32 = 2;
+    /// Number of settings.
+    pub const COUNT: u32 = 3;
+}
+
 /// What user space knows of the kernel's connection table entries; asserted by the kernel side.
 pub mod connection_entry {
     /// 64-bit words of an entry; the first is the connection's id.
     pub const WORDS: usize = 17;
+    /// Word that says since when the entry is there, `CLOCK_BOOTTIME` nanoseconds.
+    pub const SINCE_WORD: usize = 2;
     /// Where the verdict is.
     pub const VERDICT_BYTE: usize = 123;
     /// The verdict that stops looking.

@@ -1,11 +1,11 @@
 //! What the kernel side remembers of a connection, and how one comes into the table.
 
 use aya_ebpf::bindings::BPF_ANY;
-use tracer_common::abi::{connection_entry, direction, drop_reason, role};
+use tracer_common::abi::{connection_entry, direction, drop_reason, role, setting};
 
 use crate::emit;
 use crate::kernel::{self, AF_UNIX, Socket, SocketFile};
-use crate::maps::{CONNECTIONS, IGNORED_PORTS, PORTS_ACTIVE};
+use crate::maps::{CONNECTIONS, IGNORED_PORTS, read_setting};
 
 /// Value of the connection table.
 #[repr(C)]
@@ -63,6 +63,7 @@ const _: () = {
     assert!(size_of::<Connection>() == connection_entry::WORDS * 8);
     assert!(offset_of!(Connection, id) == 0);
     assert!(offset_of!(Connection, verdict) == connection_entry::VERDICT_BYTE);
+    assert!(offset_of!(Connection, since_ns) == 8 * connection_entry::SINCE_WORD);
     assert!(verdict::IGNORED == connection_entry::IGNORED);
 };
 
@@ -272,7 +273,7 @@ pub fn remove(sock: Socket) {
 
 #[inline(always)]
 pub fn ports_ignored(sock: Socket, family: u16, role: u8) -> bool {
-    if PORTS_ACTIVE.load() == 0 || family == AF_UNIX || family == 0 {
+    if read_setting(setting::PORTS_ACTIVE) == 0 || family == AF_UNIX || family == 0 {
         return false;
     }
     let local = (kernel::local_port(sock) as u32) << 1;

@@ -3,7 +3,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use tracer_common::abi::{DataEvent, MappedFile, drop_reason};
+use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
 use tracer_common::limits::WINDOW;
 
 use crate::connection::Connection;
@@ -26,6 +26,17 @@ pub static PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(16384, 0);
 /// Ports that are not looked at: `port << 1 | 1` for remote ports, `port << 1` for local ones.
 #[map]
 pub static IGNORED_PORTS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
+
+/// What user space may change while programs run, by the indexes of `abi::setting`. A lookup by a
+/// constant index is a few instructions, no call.
+#[map]
+pub static SETTINGS: Array<u32> = Array::with_max_entries(setting::COUNT, 0);
+
+/// The setting's value now.
+#[inline(always)]
+pub fn read_setting(index: u32) -> u32 {
+    SETTINGS.get(index).copied().unwrap_or(0)
+}
 
 /// When a thread entered its write call, direct-mapped by thread id; checked by the full id.
 #[map]
@@ -106,15 +117,6 @@ pub const FRAMES_PROGRAM: u32 = 3;
 /// The agent itself, never looked at.
 #[unsafe(no_mangle)]
 pub static AGENT_TGID: Global<u32> = Global::new(0);
-/// 1 when [`PROCESSES`] has to be asked for every call.
-#[unsafe(no_mangle)]
-pub static POLICY_ACTIVE: Global<u32> = Global::new(0);
-/// `abi::policy` flags for processes without an entry.
-#[unsafe(no_mangle)]
-pub static POLICY_DEFAULT: Global<u32> = Global::new(0);
-/// 1 when [`IGNORED_PORTS`] has entries.
-#[unsafe(no_mangle)]
-pub static PORTS_ACTIVE: Global<u32> = Global::new(0);
 /// Bytes pending in the ring from which on the reader is woken.
 #[unsafe(no_mangle)]
 pub static WAKE_BYTES: Global<u64> = Global::new(2 * 1024 * 1024);

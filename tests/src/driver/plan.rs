@@ -25,6 +25,8 @@ pub enum Mix {
     Everything,
     /// `GET`, 200, small body, kept connection.
     Simple,
+    /// The same, each on a connection of its own.
+    Fresh,
 }
 
 /// One request.
@@ -52,8 +54,11 @@ impl Mix {
     /// Request `number` of a run.
     pub fn request(self, run: &str, number: usize) -> Request {
         let path = format!("/r/{run}-{number}");
-        if self == Self::Simple {
-            return Request::simple("GET", &path, "status=200&bytes=17&delay_ms=0");
+        if self != Self::Everything {
+            return Request {
+                fresh: self == Self::Fresh,
+                ..Request::simple("GET", &path, "status=200&bytes=17&delay_ms=0")
+            };
         }
         // A generator seeded by the number: mixed, and the same in every run.
         let mut random = fastrand::Rng::with_seed(number as u64);

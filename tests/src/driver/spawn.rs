@@ -60,6 +60,7 @@ impl Plan {
         command.arg("--mix").arg(match mix {
             super::Mix::Everything => "everything",
             super::Mix::Simple => "simple",
+            super::Mix::Fresh => "fresh",
         });
         for header in header {
             command.arg("--header").arg(header);

@@ -56,9 +56,15 @@ pub(crate) fn c(name: &str, file: &str) -> Result<PathBuf, String> {
 }
 
 /// A Go program, named as its directory.
-pub(crate) fn go(name: &str) -> Result<PathBuf, String> {
-    let directory = source(name);
-    once(name, &directory.join("main.go"), |built| {
+pub fn go(name: &str) -> Result<PathBuf, String> {
+    go_of(name, name)
+}
+
+/// A Go program of a directory.
+pub(crate) fn go_of(name: &str, directory: &str) -> Result<PathBuf, String> {
+    let directory = source(directory);
+    let newest = newest(&directory, "go")?;
+    once(name, &newest, |built| {
         let mut command = Command::new("go");
         run(command
             .arg("build")
@@ -69,12 +75,33 @@ pub(crate) fn go(name: &str) -> Result<PathBuf, String> {
     })
 }
 
+/// The file of a directory, with this ending, that was changed last.
+fn newest(directory: &Path, ending: &str) -> Result<PathBuf, String> {
+    let files = std::fs::read_dir(directory).map_err(|error| error.to_string())?;
+    let files = files.flatten().map(|entry| entry.path());
+    let sources = files.filter(|path| path.extension().is_some_and(|found| found == ending));
+    let newest = sources.max_by_key(|path| path.metadata().and_then(|meta| meta.modified()).ok());
+    newest.ok_or_else(|| format!("nothing in {}", directory.display()))
+}
+
 /// Directory with the compiled Java class.
 pub(crate) fn java() -> Result<PathBuf, String> {
     let from = source("java/Server.java");
     let class = once("java/Server.class", &from, |built| {
         let directory = built.parent().ok_or("no directory")?;
         run(Command::new("javac").arg("-d").arg(directory).arg(&from))
+    })?;
+    Ok(class.parent().ok_or("no directory")?.to_owned())
+}
+
+/// Directory with the compiled gRPC peer, which needs these archives.
+pub(crate) fn java_peers(jars: &Path) -> Result<PathBuf, String> {
+    let from = source("grpc/java/Peers.java");
+    let class = once("java-grpc/Peers.class", &from, |built| {
+        let directory = built.parent().ok_or("no directory")?;
+        let mut command = Command::new("javac");
+        command.arg("-cp").arg(jars.join("*"));
+        run(command.arg("-d").arg(directory).arg(&from))
     })?;
     Ok(class.parent().ok_or("no directory")?.to_owned())
 }

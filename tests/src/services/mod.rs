@@ -55,6 +55,11 @@ impl Service {
         Self::launch(name, command, listens, files)
     }
 
+    /// Starts a command that prints its port as first line and ends with its stdin.
+    pub(crate) fn printing(name: &str, command: Command) -> Result<Self, String> {
+        Self::start(name, command, Listens::Prints, None)
+    }
+
     /// Starts a command of the test's own, which prints its port, or an address that ends in it, as
     /// first line and ends with its stdin. It is told no name; `name` is the one it should get.
     pub fn unnamed(name: &str, mut command: Command) -> Result<Self, String> {

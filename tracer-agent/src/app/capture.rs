@@ -3,14 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::AppError;
+use super::outlet::Outlet;
 use super::pipeline::{Parts, Pipeline};
+use super::reload::Change;
 use super::status::Status;
 use super::tls::Watch;
 use crate::config::Config;
@@ -18,6 +20,7 @@ use crate::discover::{Discovery, Mode, Policy};
 use crate::export::SpanSink;
 use crate::kernel::clock;
 use crate::meta::{ProcFs, ProcessTable};
+use crate::metrics::{Recorded, Recorder};
 use crate::probes::{Kernel, LoadError, Options, Reader};
 use crate::telemetry::ledger::Ledger;
 
@@ -32,6 +35,8 @@ const BATCH: usize = 4096;
 const TLS_LOOK: Duration = Duration::from_secs(6);
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
+/// What takes a walk over everything this often.
+const RARELY_NS: u64 = 2_000_000_000;
 
 /// What the thread is started with.
 pub struct Start {
@@ -49,6 +54,10 @@ pub struct Start {
     pub ledger: Arc<Ledger>,
     /// What the admin endpoint shows.
     pub status: Arc<Status>,
+    /// Where durations are counted.
+    pub recorded: Arc<Recorded>,
+    /// How often somebody collects them.
+    pub metrics_interval: Duration,
 }
 
 /// The running thread.
@@ -59,6 +68,8 @@ pub struct Capture {
     tls_looked: Option<oneshot::Receiver<()>>,
     /// Closed when everything was handed on.
     drained: Receiver<()>,
+    /// Settings to follow from now on.
+    changes: Sender<Change>,
 }
 
 impl Capture {
@@ -69,13 +80,14 @@ impl Capture {
         let (looked, tls_looked) = oneshot::channel();
         let stopping = Arc::clone(&stop);
         let (done, drained) = std::sync::mpsc::channel::<()>();
+        let (changes, changed) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("capture".into())
             .spawn(move || match load(start, looked) {
                 Ok(loaded) => {
                     // The receiver is gone only when the agent is ending already.
                     let _ = attached.send(Ok(()));
-                    let kernel = loaded.run(&stopping);
+                    let kernel = loaded.run(&stopping, &changed);
                     leave_detaching();
                     drop(done);
                     drop(kernel);
@@ -91,6 +103,7 @@ impl Capture {
             thread,
             tls_looked: Some(tls_looked),
             drained,
+            changes,
         })
     }
 
@@ -102,6 +115,12 @@ impl Capture {
         if tokio::time::timeout(TLS_LOOK, looked).await.is_err() {
             tracing::warn!("looking for TLS libraries takes long; what they carry is seen later");
         }
+    }
+
+    /// Has it follow other settings; it says in the log when it does.
+    pub fn change(&self, change: Change) {
+        // A thread that ended is told of elsewhere.
+        let _ = self.changes.send(change);
     }
 
     /// True when the thread ended by itself, which it never should.
@@ -160,18 +179,19 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         sink,
         ledger,
         status,
+        recorded,
+        metrics_interval,
     } = start;
     let agent = std::process::id();
     let policy = Policy::new(super::policy_config(&config), agent);
-    let ports: Vec<u16> = excluded_ports(&config);
+    let ports = super::reload::excluded_ports(&config);
     let discovery = Discovery::new(policy, mode);
     let options = Options {
         ring_bytes: config.capture.ring_size,
         max_connections: config.capture.max_connections,
+        bpf_stats: config.telemetry.bpf_stats,
         agent_tgid: agent,
-        policy_active: mode == Mode::Command || discovery.policy().has_rules(),
-        policy_default: discovery.default_flags(),
-        ports_active: !ports.is_empty(),
+        switches: super::reload::switches(&discovery, &ports),
     };
     let mut kernel = Kernel::start(&options)?;
     for (hook, why) in &kernel.missing {
@@ -179,10 +199,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     }
     let reader = kernel.reader()?;
     let mut maps = kernel.maps()?;
-    for port in ports {
-        maps.ignore_port(port, false).map_err(LoadError::from)?;
-        maps.ignore_port(port, true).map_err(LoadError::from)?;
-    }
+    maps.ignore_ports(&ports).map_err(LoadError::from)?;
     if mode == Mode::Command {
         // The command inherits this entry at fork; the agent itself is never looked at.
         let flags = tracer_common::abi::policy::TRACE | tracer_common::abi::policy::INHERIT;
@@ -197,7 +214,12 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         processes,
         discovery,
         builder: super::span_builder(&config),
-        sink,
+        outlet: Outlet::new(
+            &config,
+            Some(Recorder::new(recorded, metrics_interval)),
+            sink,
+            Arc::clone(&ledger),
+        ),
         ledger: Arc::clone(&ledger),
         admin,
         tls: Some(tls.clone()),
@@ -217,17 +239,10 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     })
 }
 
-/// Ports that the kernel side need not look at: excluded whatever the process is.
-fn excluded_ports(config: &Config) -> Vec<u16> {
-    const MOST: usize = 2048;
-    let ranges = config.discovery.exclude.ports.iter().cloned();
-    // More are left to user space, which knows the rules too.
-    ranges.flatten().take(MOST).collect()
-}
-
 impl Loaded {
-    fn run(mut self, stop: &AtomicBool) -> Kernel {
+    fn run(mut self, stop: &AtomicBool, changes: &Receiver<Change>) -> Kernel {
         let mut housekeeping_ns = 0;
+        let mut rarely_ns = 0;
         let mut idle = 0u32;
         loop {
             let stopping = stop.load(Ordering::Acquire);
@@ -249,6 +264,16 @@ impl Loaded {
             }
             if housekeeping {
                 self.count();
+                // Behind the batch: what happened before is decided by the old settings.
+                match changes.try_recv() {
+                    Ok(change) => self.pipeline.change(change),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+                }
+            }
+            if now_ns.saturating_sub(rarely_ns) >= RARELY_NS {
+                rarely_ns = now_ns;
+                let programs = self.kernel.program_costs();
+                self.status.rarely(&self.pipeline.sessions(), programs);
             }
             if stopping {
                 // What is left in the ring is for the end, when no more can come.
@@ -270,6 +295,7 @@ impl Loaded {
                 self.status.kernel(&self.ledger, &counts, records);
                 self.status.sizes(connections, processes);
                 self.status.tls(self.tls.counts());
+                self.status.outlet(self.pipeline.outlet());
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }

@@ -4,7 +4,9 @@
 
 mod capture;
 mod command;
+mod outlet;
 mod pipeline;
+mod reload;
 mod replay;
 mod run;
 mod status;
@@ -20,7 +22,7 @@ use crate::discover::pattern::{Cmdline, Glob};
 use crate::discover::{PolicyConfig, PortRange, Rule};
 use crate::export::{ExportError, SettingsError};
 use crate::meta::{Options as MetaOptions, ServiceRule};
-use crate::probes::{Kernel, LoadError, Options};
+use crate::probes::{Kernel, LoadError, Options, Switches};
 use crate::telemetry::admin::AdminError;
 use crate::trace::{Propagators, Redaction, SpanBuilder};
 
@@ -94,10 +96,9 @@ pub fn verify() -> Result<Vec<VerifiedProgram>, AppError> {
     let options = Options {
         ring_bytes: 1 << 20,
         max_connections: 1024,
+        bpf_stats: false,
         agent_tgid: std::process::id(),
-        policy_active: true,
-        policy_default: 0,
-        ports_active: true,
+        switches: Switches::default(),
     };
     let programs = Kernel::verify(&options)?;
     Ok(programs

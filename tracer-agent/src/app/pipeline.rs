@@ -3,12 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
-use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent};
+use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
 
 use super::tls::Watch;
-use crate::discover::{Decision, Discovery, PolicyUpdate};
-use crate::export::SpanSink;
+use crate::discover::{Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate};
 use crate::export::otlp::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
@@ -16,18 +15,43 @@ use crate::meta::{ExecInfo, ProcFs, ProcessTable};
 use crate::probes::Maps;
 use crate::protocol::{Connection, Endpoint, Exchange};
 use crate::telemetry::ledger::Ledger;
+use crate::telemetry::services::Outcome;
 use crate::trace::{Span, SpanBuilder};
+
+use super::outlet::Outlet;
+use super::reload::{self, Change};
+
+/// After a change of policy, for records of what was before it to come out of the ring.
+const SETTLE_NS: u64 = 100_000_000;
 
 /// Everything between the ring and the export queue.
 pub struct Pipeline {
     ingest: Ingest,
     host: Side,
     ledger: Arc<Ledger>,
-    sink: SpanSink,
+    outlet: Outlet,
+    /// Boot time of this batch.
+    now_ns: u64,
+    /// A new policy that is in force, but for what happened before.
+    settling: Option<Settling>,
     /// Records used so far.
     records: u64,
     /// Records of later times are left out.
     cut_ns: u64,
+}
+
+/// A policy that changed: what its processes are looked at for, and since when.
+struct Settling {
+    flags: FxHashMap<u32, u32>,
+    default: u32,
+    since_ns: u64,
+}
+
+impl Settling {
+    fn is_ignored(&self, tgid: u32) -> bool {
+        let flags = self.flags.get(&tgid).copied();
+        flags.unwrap_or(self.default) & flag::IGNORE != 0
+    }
 }
 
 /// What ingest asks of the rest.
@@ -46,6 +70,7 @@ struct Side {
     spans: Vec<Span>,
     /// Exchanges that are none of ours to report.
     foreign: u64,
+    ledger: Arc<Ledger>,
 }
 
 /// What the pipeline is made of.
@@ -61,7 +86,7 @@ pub struct Parts {
     /// Makes spans.
     pub builder: SpanBuilder,
     /// Where spans go.
-    pub sink: SpanSink,
+    pub outlet: Outlet,
     /// Where they are counted.
     pub ledger: Arc<Ledger>,
     /// The agent's own endpoint, whose clients are not reported.
@@ -81,7 +106,7 @@ impl Pipeline {
             processes,
             discovery,
             builder,
-            sink,
+            outlet,
             ledger,
             admin,
             tls,
@@ -101,9 +126,12 @@ impl Pipeline {
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
                 foreign: 0,
+                ledger: Arc::clone(&ledger),
             },
             ledger,
-            sink,
+            outlet,
+            now_ns: clock::boot_ns(),
+            settling: None,
             records: 0,
             cut_ns: u64::MAX,
         }
@@ -112,6 +140,7 @@ impl Pipeline {
     /// A batch of records begins: clocks are compared anew.
     pub fn begin(&mut self) {
         self.host.boot_to_unix_ns = clock::boot_to_unix_ns();
+        self.now_ns = clock::boot_ns();
     }
 
     /// What happens after this time is left out.
@@ -157,6 +186,7 @@ impl Pipeline {
         if let Some(tls) = &self.host.tls {
             tls.ended(event.tgid);
         }
+        self.outlet.process_ended(event.tgid, event.time_ns);
         if let Some(update) = self.host.discovery.on_exit(event.tgid) {
             self.host.apply(update);
         }
@@ -173,6 +203,7 @@ impl Pipeline {
         for (reason, n) in abandoned.chain(std::mem::take(&mut counts.http2.abandoned)) {
             exchanges.dropped(reason, n);
         }
+        self.ledger.bytes.add(counts.bytes);
         let mut refused = 0;
         for (reason, n) in std::mem::take(&mut counts.refused) {
             events.dropped(reason, n);
@@ -182,8 +213,7 @@ impl Pipeline {
         if !self.host.spans.is_empty() {
             let room = self.host.spans.len();
             let spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
-            exchanges.exported(spans.len() as u64);
-            self.sink.submit(spans);
+            self.outlet.take(spans, self.now_ns);
         }
         counts
     }
@@ -192,16 +222,86 @@ impl Pipeline {
     pub fn tick(&mut self, now_ns: u64) {
         self.ingest.tick(now_ns, &mut self.host);
         self.host.processes.expire(now_ns);
+        self.outlet.tick(now_ns);
+        let is_due = |settling: &mut Settling| now_ns >= settling.since_ns + SETTLE_NS;
+        if let Some(settling) = self.settling.take_if(is_due) {
+            self.settle(&settling);
+        }
+    }
+
+    /// Follows other settings from now on.
+    pub fn change(&mut self, change: Change) {
+        let Change {
+            policy,
+            ports,
+            sampling,
+            routes,
+        } = change;
+        self.outlet.reload(sampling, routes);
+        let discovery = &self.host.discovery;
+        // What a command may be followed to is fixed with its start.
+        if discovery.mode() == Mode::Host && *discovery.policy().config() != policy {
+            self.change_policy(policy, &ports);
+        } else {
+            tracing::info!("settings reloaded");
+        }
+    }
+
+    /// The order matters: a process that is traced before and after is traced all the time.
+    fn change_policy(&mut self, policy: PolicyConfig, ports: &[u16]) {
+        let host = &mut self.host;
+        let policy = Policy::new(policy, host.discovery.policy().agent());
+        host.discovery = Discovery::new(policy, Mode::Host);
+        host.has_port_rules = host.discovery.policy().has_rules();
+        let switches = reload::switches(&host.discovery, ports);
+        let mut flags = FxHashMap::default();
+        // Twice: processes that began during the first round may have the old entry of their parent.
+        for round in 0..2 {
+            let updates = host.discovery.restart(&host.proc);
+            let is_set = |update: &PolicyUpdate| matches!(update, PolicyUpdate::Set { .. });
+            let (set, removed): (Vec<_>, Vec<_>) = updates.into_iter().partition(is_set);
+            for update in set {
+                if let PolicyUpdate::Set { tgid, flags: new } = update {
+                    flags.insert(tgid, new);
+                }
+                host.apply(update);
+            }
+            if round == 0 {
+                let switched = host.maps.ignore_ports(ports);
+                if let Err(error) = switched.and_then(|()| host.maps.switch(switches)) {
+                    tracing::warn!(%error, "cannot tell the kernel side of the new policy");
+                }
+            }
+            removed.into_iter().for_each(|update| host.apply(update));
+        }
+        self.settling = Some(Settling {
+            flags,
+            default: switches.policy_default,
+            since_ns: clock::boot_ns(),
+        });
+    }
+
+    /// What happened before the policy changed has been told by now: what is still open at processes
+    /// that are not traced any more has no end that we will see.
+    fn settle(&mut self, settling: &Settling) {
+        let ignored = |tgid| settling.is_ignored(tgid);
+        const REASON: &str = "policy_changed";
+        let open = self.ingest.forget(ignored, REASON, &mut self.host);
+        self.ledger.exchanges.dropped(REASON, open);
+        let ingest = &self.ingest;
+        let maps = &mut self.host.maps;
+        maps.forget_connections(settling.since_ns, |id| ingest.knows(id));
+        tracing::info!("settings reloaded");
     }
 
     /// The end: nothing more will come. What is still open has no end that we know.
     pub fn finish(&mut self) {
         self.ingest.tick(u64::MAX, &mut self.host);
-        let open = self.ingest.abandon_all();
+        const REASON: &str = "unfinished_at_shutdown";
+        let open = self.ingest.abandon_all(REASON, &mut self.host);
         self.commit(0);
-        self.ledger
-            .exchanges
-            .dropped("unfinished_at_shutdown", open);
+        self.ledger.exchanges.dropped(REASON, open);
+        self.outlet.finish();
     }
 
     /// Records used so far. The ledger gets them together with the kernel side's counters, so that
@@ -215,9 +315,19 @@ impl Pipeline {
         &mut self.host.maps
     }
 
+    /// The stages behind this.
+    pub fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+
     /// Connections tracked, processes known.
     pub fn sizes(&self) -> (usize, usize) {
         (self.ingest.connections(), self.host.processes.len())
+    }
+
+    /// Connections by the protocol they are parsed as.
+    pub fn sessions(&self) -> [(&'static str, u64); 3] {
+        self.ingest.sessions()
     }
 
     /// Applies the policy to the processes that run already.
@@ -317,5 +427,11 @@ impl Host for Side {
             .builder
             .build(exchange, connection, &process, self.boot_to_unix_ns);
         self.spans.push(span);
+    }
+
+    fn abandoned(&mut self, tgid: u32, reason: &'static str, n: u64) {
+        let process = self.processes.get(tgid);
+        let services = &self.ledger.services;
+        services.ended(&process.service_name, Outcome::Dropped(reason), n);
     }
 }

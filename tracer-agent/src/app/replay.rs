@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::outlet::Outlet;
 use super::run::{exporting, report, settings};
 use super::{AppError, span_builder};
 use crate::config::Config;
@@ -28,15 +29,19 @@ pub async fn replay(config: Config, capture: &Path) -> Result<(), AppError> {
     let (sink, counted, path) = (pipeline.sink(), Arc::clone(&ledger), capture.to_owned());
     let reading = tokio::task::spawn_blocking(move || {
         let mut builder = span_builder(&config);
+        let mut outlet = Outlet::new(&config, None, sink, Arc::clone(&counted));
         let mut spans = Vec::with_capacity(BATCH);
-        let mut exported = 0u64;
-        let (sink_too, ledger_too) = (sink.clone(), Arc::clone(&counted));
+        // Time is what the capture says it is.
+        let mut now_ns = 0;
         let mut replay = Replay::new(Exchanges::new(|exchange, owner: &Owner| {
             // Times of a capture are wall-clock times already.
-            spans.push(builder.build(exchange, &owner.connection, &owner.process, 0));
-            exported += 1;
+            let span = builder.build(exchange, &owner.connection, &owner.process, 0);
+            now_ns = span.end_unix_ns.max(now_ns);
+            spans.push(span);
             if spans.len() == BATCH {
-                sink.submit(std::mem::replace(&mut spans, Vec::with_capacity(BATCH)));
+                let batch = std::mem::replace(&mut spans, Vec::with_capacity(BATCH));
+                outlet.take(batch, now_ns);
+                outlet.tick(now_ns);
                 wait_for_room(&counted);
             }
         }));
@@ -46,10 +51,10 @@ pub async fn replay(config: Config, capture: &Path) -> Result<(), AppError> {
         let (http1, http2) = (outputs.http1.counts.clone(), outputs.http2.counts.clone());
         let unfinished = handler.unfinished();
         drop(handler);
-        sink_too.submit(spans);
-        let exchanges = &ledger_too.exchanges;
+        outlet.take(spans, now_ns);
+        outlet.finish();
+        let exchanges = &counted.exchanges;
         exchanges.seen(http1.requests + http2.requests);
-        exchanges.exported(exported);
         exchanges.dropped("unfinished_at_end_of_capture", unfinished);
         for (reason, n) in http1.abandoned.into_iter().chain(http2.abandoned) {
             exchanges.dropped(reason, n);

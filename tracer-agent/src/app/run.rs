@@ -11,16 +11,21 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::capture::{Capture, Start};
+use super::reload::{Load, Reloader};
 use super::status::Status;
 use super::{AppError, command};
 use crate::config::Config;
 use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
-use crate::export::{self, ExportPipeline, ExportSettings, Exporter};
+use crate::export::{
+    self, ExportPipeline, ExportSettings, Exporter, ExporterStats, MetricsExporter, SpanSink,
+};
 use crate::kernel::prepare;
+use crate::metrics::Recorded;
 use crate::probes;
 use crate::telemetry::admin::{Admin, Readiness, Sources};
-use crate::telemetry::ledger::Ledger;
+use crate::telemetry::ledger::{Details, Ledger};
+use crate::telemetry::metrics::{Snapshot, render};
 
 /// From the signal to the end, export included (contract: 5 s).
 const SHUTDOWN: Duration = Duration::from_millis(4500);
@@ -29,7 +34,12 @@ const LAST_EVENTS: Duration = Duration::from_millis(100);
 
 /// Traces the host, or `command` and its children only, until SIGINT or SIGTERM or the command's end.
 /// With a command, the exit code is the command's.
-pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitCode, AppError> {
+/// On SIGHUP the configuration is asked for again, by `load`.
+pub async fn run(
+    config: Config,
+    command: Option<Vec<OsString>>,
+    load: Load,
+) -> Result<ExitCode, AppError> {
     probes::check_rights()?;
     warn_of_ignored_variables();
     let mut signals = Signals::install()?;
@@ -39,11 +49,37 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
         Some(address) => Some(Admin::bind(address).await?),
         None => None,
     };
+    if settings.metrics.prometheus && admin.is_none() {
+        tracing::warn!(
+            "OTEL_METRICS_EXPORTER asks for prometheus, but the admin endpoint that serves /metrics is off; set --admin"
+        );
+    }
     let pipeline = exporting(&settings, &ledger)?;
     let status = Arc::new(Status::default());
+    let recorded = Arc::new(Recorded::default());
+    let metrics_stats = Arc::new(ExporterStats::new("otlp_metrics"));
+    let mut exporters = pipeline.stats();
+    if settings.metrics.otlp.is_some() {
+        exporters.push(Arc::clone(&metrics_stats));
+    }
+    let telemetry = Telemetry {
+        status: Arc::clone(&status),
+        ledger: Arc::clone(&ledger),
+        sink: pipeline.sink(),
+        exporters,
+        recorded: Arc::clone(&recorded),
+    };
+    let own = telemetry.clone();
+    let metrics = MetricsExporter::start(
+        &settings.metrics,
+        &settings.resource,
+        Arc::clone(&recorded),
+        Arc::new(move || own.snapshot()),
+        metrics_stats,
+    )?;
     let readiness = Readiness::waiting_for("the probes are being attached");
     let address = admin.as_ref().map(Admin::address);
-    let admin = admin.map(|admin| serve(admin, &readiness, &ledger, &status, &pipeline));
+    let admin = admin.map(|admin| serve(admin, &readiness, telemetry.clone()));
 
     prepare::mount_tracefs();
     prepare::raise_memlock();
@@ -52,6 +88,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     } else {
         Mode::Host
     };
+    let mut reloader = Reloader::new(load, config.clone(), mode);
     let started = Capture::start(Start {
         resource: settings.resource.clone(),
         config,
@@ -59,7 +96,9 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
         mode,
         sink: pipeline.sink(),
         ledger: Arc::clone(&ledger),
-        status: Arc::clone(&status),
+        status,
+        recorded,
+        metrics_interval: settings.metrics.interval,
     })
     .await;
     let mut capture = match started {
@@ -74,8 +113,8 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 
     let ended = match command {
-        Some(words) => follow(&words, &mut signals, &capture).await,
-        None => wait(&mut signals, &capture)
+        Some(words) => follow(&words, &mut signals, &capture, &mut reloader).await,
+        None => wait(&mut signals, &capture, &mut reloader)
             .await
             .map(|()| ExitCode::SUCCESS),
     };
@@ -85,7 +124,12 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
     if tokio::time::timeout_at(deadline, capture).await.is_err() {
         tracing::warn!("the ring could not be emptied in time");
     }
-    pipeline.drain(deadline).await;
+    let metrics = async {
+        if let Some(metrics) = metrics {
+            metrics.finish(deadline).await;
+        }
+    };
+    tokio::join!(pipeline.drain(deadline), metrics);
     report(&ledger);
     if let Some((stop, serving)) = admin {
         let _ = stop.send(());
@@ -97,10 +141,7 @@ pub async fn run(config: Config, command: Option<Vec<OsString>>) -> Result<ExitC
 /// Standard variables that a user may have set for the SDKs, and that this agent does not follow yet:
 /// said, not silently ignored.
 fn warn_of_ignored_variables() {
-    const IGNORED: [&str; 9] = [
-        "OTEL_TRACES_SAMPLER",
-        "OTEL_TRACES_SAMPLER_ARG",
-        "OTEL_METRICS_EXPORTER",
+    const IGNORED: [&str; 6] = [
         "OTEL_EXPORTER_OTLP_CERTIFICATE",
         "OTEL_EXPORTER_OTLP_CLIENT_KEY",
         "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
@@ -149,21 +190,33 @@ pub(super) fn exporting(
 
 type Serving = (oneshot::Sender<()>, tokio::task::JoinHandle<()>);
 
-fn serve(
-    admin: Admin,
-    readiness: &Readiness,
-    ledger: &Arc<Ledger>,
-    status: &Arc<Status>,
-    pipeline: &ExportPipeline,
-) -> Serving {
+/// Everything that is counted, wherever it is.
+#[derive(Clone)]
+struct Telemetry {
+    status: Arc<Status>,
+    ledger: Arc<Ledger>,
+    sink: SpanSink,
+    exporters: Vec<Arc<ExporterStats>>,
+    recorded: Arc<Recorded>,
+}
+
+impl Telemetry {
+    fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self
+            .status
+            .snapshot(&self.ledger, &self.exporters, &self.recorded);
+        snapshot.queue_spans = self.sink.queued() as u64;
+        snapshot
+    }
+}
+
+fn serve(admin: Admin, readiness: &Readiness, telemetry: Telemetry) -> Serving {
     let (stop, stopped) = oneshot::channel::<()>();
     tracing::info!(address = %admin.address(), "admin endpoint");
-    let (status, exporters) = (Arc::clone(status), pipeline.stats());
-    let counted = Arc::clone(ledger);
     let sources = Sources {
         readiness: readiness.clone(),
-        ledger: Arc::clone(ledger),
-        metrics: Arc::new(move || status.page(&counted, &exporters)),
+        ledger: Arc::clone(&telemetry.ledger),
+        metrics: Arc::new(move |format| render(&telemetry.snapshot(), &telemetry.recorded, format)),
     };
     let serving = admin.serve(sources, async move {
         let _ = stopped.await;
@@ -174,6 +227,9 @@ fn serve(
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
+    /// It was started from a terminal.
+    had_terminal: bool,
 }
 
 impl Signals {
@@ -183,22 +239,47 @@ impl Signals {
         Ok(Signals {
             interrupt: install(SignalKind::interrupt())?,
             terminate: install(SignalKind::terminate())?,
+            hangup: install(SignalKind::hangup())?,
+            had_terminal: has_terminal(),
         })
     }
 
-    async fn any(&mut self) {
+    async fn any(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+            // The same signal says that the terminal is gone: nobody wants an agent without one.
+            _ = self.hangup.recv() => match self.had_terminal && !has_terminal() {
+                true => Asked::Stop,
+                false => Asked::Reload,
+            },
         }
     }
 }
 
-async fn wait(signals: &mut Signals, capture: &Capture) -> Result<(), AppError> {
+/// Whether this process has a terminal that controls it; it loses it when that one is closed.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Reload,
+}
+
+async fn wait(
+    signals: &mut Signals,
+    capture: &Capture,
+    reloader: &mut Reloader,
+) -> Result<(), AppError> {
     let mut watch = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            () = signals.any() => return Ok(()),
+            asked = signals.any() => match asked {
+                Asked::Stop => return Ok(()),
+                Asked::Reload => reloader.reload(capture),
+            },
             _ = watch.tick() => if capture.ended() { return Err(AppError::CaptureEnded) },
         }
     }
@@ -209,10 +290,11 @@ async fn follow(
     words: &[OsString],
     signals: &mut Signals,
     capture: &Capture,
+    reloader: &mut Reloader,
 ) -> Result<ExitCode, AppError> {
     let mut child: Child = command::start(words)?;
     tokio::select! {
-        ended = wait(signals, capture) => {
+        ended = wait(signals, capture, reloader) => {
             command::end(&mut child).await;
             ended?;
         }
@@ -234,6 +316,26 @@ pub(super) fn report(ledger: &Ledger) {
             pending = counts.pending,
             dropped = ?counts.dropped,
             "ledger"
+        );
+    }
+    let Details { bytes, services } = ledger.details();
+    tracing::info!(
+        seen = bytes.seen,
+        parsed = bytes.parsed,
+        skipped = bytes.skipped,
+        lost = bytes.lost,
+        "ledger of bytes"
+    );
+    for (service, counts) in services {
+        tracing::info!(
+            %service,
+            seen = counts.seen,
+            exported = counts.exported,
+            sampled_out = counts.sampled_out,
+            unknown = counts.unknown,
+            pending = counts.pending,
+            dropped = ?counts.dropped,
+            "ledger of a service"
         );
     }
 }

@@ -6,10 +6,15 @@ use tracer_common::abi::drop_reason;
 
 use crate::export::ExporterStats;
 use crate::ingest::Counts;
+use crate::metrics::Recorded;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::metrics::{Exporter, Probes, Snapshot, Tls, render};
+use crate::telemetry::metrics::{Exporter, Probes, ProgramCost, Snapshot, Tls};
+use crate::trace::routes::RouteCounts;
+use crate::trace::sampling::SamplerCounts;
+
+use super::outlet::Outlet;
 
 /// Shared by the capture thread (which writes) and the admin endpoint (which reads).
 #[derive(Debug, Default)]
@@ -58,8 +63,47 @@ impl Status {
     pub fn sizes(&self, connections: usize, processes: usize) {
         let mut latest = self.lock();
         latest.connections = connections as u64;
-        latest.sessions = connections as u64;
         latest.processes = processes as u64;
+    }
+
+    /// What is asked for less often, because it takes a walk over all connections or a system call
+    /// per program.
+    pub fn rarely(&self, sessions: &[(&'static str, u64)], programs: Vec<ProgramCost>) {
+        let mut latest = self.lock();
+        latest.sessions = sessions.to_vec();
+        latest.programs = programs;
+    }
+
+    /// What sampling and routes did so far.
+    pub fn outlet(&self, outlet: &Outlet) {
+        let SamplerCounts {
+            kept: _,
+            sampled_out: _,
+            by_root,
+            by_deadline,
+            by_bound,
+            late,
+            tracestate_full,
+        } = outlet.sampler().counts();
+        let RouteCounts {
+            configured,
+            guessed,
+            overflow,
+        } = outlet.router().counts();
+        let mut latest = self.lock();
+        latest.decisions = vec![
+            ("root", by_root),
+            ("deadline", by_deadline),
+            ("bound", by_bound),
+            ("late", late),
+            ("tracestate_full", tracestate_full),
+        ];
+        latest.undecided_spans = outlet.sampler().buffered() as u64;
+        latest.routed = vec![
+            ("configured", configured),
+            ("guessed", guessed),
+            ("overflow", overflow),
+        ];
     }
 
     /// What the sessions counted since the last call.
@@ -71,7 +115,6 @@ impl Status {
             ..
         } = counts;
         let mut latest = self.lock();
-        latest.lost_bytes += counts.lost_bytes;
         let of_http1 = [
             ("sessions", sessions.http1),
             ("upgrades_to_http2", sessions.upgraded),
@@ -101,13 +144,22 @@ impl Status {
         }
     }
 
-    /// The metrics page.
-    pub fn page(&self, ledger: &Ledger, exporters: &[Arc<ExporterStats>]) -> String {
+    /// Everything counted, now.
+    pub fn snapshot(
+        &self,
+        ledger: &Ledger,
+        exporters: &[Arc<ExporterStats>],
+        recorded: &Recorded,
+    ) -> Snapshot {
         let mut snapshot = self.lock().clone();
         snapshot.ledger = ledger.snapshot();
+        snapshot.bytes = ledger.bytes.snapshot();
+        snapshot.services = ledger.services.snapshot();
         snapshot.usage = Usage::now();
         snapshot.exporters = exporters.iter().map(|stats| exporter(stats)).collect();
-        render(&snapshot)
+        snapshot.recorder = recorded.counts();
+        snapshot.graph = recorded.graph_counts();
+        snapshot
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Snapshot> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::layers::{Place, Rule, Sourced, Values};
+use super::layers::{Item, Items, Place, Rule, Sourced, Values};
 use super::{ConfigError, keys, parse};
 
 /// Longer than any configuration; keeps a wrong path (a log, a device) from being read into memory.
@@ -27,8 +27,62 @@ struct File {
     capture: Capture,
     export: Export,
     service_names: Vec<Spanned<ServiceName>>,
+    sampling: Sampling,
+    routes: Routes,
     redaction: Redaction,
     process: Process,
+    telemetry: Telemetry,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Telemetry {
+    bpf_stats: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Metrics {
+    exporters: List,
+    interval_ms: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Sampling {
+    sampler: Scalar,
+    ratio: Scalar,
+    keep_errors: Scalar,
+    keep_slower_than_ms: Scalar,
+    spans_per_second: Scalar,
+    decision_wait_ms: Scalar,
+    max_buffered_spans: Scalar,
+    rules: Vec<Spanned<SamplingRule>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct SamplingRule {
+    service: Scalar,
+    route: Scalar,
+    keep_slower_than_ms: Scalar,
+    spans_per_second: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Routes {
+    patterns: List,
+    learn: Scalar,
+    max_per_service: Scalar,
+    services: Vec<Spanned<RouteService>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RouteService {
+    service: Scalar,
+    patterns: List,
 }
 
 #[derive(Deserialize, Default)]
@@ -59,6 +113,7 @@ struct Capture {
 #[serde(deny_unknown_fields, default)]
 struct Export {
     exporters: List,
+    metrics: Metrics,
     otlp_file: Scalar,
     otlp: Otlp,
     batch: Batch,
@@ -122,8 +177,16 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    pub values: Values,
+    pub service_names: Vec<Rule>,
+    pub items: Items,
+}
+
 /// Parses the file's text; `path` is for messages.
-pub(super) fn parse(text: &str, path: &Path) -> Result<(Values, Vec<Rule>), ConfigError> {
+pub(super) fn parse(text: &str, path: &Path) -> Result<Parsed, ConfigError> {
     // The snippet would spread the message over several lines and could show a secret.
     let options = serde_saphyr::options! { with_snippet: false };
     let file: File = serde_saphyr::from_str_with_options(text, options)
@@ -131,6 +194,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Values, Vec<Rule>), Conf
     Ok(Lowering {
         path,
         values: Values::new(),
+        items: Items::new(),
     }
     .file(file))
 }
@@ -138,10 +202,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Values, Vec<Rule>), Conf
 struct Lowering<'a> {
     path: &'a Path,
     values: Values,
+    items: Items,
 }
 
 impl Lowering<'_> {
-    fn file(mut self, file: File) -> (Values, Vec<Rule>) {
+    fn file(mut self, file: File) -> Parsed {
         let File {
             log_level,
             admin,
@@ -161,13 +226,17 @@ impl Lowering<'_> {
             export:
                 Export {
                     exporters,
+                    metrics,
                     otlp_file,
                     otlp,
                     batch,
                 },
             service_names,
+            sampling,
+            routes,
             redaction: Redaction { query_keys },
             process: Process { command_args },
+            telemetry: Telemetry { bpf_stats },
         } = file;
         self.scalar(keys::LOG_LEVEL, log_level);
         self.scalar(keys::ADMIN, admin);
@@ -197,6 +266,8 @@ impl Lowering<'_> {
         self.scalar(keys::RING_SIZE, ring_size);
         self.scalar(keys::MAX_CONNECTIONS, max_connections);
         self.list(keys::EXPORTERS, exporters);
+        self.list(keys::METRICS_EXPORTERS, metrics.exporters);
+        self.scalar(keys::METRICS_INTERVAL, metrics.interval_ms);
         self.scalar(keys::OTLP_FILE, otlp_file);
         let Otlp {
             endpoint,
@@ -226,8 +297,11 @@ impl Lowering<'_> {
         self.scalar(keys::BATCH_DELAY, delay_ms);
         self.scalar(keys::BATCH_QUEUE, max_queue);
         self.scalar(keys::BATCH_SIZE, max_batch);
+        self.sampling(sampling);
+        self.routes(routes);
         self.list(keys::QUERY_KEYS, query_keys);
         self.scalar(keys::COMMAND_ARGS, command_args);
+        self.scalar(keys::BPF_STATS, bpf_stats);
 
         let rules = service_names.into_iter().map(|rule| {
             let place = self.place(rule.referenced.line());
@@ -239,12 +313,92 @@ impl Lowering<'_> {
                 place,
             }
         });
-        let rules = rules.collect();
-        (self.values, rules)
+        let service_names = rules.collect();
+        Parsed {
+            values: self.values,
+            service_names,
+            items: self.items,
+        }
+    }
+
+    fn sampling(&mut self, sampling: Sampling) {
+        let Sampling {
+            sampler,
+            ratio,
+            keep_errors,
+            keep_slower_than_ms,
+            spans_per_second,
+            decision_wait_ms,
+            max_buffered_spans,
+            rules,
+        } = sampling;
+        self.scalar(keys::SAMPLER, sampler);
+        self.scalar(keys::SAMPLER_RATIO, ratio);
+        self.scalar(keys::KEEP_ERRORS, keep_errors);
+        self.scalar(keys::KEEP_SLOWER_THAN, keep_slower_than_ms);
+        self.scalar(keys::SPANS_PER_SECOND, spans_per_second);
+        self.scalar(keys::DECISION_WAIT, decision_wait_ms);
+        self.scalar(keys::MAX_BUFFERED, max_buffered_spans);
+        for rule in rules {
+            let SamplingRule {
+                service,
+                route,
+                keep_slower_than_ms,
+                spans_per_second,
+            } = rule.value;
+            let fields = [
+                ("service", one(service)),
+                ("route", one(route)),
+                ("keep_slower_than_ms", one(keep_slower_than_ms)),
+                ("spans_per_second", one(spans_per_second)),
+            ];
+            self.item(keys::SAMPLING_RULES, rule.referenced.line(), fields);
+        }
+    }
+
+    fn routes(&mut self, routes: Routes) {
+        let Routes {
+            patterns,
+            learn,
+            max_per_service,
+            services,
+        } = routes;
+        self.list(keys::ROUTE_PATTERNS, patterns);
+        self.scalar(keys::ROUTE_LEARN, learn);
+        self.scalar(keys::ROUTE_MAX, max_per_service);
+        for entry in services {
+            let RouteService { service, patterns } = entry.value;
+            let fields = [("service", one(service)), ("patterns", patterns)];
+            self.item(keys::ROUTE_SERVICES, entry.referenced.line(), fields);
+        }
+    }
+
+    fn item(
+        &mut self,
+        list: &'static str,
+        line: u64,
+        fields: impl IntoIterator<Item = (&'static str, List)>,
+    ) {
+        let sourced = |value: Spanned<String>| Sourced {
+            place: self.place(value.referenced.line()),
+            text: value.value,
+        };
+        let fields = fields
+            .into_iter()
+            .filter_map(|(name, values)| {
+                let values: Vec<_> = values?.into_iter().map(sourced).collect();
+                (!values.is_empty()).then_some((name, values))
+            })
+            .collect();
+        let place = self.place(line);
+        self.items
+            .entry(list)
+            .or_default()
+            .push(Item { fields, place });
     }
 
     fn scalar(&mut self, key: &'static str, value: Scalar) {
-        self.list(key, value.map(|value| vec![value]));
+        self.list(key, one(value));
     }
 
     fn list(&mut self, key: &'static str, values: List) {
@@ -263,6 +417,10 @@ impl Lowering<'_> {
             line,
         }
     }
+}
+
+fn one(value: Scalar) -> List {
+    value.map(|value| vec![value])
 }
 
 /// The parser's complaint as one line: file, line, key, problem.

@@ -65,6 +65,10 @@ keys! {
         "Connections tracked at a time, 1024 to 1048576; with more the longest unused one is forgotten.";
     EXPORTERS = "export.exporters", ["OTEL_TRACES_EXPORTER"], None, "", list,
         "Where spans go: `otlp`, `console`, `none`. Unset: `otlp` if an endpoint is set, else `console`.";
+    METRICS_EXPORTERS = "export.metrics.exporters", ["OTEL_METRICS_EXPORTER"], None, "", list,
+        "Where metrics go beside `/metrics` of the admin endpoint: `otlp`, `prometheus` (that endpoint alone), `none`. Unset: `otlp` if `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` is set, else `prometheus`.";
+    METRICS_INTERVAL = "export.metrics.interval_ms", ["OTEL_METRIC_EXPORT_INTERVAL"], None, "", one,
+        "Milliseconds from one export of metrics over OTLP to the next, 1 to 3600000; 60000 when unset.";
     OTLP_FILE = "export.otlp_file", ["TRACER_OTLP_FILE"], Some("--otlp-file"), "", one,
         "Write OTLP/JSON, one request per line, to this file; `-` is stdout.";
     OTLP_ENDPOINT = "export.otlp.endpoint", ["OTEL_EXPORTER_OTLP_ENDPOINT"], None, "", one,
@@ -83,12 +87,123 @@ keys! {
         "Spans waiting at most, 1 to 10000000; more are counted as dropped.";
     BATCH_SIZE = "export.batch.max_batch", ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"], None, "", one,
         "Spans of one export request at most, 1 to 1000000, and not more than the queue.";
+    SAMPLER = "sampling.sampler", ["OTEL_TRACES_SAMPLER"], None, "parentbased_always_on", one,
+        "The standard sampler: `always_on`, `always_off`, `traceidratio`, `parentbased_always_on`, `parentbased_always_off`, `parentbased_traceidratio`. See [sampling](sampling.md). Can be changed while the agent runs, as all of `sampling`.";
+    SAMPLER_RATIO = "sampling.ratio", ["OTEL_TRACES_SAMPLER_ARG"], None, "", one,
+        "Share of traces that `traceidratio` keeps, 0 to 1; 1 when unset. Other samplers have none.";
+    KEEP_ERRORS = "sampling.keep_errors", ["TRACER_SAMPLING_KEEP_ERRORS"], None, "false", one,
+        "Keep every trace in which a span has the status Error, whatever the sampler says.";
+    KEEP_SLOWER_THAN = "sampling.keep_slower_than_ms", ["TRACER_SAMPLING_KEEP_SLOWER_THAN_MS"], None, "", one,
+        "Keep every trace in which a span took longer than so many milliseconds, 1 to 3600000.";
+    SPANS_PER_SECOND = "sampling.spans_per_second", ["TRACER_SAMPLING_SPANS_PER_SECOND"], None, "", one,
+        "Spans per second that each service should have at most: a goal that the sampling ratio follows, above 0 and up to 1000000.";
+    DECISION_WAIT = "sampling.decision_wait_ms", ["TRACER_SAMPLING_DECISION_WAIT_MS"], None, "5000", one,
+        "Where outcomes count: milliseconds that a trace waits for its root at most, 100 to 60000.";
+    MAX_BUFFERED = "sampling.max_buffered_spans", ["TRACER_SAMPLING_MAX_BUFFERED_SPANS"], None, "16384", one,
+        "Spans that wait for decisions at most, 1 to 1000000; with more the oldest traces are decided early.";
+    ROUTE_PATTERNS = "routes.patterns", ["TRACER_ROUTES_PATTERNS"], None, "", list,
+        "Paths that name spans, such as `/users/{id}`; the first that matches is taken. See [routes](routes.md). Can be changed while the agent runs, as all of `routes`.";
+    ROUTE_LEARN = "routes.learn", ["TRACER_ROUTES_LEARN"], None, "false", one,
+        "Guess such names from the paths that are seen.";
+    ROUTE_MAX = "routes.max_per_service", ["TRACER_ROUTES_MAX_PER_SERVICE"], None, "200", one,
+        "Names that are guessed for one side of one service at most, 1 to 10000.";
     QUERY_KEYS = "redaction.query_keys", ["TRACER_REDACTION_QUERY_KEYS"], None,
         "X-Amz-Signature,X-Amz-Credential,X-Amz-Security-Token,AWSAccessKeyId,Signature,sig,X-Goog-Signature", list,
         "Query keys whose values are replaced by `REDACTED`; a list of your own replaces this one.";
     COMMAND_ARGS = "process.command_args", ["TRACER_PROCESS_COMMAND_ARGS"], None, "false", one,
         "Report the arguments of traced commands, which can hold secrets.";
+    BPF_STATS = "telemetry.bpf_stats", ["TRACER_BPF_STATS"], None, "false", one,
+        "Have the kernel measure eBPF programs and show their run times on `/metrics`. Costs every eBPF program of the host some 50 ns a run while the agent runs.";
 }
+
+/// A list of rules; only in the file.
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    /// Path in the file.
+    pub name: &'static str,
+    /// What its entries do.
+    pub help: &'static str,
+    /// What an entry may say.
+    pub fields: &'static [Field],
+    /// How it looks in a file.
+    pub example: &'static str,
+}
+
+/// One field of an entry of a [`List`].
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Its name.
+    pub name: &'static str,
+    /// An entry needs it.
+    pub required: bool,
+    /// Takes a list of values.
+    pub list: bool,
+    /// What it says.
+    pub help: &'static str,
+}
+
+const fn field(name: &'static str, help: &'static str) -> Field {
+    Field {
+        name,
+        required: false,
+        list: false,
+        help,
+    }
+}
+
+pub(super) const SERVICE_NAMES: &str = "service_names";
+pub(super) const SAMPLING_RULES: &str = "sampling.rules";
+pub(super) const ROUTE_SERVICES: &str = "routes.services";
+
+/// Every list of rules, in the order of the reference.
+pub const LISTS: &[List] = &[
+    List {
+        name: SERVICE_NAMES,
+        help: "Rules that name services, first match wins. Each has a `name` and at least one glob.",
+        fields: &[
+            field("exe", "Glob over the path of the executable."),
+            field("cmdline", "Glob over the command line."),
+            Field {
+                required: true,
+                ..field("name", "`service.name` of what matches all given globs.")
+            },
+        ],
+        example: "service_names:\n  - exe: /opt/shop/bin/*\n    name: shop\n  - cmdline: \"*billing.jar*\"\n    name: billing\n",
+    },
+    List {
+        name: SAMPLING_RULES,
+        help: "Limits for single services and routes. Of each limit the first rule that matches and has it holds, else that of `sampling` itself.",
+        fields: &[
+            field(
+                "service",
+                "Glob over `service.name`; any service without one.",
+            ),
+            field("route", "Path such as `/users/{id}`; any path without one."),
+            field("keep_slower_than_ms", "As `sampling.keep_slower_than_ms`."),
+            field(
+                "spans_per_second",
+                "As `sampling.spans_per_second`; not beside a `route`.",
+            ),
+        ],
+        example: "sampling:\n  rules:\n    - service: shop*\n      route: /reports/**\n      keep_slower_than_ms: 5000\n    - service: shop*\n      keep_slower_than_ms: 300\n      spans_per_second: 50\n",
+    },
+    List {
+        name: ROUTE_SERVICES,
+        help: "Patterns for single services, which come before `routes.patterns`.",
+        fields: &[
+            Field {
+                required: true,
+                ..field("service", "Glob over `service.name`.")
+            },
+            Field {
+                required: true,
+                list: true,
+                ..field("patterns", "As `routes.patterns`.")
+            },
+        ],
+        example: "routes:\n  services:\n    - service: shop\n      patterns: [\"/users/{id}\", \"/static/**\"]\n",
+    },
+];
 
 /// The entry of a key of the table.
 pub(super) fn key(name: &str) -> Option<&'static Key> {
@@ -103,7 +218,11 @@ pub fn reference() -> String {
          A setting can come from a YAML file (`--config FILE` or `TRACER_CONFIG`), from the environment or from a flag. Flags\n\
          beat the environment, the environment beats the file. Lists are replaced as a whole; in a variable they are\n\
          separated by commas, a flag is repeated. An empty variable is unset. An unknown key in the file is an error.\n\
-         `tracer-agent config check FILE` looks at a file, `tracer-agent config print` shows what is in effect and why.\n\n",
+         `tracer-agent config check FILE` looks at a file, `tracer-agent config print` shows what is in effect and why,\n\
+         `tracer-agent config schema` prints a [JSON Schema](configuration.schema.json) for editors.\n\n\
+         On SIGHUP a running agent reads its file again. Policy (`discovery`), `sampling` and `routes` change at once and no\n\
+         connection is lost; other settings that differ are named in the log and wait for a restart. A file with a mistake\n\
+         changes nothing and the log says what is wrong with it. (An agent whose terminal was closed ends, as usual.)\n\n",
     );
     for key in KEYS {
         let _ = write!(text, "## `{}`\n\n{}\n\n", key.name, key.help);
@@ -117,9 +236,19 @@ pub fn reference() -> String {
         }
         text.push('\n');
     }
-    text.push_str(
-        "## `service_names`\n\nRules that name services, first match wins; only in the file. Each has a `name` and at least one glob.\n\n\
-         ```yaml\nservice_names:\n  - exe: /opt/shop/bin/*\n    name: shop\n  - cmdline: \"*billing.jar*\"\n    name: billing\n```\n",
-    );
+    for list in LISTS {
+        let _ = write!(
+            text,
+            "## `{}`\n\n{} Only in the file.\n\n",
+            list.name, list.help
+        );
+        for field in list.fields {
+            let needed = if field.required { " Required." } else { "" };
+            let _ = writeln!(text, "- `{}`: {}{needed}", field.name, field.help);
+        }
+        let _ = write!(text, "\n```yaml\n{}```\n\n", list.example);
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
     text
 }

@@ -59,6 +59,24 @@ pub(super) struct Rule {
     pub place: Place,
 }
 
+/// An entry of one of [`keys::LISTS`] as written: the fields that it has.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub fields: Vec<(&'static str, Vec<Sourced>)>,
+    pub place: Place,
+}
+
+/// Entries by list.
+pub(super) type Items = BTreeMap<&'static str, Vec<Item>>;
+
+impl Item {
+    /// Values of a field; none if the entry does not have it.
+    pub(super) fn values(&self, field: &str) -> &[Sourced] {
+        let found = self.fields.iter().find(|(name, _)| *name == field);
+        found.map_or(&[], |(_, values)| values)
+    }
+}
+
 /// All layers, not yet validated.
 #[derive(Debug, Default)]
 pub struct Layers {
@@ -66,6 +84,7 @@ pub struct Layers {
     pub(super) env: Values,
     pub(super) file: Values,
     pub(super) service_names: Vec<Rule>,
+    pub(super) items: Items,
 }
 
 impl Layers {
@@ -93,10 +112,11 @@ impl Layers {
 
     /// The layers of a file's text; `path` is for messages.
     pub fn of_text(text: &str, path: &Path) -> Result<Layers, ConfigError> {
-        let (file, service_names) = file::parse(text, path)?;
+        let parsed = file::parse(text, path)?;
         Ok(Layers {
-            file,
-            service_names,
+            file: parsed.values,
+            service_names: parsed.service_names,
+            items: parsed.items,
             ..Layers::default()
         })
     }

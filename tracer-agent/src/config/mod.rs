@@ -19,16 +19,21 @@ mod layers;
 mod parse;
 mod print;
 mod resolve;
+mod schema;
+mod shaping;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use crate::trace::{routes, sampling};
+
 pub use error::ConfigError;
 pub use flags::{CommonFlags, RunFlags};
-pub use keys::{KEYS, Key, reference};
+pub use keys::{Field, KEYS, Key, LISTS, List, reference};
 pub use layers::{Environment, Layers};
+pub use schema::schema;
 
 /// Everything the agent can be told, validated.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,10 +53,16 @@ pub struct Config {
     pub propagators: String,
     /// The user's rules for `service.name`, first match wins.
     pub service_names: Vec<ServiceNameRule>,
+    /// Which spans are exported.
+    pub sampling: sampling::Settings,
+    /// Which names paths give to spans.
+    pub routes: routes::Settings,
     /// What is blanked in URLs.
     pub redaction: Redaction,
     /// What is told about processes.
     pub process: ProcessSettings,
+    /// What the agent counts about itself.
+    pub telemetry: TelemetrySettings,
 }
 
 /// Which processes are traced. Excludes win over includes; without includes everything is in.
@@ -132,10 +143,48 @@ pub struct ProcessSettings {
     pub command_args: bool,
 }
 
+/// What the agent counts about itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TelemetrySettings {
+    /// Have the kernel measure eBPF programs.
+    pub bpf_stats: bool,
+}
+
 impl Config {
     /// The whole configuration of `run`.
     pub fn load(flags: &RunFlags, env: Environment<'_>) -> Result<Config, ConfigError> {
         Layers::gather(flags, env)?.resolve()
+    }
+
+    /// The sections of the file in which `other` differs and which are only read at start.
+    pub fn fixed_differences(&self, other: &Config) -> Vec<&'static str> {
+        let Config {
+            log_level,
+            admin,
+            discovery: _,
+            capture,
+            export,
+            propagators,
+            service_names,
+            sampling: _,
+            routes: _,
+            redaction,
+            process,
+            telemetry,
+        } = self;
+        let sections = [
+            ("log_level", *log_level != other.log_level),
+            ("admin", *admin != other.admin),
+            ("capture", *capture != other.capture),
+            ("export", *export != other.export),
+            ("propagators", *propagators != other.propagators),
+            ("service_names", *service_names != other.service_names),
+            ("redaction", *redaction != other.redaction),
+            ("process", *process != other.process),
+            ("telemetry", *telemetry != other.telemetry),
+        ];
+        let differing = sections.into_iter().filter(|(_, differs)| *differs);
+        differing.map(|(name, _)| name).collect()
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::trace::routes::Pattern;
 
 type Parsed<T> = Result<T, String>;
 
@@ -33,6 +36,43 @@ pub(super) fn number(bounds: RangeInclusive<u32>) -> impl Fn(&str) -> Parsed<u32
                 )
             })
     }
+}
+
+/// A share, 0 to 1.
+pub(super) fn ratio(text: &str) -> Parsed<f64> {
+    decimal(text)
+        .filter(|ratio| (0.0..=1.0).contains(ratio))
+        .ok_or_else(|| {
+            format!("`{text}` is not a ratio; allowed: a number from 0 to 1, such as 0.01")
+        })
+}
+
+/// So many per second.
+pub(super) fn rate(text: &str) -> Parsed<f64> {
+    decimal(text)
+        .filter(|rate| *rate > 0.0 && *rate <= 1e6)
+        .ok_or_else(|| format!("`{text}` is not a rate; allowed: a number above 0, up to 1000000"))
+}
+
+/// A number as people write them: not the names that the parser of floats knows as well.
+fn decimal(text: &str) -> Option<f64> {
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || b".eE+-".contains(&byte));
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+/// Milliseconds within bounds.
+pub(super) fn millis(bounds: RangeInclusive<u32>) -> impl Fn(&str) -> Parsed<Duration> {
+    let number = number(bounds);
+    move |text| number(text).map(|millis| Duration::from_millis(millis.into()))
+}
+
+/// A path with places that differ.
+pub(super) fn route(text: &str) -> Parsed<Pattern> {
+    Pattern::parse(text).map_err(|error| {
+        format!("`{text}`: {error}; allowed: a path such as /users/{{id}} or /static/**")
+    })
 }
 
 /// A process id.

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{self, KEYS};
-use super::layers::{Layers, Sourced};
+use super::keys::{self, KEYS, LISTS};
+use super::layers::{Item, Layers, Sourced};
 
 impl Layers {
     /// The effective settings as YAML, each with where it came from. Values of headers are secrets
@@ -11,7 +11,7 @@ impl Layers {
     pub fn to_yaml(&self) -> String {
         let mut text = String::new();
         let mut open: Vec<&str> = Vec::new();
-        for key in KEYS {
+        for (index, key) in KEYS.iter().enumerate() {
             let values = self.effective(key.name);
             let mut path: Vec<&str> = key.name.split('.').collect();
             let Some(leaf) = path.pop() else { continue };
@@ -35,6 +35,24 @@ impl Layers {
                 .first()
                 .map_or_else(|| "not set".to_owned(), |value| value.place.to_string());
             let _ = writeln!(text, "{:indent$}{leaf}: {value}  # {from}", "");
+            // The lists of a section follow its last key.
+            let section = key.name.split('.').next().unwrap_or_default();
+            let goes_on = KEYS
+                .get(index + 1)
+                .is_some_and(|next| next.name.split('.').next() == Some(section));
+            for list in LISTS.iter().filter(|_| !goes_on) {
+                let (Some((of, leaf)), Some(items)) =
+                    (list.name.split_once('.'), self.items.get(list.name))
+                else {
+                    continue;
+                };
+                if of == section {
+                    let _ = writeln!(text, "  {leaf}:");
+                    items
+                        .iter()
+                        .for_each(|item| write_item(&mut text, list, item));
+                }
+            }
         }
         if !self.service_names.is_empty() {
             text.push_str("service_names:\n");
@@ -57,6 +75,19 @@ impl Layers {
         }
         text
     }
+}
+
+fn write_item(text: &mut String, list: &keys::List, item: &Item) {
+    let fields = list.fields.iter().filter_map(|field| {
+        let values = item.values(field.name);
+        let texts: Vec<String> = values.iter().map(|value| quoted(&value.text)).collect();
+        (!texts.is_empty()).then(|| match field.list {
+            true => format!("{}: [{}]", field.name, texts.join(", ")),
+            false => format!("{}: {}", field.name, texts.concat()),
+        })
+    });
+    let fields: Vec<String> = fields.collect();
+    let _ = writeln!(text, "    - {{{}}}  # {}", fields.join(", "), item.place);
 }
 
 fn headers(values: &[Sourced]) -> String {

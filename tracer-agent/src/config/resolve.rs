@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::layers::{Layers, Place, Rule, Sourced};
 use super::{
     Capture, Config, ConfigError, Discovery, Export, ProcessSettings, Redaction, Rules,
-    ServiceNameRule, keys, parse,
+    ServiceNameRule, TelemetrySettings, keys, parse,
 };
 
 impl Layers {
@@ -43,11 +43,16 @@ impl Layers {
                 .iter()
                 .map(service_name)
                 .collect::<Result<_, _>>()?,
+            sampling: self.sampling()?,
+            routes: self.routes()?,
             redaction: Redaction {
                 query_keys: self.many(keys::QUERY_KEYS, parse::non_empty)?,
             },
             process: ProcessSettings {
                 command_args: self.one(keys::COMMAND_ARGS, parse::boolean)?,
+            },
+            telemetry: TelemetrySettings {
+                bpf_stats: self.one(keys::BPF_STATS, parse::boolean)?,
             },
         };
         Ok(config)
@@ -111,6 +116,11 @@ impl Layers {
             keys::EXPORTERS,
             &parse::one_of(&["otlp", "console", "none"]),
         )?;
+        take(
+            keys::METRICS_EXPORTERS,
+            &parse::one_of(&["otlp", "prometheus", "none"]),
+        )?;
+        take(keys::METRICS_INTERVAL, &whole(MILLISECONDS))?;
         take(keys::OTLP_ENDPOINT, &parse::endpoint)?;
         take(
             keys::OTLP_PROTOCOL,
@@ -149,7 +159,7 @@ impl Layers {
         })
     }
 
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -161,7 +171,7 @@ impl Layers {
             })
     }
 
-    fn optional<T>(
+    pub(super) fn optional<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -172,7 +182,7 @@ impl Layers {
             .transpose()
     }
 
-    fn many<T>(
+    pub(super) fn many<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -184,7 +194,7 @@ impl Layers {
     }
 }
 
-fn accept<T>(
+pub(super) fn accept<T>(
     key: &str,
     value: &Sourced,
     parse: impl Fn(&str) -> Result<T, String>,

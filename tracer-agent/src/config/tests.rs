@@ -258,6 +258,43 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
         "service_names:\n  - exe: b\n",
         &["line 2: service_names: the rule has no `name`"],
     );
+    file(
+        "sampling:\n  sampler: sometimes\n",
+        &[
+            "line 2: sampling.sampler: `sometimes` is unknown",
+            "traceidratio",
+        ],
+    );
+    file(
+        "sampling: {sampler: traceidratio, ratio: 2}",
+        &["line 1: sampling.ratio: `2` is not a ratio"],
+    );
+    file(
+        "sampling:\n  rules:\n    - service: a\n      route: b\n      keep_slower_than_ms: 1\n",
+        &["line 4: sampling.rules.route: `b`", "begins with `/`"],
+    );
+    file(
+        "sampling:\n  rules:\n    - route: /a\n      spans_per_second: 1\n",
+        &["line 3: sampling.rules: `spans_per_second` is for services"],
+    );
+    file(
+        "sampling:\n  rules:\n    - servise: a\n",
+        &["line 3: unknown key `sampling.rules.servise`"],
+    );
+    file(
+        "routes:\n  services:\n    - patterns: [/a]\n",
+        &["line 3: routes.services: the entry has no `service`"],
+    );
+    file(
+        "routes:\n  services:\n    - service: a\n      patterns:\n        - /a\n        - /**/b\n",
+        &["line 6: routes.services.patterns: `/**/b`", "last segment"],
+    );
+    check(
+        "",
+        "OTEL_TRACES_SAMPLER=parentbased_traceidratio OTEL_TRACES_SAMPLER_ARG=nan",
+        "",
+        &["OTEL_TRACES_SAMPLER_ARG: `nan` is not a ratio"],
+    );
     file("propagate: true", &["line 1: propagate", "not built yet"]);
     file("log_level: 'a=b=c'", &["line 1: log_level", "debug"]);
     check(
@@ -360,6 +397,45 @@ fn printed_settings_read_back_the_same() {
         printed.contains("  ring_size: 16MiB  # default\n"),
         "{printed}"
     );
+}
+
+#[test]
+fn printed_lists_read_back_the_same() {
+    let text = "sampling:\n  keep_errors: true\n  rules:\n    - {service: 'a*', route: '/x/{y}', keep_slower_than_ms: 5}\n    \
+                - {service: b, spans_per_second: 0.5}\nroutes:\n  learn: true\n  services:\n    \
+                - {service: 'a: b', patterns: ['/c/**', /d]}\nprocess: {command_args: true}\n";
+    let layers = Layers::of_text(text, Path::new("agent.yaml")).expect("valid");
+    let printed = layers.to_yaml();
+    let again = Layers::of_text(&printed, Path::new("printed.yaml")).expect(&printed);
+    let config = layers.resolve().expect("valid");
+    assert_eq!(again.resolve().expect("valid"), config, "{printed}");
+    assert_eq!(
+        (config.sampling.rules.len(), config.routes.patterns.len()),
+        (2, 2)
+    );
+    assert!(printed.contains("# agent.yaml line 5\n"), "{printed}");
+}
+
+#[test]
+fn what_differs_and_cannot_be_changed_is_named() {
+    let config = |text: &str| load(text, "", "").expect(text);
+    let check = |text: &str, expected: &[&str]| {
+        assert_eq!(
+            config("").fixed_differences(&config(text)),
+            expected,
+            "{text}"
+        );
+    };
+    check("", &[]);
+    check("discovery: {include: {exe: [a]}}", &[]);
+    check("sampling: {sampler: always_off}", &[]);
+    check("routes: {learn: true}", &[]);
+    check(
+        "admin: off\ncapture: {ring_size: 1MiB}",
+        &["admin", "capture"],
+    );
+    check("export: {otlp: {endpoint: 'http://c:1'}}", &["export"]);
+    check("service_names: [{exe: a, name: b}]", &["service_names"]);
 }
 
 #[test]

@@ -42,8 +42,10 @@ impl Cmdline {
     }
 }
 
+/// Whether the whole of `text` is what `pattern` says.
+///
 /// Time is bounded by the product of both lengths: only the last `*` is ever gone back to.
-fn matches(pattern: &str, text: &str) -> bool {
+pub fn matches(pattern: &str, text: &str) -> bool {
     let (mut pattern, mut text) = (pattern.chars(), text.chars());
     let mut retry: Option<(std::str::Chars<'_>, std::str::Chars<'_>)> = None;
     loop {

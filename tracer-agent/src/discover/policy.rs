@@ -197,6 +197,11 @@ impl Policy {
         Self { config, agent }
     }
 
+    /// The rules.
+    pub fn config(&self) -> &PolicyConfig {
+        &self.config
+    }
+
     /// The agent's own process id.
     pub fn agent(&self) -> u32 {
         self.agent

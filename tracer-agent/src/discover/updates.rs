@@ -46,6 +46,11 @@ impl Discovery {
         Self { policy, mode }
     }
 
+    /// What is traced when no rule says otherwise.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// The rules.
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -77,6 +82,25 @@ impl Discovery {
                     updates.extend(self.entry(&facts));
                 }
             }
+        }
+        updates
+    }
+
+    /// Entries of the processes that run, after the rules changed ([`Mode::Host`] only): those that
+    /// need none lose the one that they may have had. What is traced before and after is traced all
+    /// the time if what is set goes first, then the default flags, then what is removed.
+    pub fn restart(&self, proc: &ProcFs) -> Vec<PolicyUpdate> {
+        let mut updates = vec![PolicyUpdate::Set {
+            tgid: self.policy.agent(),
+            flags: flag::IGNORE,
+        }];
+        for tgid in proc.pids() {
+            if tgid == self.policy.agent() {
+                continue;
+            }
+            let facts = ProcessFacts::read(proc, tgid).filter(|facts| !facts.is_bare());
+            let entry = facts.and_then(|facts| self.entry(&facts));
+            updates.push(entry.unwrap_or(PolicyUpdate::Remove { tgid }));
         }
         updates
     }
@@ -225,6 +249,14 @@ mod tests {
             let discovery = discovery(yaml, mode);
             assert_eq!(discovery.start(&proc), expected, "{yaml} {mode:?}");
             assert_eq!(discovery.default_flags(), default, "{yaml} {mode:?}");
+            if mode == Mode::Host {
+                // Every process has an entry or loses the one that it may have had.
+                let again = discovery.restart(&proc);
+                assert_eq!(again.len(), 4, "{yaml}");
+                let is_set = |update: &PolicyUpdate| matches!(update, PolicyUpdate::Set { .. });
+                let set: Vec<_> = again.into_iter().filter(is_set).collect();
+                assert_eq!(set, expected, "{yaml}");
+            }
         }
     }
 

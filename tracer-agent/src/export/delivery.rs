@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::stats::ExporterStats;
 use crate::telemetry::ledger::Ledger;
+use crate::telemetry::services::Outcome;
 use crate::trace::Span;
 
 /// Why a span was not exported: the reasons in the ledger.
@@ -58,6 +59,7 @@ impl Delivery {
     ) -> Vec<Self> {
         if exporters.is_empty() {
             ledger.spans.exported(spans.len() as u64);
+            ledger.services.settled(&spans, Outcome::Exported);
             return Vec::new();
         }
         let batch = Arc::new(Batch {
@@ -137,17 +139,30 @@ impl Batch {
         let losses =
             std::mem::take(&mut *self.losses.lock().unwrap_or_else(PoisonError::into_inner));
         let mut lost = 0;
+        let mut reasons = Vec::new();
         for exporter in losses {
             let mut own = 0;
             for (reason, n) in exporter {
                 own += n;
                 if own > lost {
-                    self.ledger.spans.dropped(reason, n.min(own - lost));
+                    let more = n.min(own - lost);
+                    self.ledger.spans.dropped(reason, more);
+                    reasons.push((reason, more));
                     lost = own;
                 }
             }
         }
-        self.ledger.spans.exported(self.spans.len() as u64 - lost);
+        let total = self.spans.len() as u64;
+        self.ledger.spans.exported(total - lost);
+        let services = &self.ledger.services;
+        // Whose spans were lost is known when all or none were, or when all are of one service.
+        match reasons.as_slice() {
+            [] => services.settled(&self.spans, Outcome::Exported),
+            [(reason, _)] if lost == total => {
+                services.settled(&self.spans, Outcome::Dropped(reason));
+            }
+            reasons => services.settled_in_part(&self.spans, reasons),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod console;
 pub mod delivery;
 pub mod encode;
 pub mod file;
+pub mod metrics;
 pub mod otlp;
 pub mod otlp_grpc;
 pub mod otlp_http;
@@ -21,13 +22,14 @@ pub mod retry;
 pub mod settings;
 pub mod stats;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use delivery::Delivery;
 pub use file::FileExporter;
+pub use metrics::MetricsExporter;
 pub use otlp::OtlpExporter;
 pub use queue::{ExportFuture, ExportPipeline, Exporter, SpanSink};
 pub use resource::ResourceDefaults;

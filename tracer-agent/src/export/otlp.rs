@@ -53,7 +53,7 @@ enum Health {
 #[derive(Debug)]
 enum Transport {
     Grpc(Box<GrpcTransport>),
-    Http(HttpTransport),
+    Http(Box<HttpTransport>),
 }
 
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl OtlpExporter {
         let transport = match settings.protocol {
             Protocol::Grpc => Transport::Grpc(Box::new(GrpcTransport::new(settings)?)),
             Protocol::HttpProtobuf | Protocol::HttpJson => {
-                Transport::Http(HttpTransport::new(settings)?)
+                Transport::Http(Box::new(HttpTransport::new(settings)?))
             }
         };
         let encoding = match settings.protocol {

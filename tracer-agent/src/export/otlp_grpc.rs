@@ -16,13 +16,12 @@ use super::otlp::USER_AGENT;
 use super::retry::{Verdict, grpc_is_retryable, grpc_retry_info};
 use super::settings::{Compression, OtlpSettings};
 
-const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-
 /// A connection to a gRPC endpoint, made when first needed and again when broken.
 #[derive(Debug)]
 pub struct GrpcTransport {
     endpoint: Endpoint,
     channel: Channel,
+    method: PathAndQuery,
     metadata: MetadataMap,
     compression: Compression,
 }
@@ -36,6 +35,7 @@ impl GrpcTransport {
         Ok(Self {
             channel: endpoint.connect_lazy(),
             endpoint,
+            method: PathAndQuery::from_static(settings.signal.grpc_method),
             metadata: MetadataMap::from_headers(settings.headers.clone()),
             compression: settings.compression,
         })
@@ -62,10 +62,7 @@ impl GrpcTransport {
         let mut request = Request::new(message);
         *request.metadata_mut() = self.metadata.clone();
         request.set_timeout(timeout);
-        match client
-            .unary(request, PathAndQuery::from_static(EXPORT), RawCodec)
-            .await
-        {
+        match client.unary(request, self.method.clone(), RawCodec).await {
             Ok(response) => {
                 let partial = response.into_inner().partial_success.unwrap_or_default();
                 Verdict::Accepted {

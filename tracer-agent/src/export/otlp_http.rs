@@ -27,6 +27,7 @@ pub struct HttpTransport {
     headers: HeaderMap,
     compression: Compression,
     json: bool,
+    rejected: &'static str,
 }
 
 impl HttpTransport {
@@ -57,6 +58,7 @@ impl HttpTransport {
             headers,
             compression: settings.compression,
             json,
+            rejected: settings.signal.rejected,
         })
     }
 
@@ -102,7 +104,7 @@ impl HttpTransport {
         let answer = beginning(&mut response).await;
         if status.is_success() {
             let (rejected, message) = if self.json {
-                partial_json(&answer)
+                partial_json(&answer, self.rejected)
             } else {
                 partial_protobuf(&answer)
             };
@@ -148,10 +150,10 @@ fn partial_protobuf(answer: &[u8]) -> (u64, String) {
 }
 
 /// 64-bit integers are text in protobuf's JSON, but numbers must be taken too.
-fn partial_json(answer: &[u8]) -> (u64, String) {
+fn partial_json(answer: &[u8], rejected: &str) -> (u64, String) {
     let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
     let partial = answer.get("partialSuccess");
-    let rejected = partial.and_then(|partial| partial.get("rejectedSpans"));
+    let rejected = partial.and_then(|partial| partial.get(rejected));
     let rejected = rejected.and_then(|n| n.as_u64().or_else(|| n.as_str()?.parse().ok()));
     let message = partial
         .and_then(|partial| partial.get("errorMessage"))
@@ -171,7 +173,7 @@ mod tests {
         #[track_caller]
         fn check(answer: &str, rejected: u64, message: &str) {
             assert_eq!(
-                partial_json(answer.as_bytes()),
+                partial_json(answer.as_bytes(), "rejectedSpans"),
                 (rejected, message.to_owned()),
                 "{answer}"
             );

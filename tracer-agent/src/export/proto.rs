@@ -65,7 +65,7 @@ pub fn json(spans: &[Span], defaults: &ResourceDefaults) -> serde_json::Result<V
     serde_json::to_vec(&request)
 }
 
-fn resource(process: &Process, defaults: &ResourceDefaults) -> Resource {
+pub(super) fn resource(process: &Process, defaults: &ResourceDefaults) -> Resource {
     let mut attributes = Vec::new();
     defaults.for_each(process, |key, value| {
         let value = match value {
@@ -122,7 +122,7 @@ fn proto_span(span: &Span) -> ProtoSpan {
     }
 }
 
-fn key_value(key: &str, value: ProtoValue) -> KeyValue {
+pub(super) fn key_value(key: &str, value: ProtoValue) -> KeyValue {
     KeyValue {
         key: key.to_owned(),
         value: Some(AnyValue { value: Some(value) }),

@@ -74,6 +74,11 @@ struct Intake {
 }
 
 impl SpanSink {
+    /// Spans that wait to be put into a batch.
+    pub fn queued(&self) -> usize {
+        self.shared.intake().queued
+    }
+
     /// Queues `spans`, or as many of them as there is room for.
     pub fn submit(&self, mut spans: Vec<Span>) {
         if spans.is_empty() {
@@ -83,10 +88,11 @@ impl SpanSink {
             settings, ledger, ..
         } = &*self.shared;
         ledger.spans.seen(spans.len() as u64);
+        ledger.services.entered(&spans);
         let mut intake = self.shared.intake();
         if intake.closed {
             drop(intake);
-            ledger.spans.dropped(reason::SHUTDOWN, spans.len() as u64);
+            ledger.dropped_spans(&spans, reason::SHUTDOWN);
             return;
         }
         let room = settings.max_queue_size.saturating_sub(intake.queued);
@@ -106,7 +112,7 @@ impl SpanSink {
             intake.chunks.push(spans);
         }
         drop(intake);
-        ledger.spans.dropped(reason::QUEUE_FULL, over.len() as u64);
+        ledger.dropped_spans(&over, reason::QUEUE_FULL);
         if wake {
             self.shared.wake.notify_one();
         }
@@ -213,11 +219,10 @@ impl ExportPipeline {
             }
         }
         let mut intake = self.shared.intake();
-        let left: usize = intake.chunks.drain(..).map(|chunk| chunk.len()).sum();
-        self.shared
-            .ledger
-            .spans
-            .dropped(reason::SHUTDOWN_TIMEOUT, left as u64);
+        for chunk in intake.chunks.drain(..) {
+            let ledger = &self.shared.ledger;
+            ledger.dropped_spans(&chunk, reason::SHUTDOWN_TIMEOUT);
+        }
     }
 }
 
@@ -305,10 +310,8 @@ impl Batcher {
 
 impl Drop for Batcher {
     fn drop(&mut self) {
-        self.shared
-            .ledger
-            .spans
-            .dropped(reason::SHUTDOWN_TIMEOUT, self.carry.len() as u64);
+        let ledger = &self.shared.ledger;
+        ledger.dropped_spans(&self.carry, reason::SHUTDOWN_TIMEOUT);
     }
 }
 

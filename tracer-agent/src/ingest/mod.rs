@@ -16,10 +16,11 @@ use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, data_flags, direc
 
 pub use record::Record;
 use sweep::Sweep;
-use tracked::{Closed, Side, Tracked};
+use tracked::{Closed, Tracked};
 
 use crate::protocol::{At, Connection, Direction, End, Exchange, Input, Outputs, Parser, Sessions};
 use crate::protocol::{http1, http2};
+use crate::telemetry::ledger::BytesSnapshot;
 
 /// After the kernel finished a connection the process may still read what had arrived: so long it
 /// is kept.
@@ -43,6 +44,8 @@ pub trait Host {
     fn ignore(&mut self, socket: u64, connection: u64);
     /// An exchange is finished.
     fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>);
+    /// `n` exchanges of a process were given up without a span; they are in the counts too.
+    fn abandoned(&mut self, _tgid: u32, _reason: &'static str, _n: u64) {}
 }
 
 /// Counters of this room since they were last taken.
@@ -56,8 +59,8 @@ pub struct Counts {
     pub sessions: Sessions,
     /// Records that could not be used, by reason.
     pub refused: BTreeMap<&'static str, u64>,
-    /// Bytes lost between the kernel and here.
-    pub lost_bytes: u64,
+    /// Bytes of the connections that are parsed.
+    pub bytes: BytesSnapshot,
     /// Exchanges of TLS sessions whose socket is not known: they have no addresses.
     pub unbound: u64,
 }
@@ -78,7 +81,9 @@ pub struct Ingest {
     unbound: u64,
     outputs: Outputs,
     refused: BTreeMap<&'static str, u64>,
-    lost_bytes: u64,
+    bytes: BytesSnapshot,
+    /// Of the sessions of both protocols, since the counters were last taken.
+    abandoned: [BTreeMap<&'static str, u64>; 2],
     limit: usize,
 }
 
@@ -96,6 +101,19 @@ impl Ingest {
         self.connections.len()
     }
 
+    /// Connections by the protocol they are parsed as. Walks over all of them.
+    pub fn sessions(&self) -> [(&'static str, u64); 3] {
+        let (mut http1, mut http2, mut none) = (0, 0, 0);
+        for tracked in self.connections.values() {
+            match tracked.parser {
+                Parser::Http1(_) => http1 += 1,
+                Parser::Http2(_) => http2 += 1,
+                Parser::None => none += 1,
+            }
+        }
+        [("http1", http1), ("http2", http2), ("none", none)]
+    }
+
     /// Exchanges that have begun and not ended.
     pub fn in_flight(&self) -> u64 {
         self.connections
@@ -106,14 +124,18 @@ impl Ingest {
 
     /// Counters since the last call.
     pub fn take_counts(&mut self) -> Counts {
-        Counts {
+        let [http1, http2] = std::mem::take(&mut self.abandoned);
+        let mut counts = Counts {
             http1: std::mem::take(&mut self.outputs.http1.counts),
             http2: std::mem::take(&mut self.outputs.http2.counts),
             sessions: std::mem::take(&mut self.outputs.sessions),
             refused: std::mem::take(&mut self.refused),
-            lost_bytes: std::mem::take(&mut self.lost_bytes),
+            bytes: std::mem::take(&mut self.bytes),
             unbound: std::mem::take(&mut self.unbound),
-        }
+        };
+        counts.http1.abandoned.extend(http1);
+        counts.http2.abandoned.extend(http2);
+        counts
     }
 
     /// A connection becomes known.
@@ -182,11 +204,11 @@ impl Ingest {
             Direction::Read => &mut tracked.read,
             Direction::Write => &mut tracked.write,
         };
-        let lost = side.catch_up(event.position, event.skipped, |input| {
+        let parsed = !matches!(session, Parser::None);
+        side.catch_up(event.position, event.skipped, &mut self.bytes, |input| {
             session.receive(direction, input, &at, out);
         });
-        self.lost_bytes = self.lost_bytes.saturating_add(lost);
-        side.position = event.position.saturating_add(u64::from(event.length));
+        side.advance(event, bytes.len() as u64, parsed, &mut self.bytes);
         if !bytes.is_empty() {
             session.receive(direction, Input::Bytes(bytes), &at, out);
         }
@@ -202,7 +224,7 @@ impl Ingest {
             host.ignore(tracked.socket, event.connection);
         }
         let was_waiting = !tracked.waiting.is_empty();
-        self.unbound += tracked.hand_on(out, host);
+        self.unbound += hand_on(out, &mut self.abandoned, tracked, host);
         if !was_waiting && !tracked.waiting.is_empty() {
             let due_ns = event.time_ns.saturating_add(BIND_NS);
             self.binding.push_back((due_ns, event.connection));
@@ -273,12 +295,11 @@ impl Ingest {
             return;
         };
         let out = &mut self.outputs;
-        let lost = side.catch_up(position, 0, |input| {
+        side.catch_up(position, 0, &mut self.bytes, |input| {
             session.receive(direction, input, &at, out);
         });
-        self.lost_bytes = self.lost_bytes.saturating_add(lost);
         session.end(how, &at, out);
-        self.unbound += tracked.hand_on(out, host);
+        self.unbound += hand_on(out, &mut self.abandoned, tracked, host);
         self.unbound += tracked.give_up_waiting(host);
     }
 
@@ -348,9 +369,53 @@ impl Ingest {
         }
     }
 
-    /// Gives up everything still open. Returns how many exchanges had no end.
-    pub fn abandon_all(&mut self) -> u64 {
-        let open = self.in_flight();
+    /// Whether a connection is tracked.
+    pub fn knows(&self, connection: u64) -> bool {
+        self.connections.contains_key(&connection)
+    }
+
+    /// Gives up the connections of processes that are not traced any more, for `reason`, and has the
+    /// kernel side forget them: should they be traced again, they are joined in the middle. Returns how
+    /// many exchanges were open.
+    pub fn forget(
+        &mut self,
+        is_ignored: impl Fn(u32) -> bool,
+        reason: &'static str,
+        host: &mut impl Host,
+    ) -> u64 {
+        let mut open = 0;
+        let (by_socket, endless) = (&mut self.by_socket, &mut self.endless);
+        let unbound = &mut self.unbound;
+        self.connections.retain(|id, tracked| {
+            if !is_ignored(tracked.tgid) {
+                return true;
+            }
+            let n = tracked.in_flight() as u64;
+            if n > 0 {
+                host.abandoned(tracked.tgid, reason, n);
+                open += n;
+            }
+            endless.remove(id);
+            *unbound += tracked.give_up_waiting(host);
+            if by_socket.get(&tracked.socket) == Some(id) {
+                by_socket.remove(&tracked.socket);
+                host.forget(tracked.socket, *id);
+            }
+            false
+        });
+        open
+    }
+
+    /// Gives up everything still open, for `reason`. Returns how many exchanges had no end.
+    pub fn abandon_all(&mut self, reason: &'static str, host: &mut impl Host) -> u64 {
+        let mut open = 0;
+        for tracked in self.connections.values() {
+            let n = tracked.in_flight() as u64;
+            if n > 0 {
+                host.abandoned(tracked.tgid, reason, n);
+                open += n;
+            }
+        }
         self.connections.clear();
         self.by_socket.clear();
         self.closing.clear();
@@ -397,10 +462,9 @@ impl Ingest {
                 (&mut tracked.read, Direction::Read, closed.read_position),
                 (&mut tracked.write, Direction::Write, closed.write_position),
             ] {
-                let lost = side.catch_up(position, 0, |input| {
+                side.catch_up(position, 0, &mut self.bytes, |input| {
                     session.receive(direction, input, &at, out);
                 });
-                self.lost_bytes = self.lost_bytes.saturating_add(lost);
             }
         }
         let how = match (tracked.closed, how) {
@@ -415,27 +479,30 @@ impl Ingest {
             }
         };
         session.end(how, &at, out);
-        self.unbound += tracked.hand_on(out, host);
+        self.unbound += hand_on(out, &mut self.abandoned, &mut tracked, host);
         self.unbound += tracked.give_up_waiting(host);
     }
 }
 
-impl Side {
-    /// Tells what lies between the last event and `position`. Returns the bytes lost.
-    fn catch_up(&mut self, position: u64, skipped: u64, mut tell: impl FnMut(Input<'_>)) -> u64 {
-        let skipped = skipped.saturating_add(std::mem::take(&mut self.skipped));
-        let lost = position
-            .saturating_sub(skipped)
-            .saturating_sub(self.position);
-        self.position = self.position.max(position);
-        if lost > 0 {
-            tell(Input::Lost(lost));
+/// What the session found goes on. Returns how many exchanges go without their addresses.
+fn hand_on(
+    out: &mut Outputs,
+    abandoned: &mut [BTreeMap<&'static str, u64>; 2],
+    tracked: &mut Tracked,
+    host: &mut impl Host,
+) -> u64 {
+    let without = tracked.hand_on(out, host);
+    let given_up = [
+        &mut out.http1.counts.abandoned,
+        &mut out.http2.counts.abandoned,
+    ];
+    for (given_up, totals) in given_up.into_iter().zip(abandoned) {
+        for (reason, n) in std::mem::take(given_up) {
+            *totals.entry(reason).or_default() += n;
+            host.abandoned(tracked.tgid, reason, n);
         }
-        if skipped > 0 {
-            tell(Input::Skipped(skipped));
-        }
-        lost
     }
+    without
 }
 
 #[cfg(test)]

@@ -144,6 +144,25 @@ fn started() -> (Ingest, Recorder) {
 }
 
 #[test]
+fn connections_of_processes_that_are_not_traced_any_more() {
+    let (mut ingest, mut host) = started();
+    ingest.connection(&connection(2, 200), &mut host);
+    request(&mut ingest, &mut host, 1, 0);
+    assert_eq!(
+        ingest.forget(|tgid| tgid == 41, "policy_changed", &mut host),
+        0
+    );
+    assert!(ingest.knows(1) && ingest.knows(2));
+    assert_eq!(
+        ingest.forget(|tgid| tgid == 42, "policy_changed", &mut host),
+        1
+    );
+    assert!(!ingest.knows(1) && !ingest.knows(2) && ingest.connections() == 0);
+    host.forgotten.sort_unstable();
+    assert_eq!((host.forgotten, host.exchanges.len()), (vec![1, 2], 0));
+}
+
+#[test]
 fn exchange_with_counted_body() {
     let (mut ingest, mut host) = started();
     request(&mut ingest, &mut host, 1, 0);
@@ -153,7 +172,7 @@ fn exchange_with_counted_body() {
     assert_eq!(host.exchanges[0].role, Role::Server);
     assert_eq!(host.exchanges[0].outcome, Outcome::Complete);
     assert_eq!(ingest.in_flight(), 0);
-    assert_eq!(ingest.take_counts().lost_bytes, 0);
+    assert_eq!(ingest.take_counts().bytes.lost, 0);
 }
 
 #[test]
@@ -164,7 +183,7 @@ fn a_hole_in_the_positions_is_lost_bytes() {
     request(&mut ingest, &mut host, 1, 2 * REQUEST.len() as u64);
     response(&mut ingest, &mut host, 1, RESPONSE.len() as u64 + 10);
     let lost = REQUEST.len() as u64 + RESPONSE.len() as u64 + 10;
-    assert_eq!(ingest.take_counts().lost_bytes, lost);
+    assert_eq!(ingest.take_counts().bytes.lost, lost);
     assert!(
         host.exchanges.len() <= 1,
         "at most the pair that is certain"
@@ -318,7 +337,7 @@ fn end_may_overtake_the_last_bytes_of_another_thread() {
             RESPONSE,
             &mut host,
         );
-        assert_eq!(ingest.take_counts().lost_bytes, 0);
+        assert_eq!(ingest.take_counts().bytes.lost, 0);
         assert_eq!(host.exchanges.len(), 1);
         assert_eq!(host.exchanges[0].outcome, Outcome::Complete);
     }
@@ -339,7 +358,7 @@ fn bytes_left_out_that_an_end_told_of_are_not_lost() {
     ingest.end(&shutdown, &mut host);
     event = data(1, direction::READ, RESPONSE.len() as u64 + 6, 0, b"", 4);
     ingest.data(&event, b"", &mut host);
-    assert_eq!(ingest.take_counts().lost_bytes, 0);
+    assert_eq!(ingest.take_counts().bytes.lost, 0);
     assert_eq!(host.exchanges[0].outcome, Outcome::Complete);
 }
 

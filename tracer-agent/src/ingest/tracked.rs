@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use tracer_common::abi::{ConnectionEvent, connection_flags, role};
+use tracer_common::abi::{ConnectionEvent, DataEvent, connection_flags, role};
 
 use super::Host;
-use crate::protocol::{Connection, Endpoint, Exchange, Outputs, Parser, Role};
+use crate::protocol::{Connection, Endpoint, Exchange, Input, Outputs, Parser, Role};
+use crate::telemetry::ledger::BytesSnapshot;
 
 /// Exchanges of one TLS session that may wait for its socket.
 const MOST_WAITING: usize = 64;
@@ -148,6 +149,48 @@ impl Tracked {
 
     pub fn in_flight(&self) -> usize {
         self.parser.in_flight()
+    }
+}
+
+impl Side {
+    /// Tells what lies between the last event and `position`, and counts it.
+    pub fn catch_up(
+        &mut self,
+        position: u64,
+        skipped: u64,
+        bytes: &mut BytesSnapshot,
+        mut tell: impl FnMut(Input<'_>),
+    ) {
+        let skipped = skipped.saturating_add(std::mem::take(&mut self.skipped));
+        let lost = position
+            .saturating_sub(skipped)
+            .saturating_sub(self.position);
+        self.position = self.position.max(position);
+        if lost > 0 {
+            tell(Input::Lost(lost));
+        }
+        if skipped > 0 {
+            tell(Input::Skipped(skipped));
+        }
+        bytes.lost = bytes.lost.saturating_add(lost);
+        bytes.skipped = bytes.skipped.saturating_add(skipped);
+        bytes.seen = bytes.seen.saturating_add(lost.saturating_add(skipped));
+    }
+
+    /// The bytes of `event` itself, of which `captured` are here for the parser.
+    pub fn advance(
+        &mut self,
+        event: &DataEvent,
+        captured: u64,
+        parsed: bool,
+        bytes: &mut BytesSnapshot,
+    ) {
+        let length = u64::from(event.length);
+        self.position = event.position.saturating_add(length);
+        let captured = if parsed { captured.min(length) } else { 0 };
+        bytes.parsed = bytes.parsed.saturating_add(captured);
+        bytes.skipped = bytes.skipped.saturating_add(length - captured);
+        bytes.seen = bytes.seen.saturating_add(length);
     }
 }
 

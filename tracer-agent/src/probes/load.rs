@@ -1,17 +1,20 @@
 //! Loads the eBPF object, hands it this kernel's offsets and attaches its programs.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use tracer_common::abi::{connection_entry, drop_reason};
+use rustc_hash::FxHashSet;
+use tracer_common::abi::{connection_entry, drop_reason, setting};
 
 use super::reader::Reader;
 use super::tls::TlsProbes;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
+use crate::telemetry::metrics::ProgramCost;
 
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
@@ -74,14 +77,41 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Connections tracked at a time.
     pub max_connections: u32,
+    /// Have the kernel measure programs, which costs every one of the host some 50 ns a run.
+    pub bpf_stats: bool,
     /// This process, never traced.
     pub agent_tgid: u32,
+    /// What can be changed later.
+    pub switches: Switches,
+}
+
+/// What the kernel side looks at by itself; can be changed while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Switches {
     /// Ask the process table for every call.
     pub policy_active: bool,
     /// `abi::policy` flags for processes without an entry.
     pub policy_default: u32,
     /// Some ports are ignored.
     pub ports_active: bool,
+}
+
+impl Switches {
+    /// The default goes first: between two of the writes nothing that is traced before and after
+    /// must be overlooked.
+    fn write<M: std::borrow::BorrowMut<MapData>>(
+        self,
+        settings: &mut Array<M, u32>,
+    ) -> Result<(), aya::maps::MapError> {
+        let Switches {
+            policy_active,
+            policy_default,
+            ports_active,
+        } = self;
+        settings.set(setting::POLICY_DEFAULT, policy_default, 0)?;
+        settings.set(setting::POLICY_ACTIVE, u32::from(policy_active), 0)?;
+        settings.set(setting::PORTS_ACTIVE, u32::from(ports_active), 0)
+    }
 }
 
 impl Options {
@@ -111,6 +141,8 @@ const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 pub struct Kernel {
     /// Shared with the thread that attaches probes to TLS libraries.
     ebpf: Arc<Mutex<Ebpf>>,
+    /// While it is open the kernel measures every program of the host.
+    measuring: Option<OwnedFd>,
     ring_bytes: u32,
     #[cfg(feature = "ebpf-log")]
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
@@ -144,6 +176,11 @@ impl Kernel {
         let mut ebpf = open(options)?;
         load_programs(&mut ebpf, false)?;
         fill_tail_calls(&mut ebpf, "PROGRAMS", TAIL_CALLED)?;
+        let mut settings: Array<_, u32> = ebpf
+            .map_mut("SETTINGS")
+            .ok_or(LoadError::Mismatch("SETTINGS"))?
+            .try_into()?;
+        options.switches.write(&mut settings)?;
         #[cfg(feature = "ebpf-log")]
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .map_err(|error| tracing::warn!(%error, "no debug output of the kernel side"))
@@ -152,6 +189,7 @@ impl Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
             ebpf: Arc::new(Mutex::new(ebpf)),
+            measuring: if options.bpf_stats { measure() } else { None },
             ring_bytes: options.ring_size(),
             attached: Vec::new(),
             missing: Vec::new(),
@@ -206,6 +244,36 @@ impl Kernel {
         Ok(())
     }
 
+    /// What each program cost since it was loaded; empty unless the kernel counts it, because this
+    /// was asked to or because the host always does.
+    pub fn program_costs(&self) -> Vec<ProgramCost> {
+        let counted_anyway = || {
+            std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
+                .is_ok_and(|text| text.trim() == "1")
+        };
+        if self.measuring.is_none() && !counted_anyway() {
+            return Vec::new();
+        }
+        // While a TLS library gets its probes they are told without: nobody waits here.
+        let Ok(ebpf) = self.ebpf.try_lock() else {
+            return Vec::new();
+        };
+        let costs = ebpf.programs().filter_map(|(name, program)| {
+            let info = match program {
+                Program::TracePoint(point) => point.info(),
+                Program::BtfTracePoint(point) => point.info(),
+                _ => return None,
+            };
+            let info = info.ok()?;
+            Some(ProgramCost {
+                program: name.to_owned(),
+                runs: info.run_count(),
+                run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+            })
+        });
+        costs.collect()
+    }
+
     /// Passes the kernel side's debug output on, where it was compiled in.
     pub fn flush_log(&mut self) {
         #[cfg(feature = "ebpf-log")]
@@ -239,6 +307,7 @@ impl Kernel {
             counts: PerCpuArray::try_from(take("COUNTS")?)?,
             processes: HashMap::try_from(take("PROCESSES")?)?,
             ports: HashMap::try_from(take("IGNORED_PORTS")?)?,
+            settings: Array::try_from(take("SETTINGS")?)?,
             connections: HashMap::try_from(take("CONNECTIONS")?)?,
         })
     }
@@ -250,6 +319,7 @@ pub struct Maps {
     counts: PerCpuArray<MapData, u64>,
     processes: HashMap<MapData, u32, u32>,
     ports: HashMap<MapData, u32, u8>,
+    settings: Array<MapData, u32>,
     connections: HashMap<MapData, u64, ConnectionValue>,
 }
 
@@ -305,10 +375,39 @@ impl Maps {
         let _ = self.processes.remove(&tgid);
     }
 
-    /// Stops looking at a port; applies to connections made from now on.
-    pub fn ignore_port(&mut self, port: u16, remote: bool) -> Result<(), aya::maps::MapError> {
-        self.ports
-            .insert(u32::from(port) << 1 | u32::from(remote), 1, 0)
+    /// Has the kernel side follow other switches from now on.
+    pub fn switch(&mut self, switches: Switches) -> Result<(), aya::maps::MapError> {
+        switches.write(&mut self.settings)
+    }
+
+    /// Looks at all ports but these, local and remote; applies to connections made from now on.
+    pub fn ignore_ports(&mut self, ports: &[u16]) -> Result<(), aya::maps::MapError> {
+        let keys = |port: u16| [u32::from(port) << 1, u32::from(port) << 1 | 1];
+        let wanted: FxHashSet<u32> = ports.iter().copied().flat_map(keys).collect();
+        let present: Vec<u32> = self.ports.keys().filter_map(Result::ok).collect();
+        for key in present.iter().filter(|key| !wanted.contains(key)) {
+            // Gone in between is as good.
+            let _ = self.ports.remove(key);
+        }
+        for key in wanted {
+            self.ports.insert(key, 1, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Takes every connection out of the kernel's table that was there before `time_ns` and is not
+    /// `known`: what is not told of was not looked at, so where it stands is not known either. If it
+    /// speaks again it is joined in the middle.
+    pub fn forget_connections(&mut self, time_ns: u64, known: impl Fn(u64) -> bool) {
+        let sockets: Vec<u64> = self.connections.keys().filter_map(Result::ok).collect();
+        for socket in sockets {
+            let old = self.connections.get(&socket, 0).is_ok_and(|value| {
+                value[connection_entry::SINCE_WORD] < time_ns && !known(value[0])
+            });
+            if old {
+                let _ = self.connections.remove(&socket);
+            }
+        }
     }
 
     /// True when a connection is in the kernel's table.
@@ -340,14 +439,23 @@ impl Maps {
     }
 }
 
+/// Has the kernel measure programs until the descriptor is closed (since Linux 5.8).
+fn measure() -> Option<OwnedFd> {
+    let measuring = aya::sys::enable_stats(aya::sys::Stats::RunTime);
+    measuring
+        .map_err(|error| {
+            let why = chain(&error);
+            tracing::warn!(%why, "the kernel does not measure eBPF programs: no run times in the metrics");
+        })
+        .ok()
+}
+
 fn open(options: &Options) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
     }
     let offsets = offsets::resolve(&Btf::of_running_kernel().map_err(OffsetError::from)?)?;
     let helper = u32::from(kernel_version() >= (5, 15));
-    let policy_active = u32::from(options.policy_active);
-    let ports_active = u32::from(options.ports_active);
     let ring = options.ring_size();
     let wake = u64::from(ring / 8);
     let mut loader = EbpfLoader::new();
@@ -357,9 +465,6 @@ fn open(options: &Options) -> Result<Ebpf, LoadError> {
     loader
         .override_global("TASK_REGS_HELPER", &helper, true)
         .override_global("AGENT_TGID", &options.agent_tgid, true)
-        .override_global("POLICY_ACTIVE", &policy_active, true)
-        .override_global("POLICY_DEFAULT", &options.policy_default, true)
-        .override_global("PORTS_ACTIVE", &ports_active, true)
         .override_global("WAKE_BYTES", &wake, true)
         .map_max_entries("EVENTS", ring)
         .map_max_entries("CONNECTIONS", options.max_connections);

@@ -4,6 +4,8 @@ pub mod load;
 pub mod reader;
 pub mod tls;
 
-pub use load::{Kernel, KernelCounts, LoadError, Maps, Options, check_rights, object_size};
+pub use load::{
+    Kernel, KernelCounts, LoadError, Maps, Options, Switches, check_rights, object_size,
+};
 pub use reader::Reader;
 pub use tls::{Attached, TlsProbes};

@@ -167,6 +167,8 @@ pub struct Exchange {
     pub response_start_ns: Option<u64>,
     /// Last byte of the response (or when the exchange ended without one).
     pub end_ns: u64,
+    /// HTTP/2 stream that carried it: names the exchange at both ends of the connection. 0 for HTTP/1.
+    pub stream: u32,
     /// Process and thread that read (server) or wrote (client) the request's first byte.
     pub tgid: u32,
     /// See `tgid`.

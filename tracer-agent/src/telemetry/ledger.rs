@@ -1,8 +1,12 @@
-//! The loss ledger: per stage, seen = exported + sampled_out + dropped(reason) + pending.
+//! The loss ledger: per stage, seen = exported + sampled_out + dropped(reason) + pending; the same by
+//! service (`super::services`), and the bytes of traced connections.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::services::{Outcome, ServiceSnapshot, Services};
+use crate::trace::Span;
 
 /// The stages an exchange passes, in order. `exported` of a stage is what the next one sees.
 #[derive(Debug, Default)]
@@ -13,6 +17,71 @@ pub struct Ledger {
     pub exchanges: Stage,
     /// Spans from creation to acknowledgement by every exporter's backend.
     pub spans: Stage,
+    /// Bytes of connections that are parsed.
+    pub bytes: Bytes,
+    /// Exchanges and spans by service.
+    pub services: Services,
+}
+
+/// Bytes of traced connections: seen = parsed + skipped + lost.
+#[derive(Debug, Default)]
+pub struct Bytes {
+    now: Mutex<BytesSnapshot>,
+}
+
+/// [`Bytes`] at one moment, or what was added to them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct BytesSnapshot {
+    /// By which the positions of all directions advanced.
+    pub seen: u64,
+    /// Handed to a parser.
+    pub parsed: u64,
+    /// Left out on purpose: bodies, and what turned out to be no protocol that is parsed.
+    pub skipped: u64,
+    /// Missing without a word, found by position.
+    pub lost: u64,
+}
+
+impl Bytes {
+    /// More of them.
+    pub fn add(&self, more: BytesSnapshot) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let BytesSnapshot {
+            seen,
+            parsed,
+            skipped,
+            lost,
+        } = &mut *now;
+        *seen = seen.saturating_add(more.seen);
+        *parsed = parsed.saturating_add(more.parsed);
+        *skipped = skipped.saturating_add(more.skipped);
+        *lost = lost.saturating_add(more.lost);
+    }
+
+    /// All of them.
+    pub fn snapshot(&self) -> BytesSnapshot {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BytesSnapshot {
+    /// As a stage of the ledger: what was parsed, or counted in place of being parsed, is handed on.
+    pub fn stage(&self) -> StageSnapshot {
+        let BytesSnapshot {
+            seen,
+            parsed,
+            skipped,
+            lost,
+        } = *self;
+        let exported = parsed.saturating_add(skipped);
+        StageSnapshot {
+            seen,
+            exported,
+            sampled_out: 0,
+            dropped: (lost > 0).then_some(("lost", lost)).into_iter().collect(),
+            pending: seen.saturating_sub(exported).saturating_sub(lost),
+        }
+    }
 }
 
 /// One stage. `pending` is derived: seen - exported - sampled_out - dropped.
@@ -101,9 +170,7 @@ impl Stage {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u64>> {
-        self.dropped
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -114,11 +181,37 @@ impl Ledger {
             events,
             exchanges,
             spans,
+            bytes,
+            services: _,
         } = self;
         BTreeMap::from([
+            ("bytes", bytes.snapshot().stage()),
             ("events", events.snapshot()),
             ("exchanges", exchanges.snapshot()),
             ("spans", spans.snapshot()),
         ])
     }
+
+    /// Spans that had entered will not be exported.
+    pub fn dropped_spans(&self, spans: &[Span], reason: &'static str) {
+        self.spans.dropped(reason, spans.len() as u64);
+        self.services.settled(spans, Outcome::Dropped(reason));
+    }
+
+    /// More than the stages say: services and bytes.
+    pub fn details(&self) -> Details {
+        Details {
+            bytes: self.bytes.snapshot(),
+            services: self.services.snapshot(),
+        }
+    }
+}
+
+/// What `/ledger/services` shows.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Details {
+    /// seen = parsed + skipped + lost.
+    pub bytes: BytesSnapshot,
+    /// By name; seen = exported + sampled_out + dropped + unknown + pending.
+    pub services: BTreeMap<Box<str>, ServiceSnapshot>,
 }

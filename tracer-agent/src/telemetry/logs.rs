@@ -21,6 +21,8 @@ pub fn init(level: &str) -> Result<(), LogError> {
     tracing_subscriber::fmt()
         .with_env_filter(filter(level)?)
         .with_writer(std::io::stderr)
+        // A line that cannot be written would be told of on stderr, and that failing is a panic.
+        .log_internal_errors(false)
         .with_ansi(colours(&std::io::stderr()))
         .with_target(false)
         .compact()

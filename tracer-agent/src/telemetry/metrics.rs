@@ -1,14 +1,16 @@
-//! The agent's own metrics: declared once in [`METRICS`], rendered from a [`Snapshot`] in the
-//! Prometheus text format (0.0.4), documented in `docs/metrics.md` from the same table.
+//! The agent's own metrics: declared once in [`METRICS`], read from a [`Snapshot`] for `/metrics`
+//! and for OTLP, documented in `docs/metrics.md` from the same table.
 //!
-//! It cannot see the durations of traced requests: those histograms belong to the export room and
-//! are appended by whoever serves `/metrics`.
+//! It cannot see the durations of traced requests: those are in the room `metrics`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::Usage;
-use super::ledger::StageSnapshot;
+use super::exposition::{Format, Kind, Page};
+use super::ledger::{BytesSnapshot, StageSnapshot};
+use super::services::ServiceSnapshot;
+use crate::metrics::{GraphCounts, Recorded, RecorderCounts, page as red};
 
 /// Everything the agent counts, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -21,12 +23,28 @@ pub struct Snapshot {
     pub unparsed_connections: Vec<(&'static str, u64)>,
     /// What the protocol sessions counted beside exchanges, by protocol and name.
     pub sessions_counted: Vec<(&'static str, &'static str, u64)>,
-    /// Bytes that were lost between the kernel side and the sessions.
-    pub lost_bytes: u64,
+    /// Bytes of the connections that are parsed.
+    pub bytes: BytesSnapshot,
+    /// The ledger by service.
+    pub services: BTreeMap<Box<str>, ServiceSnapshot>,
+    /// Sampling decisions by what made them.
+    pub decisions: Vec<(&'static str, u64)>,
+    /// Spans that wait for one.
+    pub undecided_spans: u64,
+    /// Spans by what gave them a route.
+    pub routed: Vec<(&'static str, u64)>,
     /// Connections that user space knows.
     pub connections: u64,
-    /// Protocol sessions alive.
-    pub sessions: u64,
+    /// Protocol sessions alive, by protocol.
+    pub sessions: Vec<(&'static str, u64)>,
+    /// Spans that wait to be batched.
+    pub queue_spans: u64,
+    /// eBPF programs and what they cost, where the kernel counts it.
+    pub programs: Vec<ProgramCost>,
+    /// How full the room `metrics` is.
+    pub recorder: RecorderCounts,
+    /// What became of the ends of exchanges.
+    pub graph: GraphCounts,
     /// Ring buffer.
     pub ring: Ring,
     /// One per exporter in use.
@@ -70,6 +88,17 @@ pub struct Tls {
     pub failures: u64,
 }
 
+/// What an eBPF program cost so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramCost {
+    /// Its name.
+    pub program: String,
+    /// Times it ran.
+    pub runs: u64,
+    /// Time it took, nanoseconds.
+    pub run_ns: u64,
+}
+
 /// One exporter at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exporter {
@@ -93,24 +122,6 @@ pub struct Exporter {
     pub backlog: u64,
 }
 
-/// Type of a metric, as Prometheus names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-}
-
-impl Kind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-        }
-    }
-}
-
 /// One metric of the table.
 pub struct Metric {
     /// Its name, units and `_total` included.
@@ -124,45 +135,57 @@ pub struct Metric {
     read: fn(&Snapshot, &mut Samples<'_>),
 }
 
-/// Takes the samples of one metric.
-struct Samples<'a> {
-    metric: &'a Metric,
-    text: &'a mut String,
+/// One value of a metric.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// Values of the metric's labels, in their order.
+    pub labels: Vec<String>,
+    /// The number.
+    pub value: Number,
 }
+
+/// Counts are exact, times are not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Number {
+    /// A count.
+    Count(u64),
+    /// Anything else.
+    Float(f64),
+}
+
+impl std::fmt::Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Number::Count(count) => count.fmt(f),
+            Number::Float(number) => number.fmt(f),
+        }
+    }
+}
+
+impl Metric {
+    /// Its values.
+    pub fn points(&self, now: &Snapshot) -> Vec<Point> {
+        let mut points = Vec::new();
+        (self.read)(now, &mut Samples(&mut points));
+        points
+    }
+}
+
+/// Takes the samples of one metric.
+struct Samples<'a>(&'a mut Vec<Point>);
 
 impl Samples<'_> {
     fn count(&mut self, labels: &[&str], value: u64) {
-        self.sample(labels, format_args!("{value}"));
+        self.point(labels, Number::Count(value));
     }
 
     fn number(&mut self, labels: &[&str], value: f64) {
-        self.sample(labels, format_args!("{value}"));
+        self.point(labels, Number::Float(value));
     }
 
-    fn sample(&mut self, values: &[&str], number: std::fmt::Arguments<'_>) {
-        self.text.push_str(self.metric.name);
-        for (position, (label, value)) in self.metric.labels.iter().zip(values).enumerate() {
-            self.text.push_str(if position == 0 { "{" } else { "," });
-            self.text.push_str(label);
-            self.text.push_str("=\"");
-            escape(value, self.text);
-            self.text.push('"');
-        }
-        self.text
-            .push_str(if values.is_empty() { " " } else { "} " });
-        let _ = writeln!(self.text, "{number}");
-    }
-}
-
-/// Label values: backslash, quote and line feed are escaped.
-fn escape(value: &str, text: &mut String) {
-    for c in value.chars() {
-        match c {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str("\\n"),
-            c => text.push(c),
-        }
+    fn point(&mut self, labels: &[&str], value: Number) {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        self.0.push(Point { labels, value });
     }
 }
 
@@ -214,6 +237,16 @@ metrics! {
         for (name, stage) in &now.ledger {
             out.count(&[name], stage.pending);
         };
+    "tracer_agent_sampler_decisions_total" Counter ["by"] "Traces decided because their root was known, at the deadline or because too many waited; spans that came late; tracestates without room." => |now, out|
+        for (by, n) in &now.decisions {
+            out.count(&[by], *n);
+        };
+    "tracer_agent_sampler_waiting_spans" Gauge [] "Spans that wait for a sampling decision." => |now, out|
+        out.count(&[], now.undecided_spans);
+    "tracer_agent_route_spans_total" Counter ["by"] "Spans named by configured routes, by guessed ones, or by none because a bound was reached." => |now, out|
+        for (by, n) in &now.routed {
+            out.count(&[by], *n);
+        };
     "tracer_agent_kernel_drops_total" Counter ["reason"] "What the kernel side gave up, by reason." => |now, out|
         for (reason, count) in &now.kernel_drops {
             out.count(&[reason], *count);
@@ -227,15 +260,73 @@ metrics! {
             out.count(&[protocol, what], *count);
         };
     "tracer_agent_lost_bytes_total" Counter [] "Bytes of traced connections that were lost between the kernel side and the parsers, found by position." => |now, out|
-        out.count(&[], now.lost_bytes);
+        out.count(&[], now.bytes.lost);
+    "tracer_agent_bytes_total" Counter ["what"] "Bytes of traced connections: seen is the sum of parsed, skipped (left out on purpose) and lost." => |now, out| {
+        let BytesSnapshot { seen, parsed, skipped, lost } = now.bytes;
+        for (what, bytes) in [("seen", seen), ("parsed", parsed), ("skipped", skipped), ("lost", lost)] {
+            out.count(&[what], bytes);
+        }
+    };
+    "tracer_agent_service_seen_total" Counter ["service"] "Exchanges of a service that ended." => |now, out|
+        for (service, row) in &now.services {
+            out.count(&[service], row.seen);
+        };
+    "tracer_agent_service_exported_total" Counter ["service"] "Exchanges of a service whose span every exporter delivered." => |now, out|
+        for (service, row) in &now.services {
+            out.count(&[service], row.exported);
+        };
+    "tracer_agent_service_sampled_out_total" Counter ["service"] "Exchanges of a service that sampling left out, on purpose." => |now, out|
+        for (service, row) in &now.services {
+            out.count(&[service], row.sampled_out);
+        };
+    "tracer_agent_service_dropped_total" Counter ["service", "reason"] "Exchanges of a service that were lost, by reason; no series means no loss." => |now, out|
+        for (service, row) in &now.services {
+            for (reason, count) in &row.dropped {
+                out.count(&[service, reason], *count);
+            }
+        };
+    "tracer_agent_service_unknown_total" Counter ["service"] "Exchanges of a service in batches of which a part was lost and nobody said which." => |now, out|
+        for (service, row) in &now.services {
+            out.count(&[service], row.unknown);
+        };
+    "tracer_agent_service_pending" Gauge ["service"] "Spans of a service that are on their way." => |now, out|
+        for (service, row) in &now.services {
+            out.count(&[service], row.pending);
+        };
     "tracer_agent_ring_highest_bytes" Gauge [] "Most bytes that ever waited in the ring buffer to be read." => |now, out|
         out.count(&[], now.ring.highest_bytes);
     "tracer_agent_ring_size_bytes" Gauge [] "Size of the ring buffer." => |now, out|
         out.count(&[], now.ring.size_bytes);
     "tracer_agent_connections" Gauge [] "Connections tracked." => |now, out|
         out.count(&[], now.connections);
-    "tracer_agent_sessions" Gauge [] "Connections whose protocol is parsed." => |now, out|
-        out.count(&[], now.sessions);
+    "tracer_agent_sessions" Gauge ["protocol"] "Connections by the protocol that they are parsed as; none: those found to speak something else." => |now, out|
+        for (protocol, sessions) in &now.sessions {
+            out.count(&[protocol], *sessions);
+        };
+    "tracer_agent_program_runs_total" Counter ["program"] "Times an eBPF program ran; only while the kernel counts (`telemetry.bpf_stats`, or the sysctl kernel.bpf_stats_enabled)." => |now, out|
+        for ProgramCost { program, runs, .. } in &now.programs {
+            out.count(&[program], *runs);
+        };
+    "tracer_agent_program_run_seconds_total" Counter ["program"] "Time an eBPF program took; only while the kernel counts." => |now, out|
+        for ProgramCost { program, run_ns, .. } in &now.programs {
+            out.number(&[program], *run_ns as f64 / 1e9);
+        };
+    "tracer_agent_metric_processes" Gauge [] "Processes with series of request durations." => |now, out|
+        out.count(&[], now.recorder.processes);
+    "tracer_agent_metric_series" Gauge [] "Series of request durations." => |now, out|
+        out.count(&[], now.recorder.series);
+    "tracer_agent_metric_overflow_total" Counter [] "Requests counted in a series with `otel_metric_overflow`, because their attribute set was one too many." => |now, out|
+        out.count(&[], now.recorder.overflowed);
+    "tracer_agent_metric_processes_evicted_total" Counter [] "Processes whose series were given up before their time for want of room." => |now, out|
+        out.count(&[], now.recorder.evicted);
+    "tracer_agent_graph_ends_total" Counter ["outcome"] "Ends of exchanges over TCP, for the service graph: paired (exchanges of which both ends were seen), unpaired (the other end was not seen on this host), ambiguous (more than one would fit)." => |now, out| {
+        let GraphCounts { paired, unpaired, ambiguous } = now.graph;
+        for (outcome, count) in [("paired", paired), ("unpaired", unpaired), ("ambiguous", ambiguous)] {
+            out.count(&[outcome], count);
+        }
+    };
+    "tracer_agent_queue_spans" Gauge [] "Spans that wait to be put into a batch." => |now, out|
+        out.count(&[], now.queue_spans);
     "tracer_agent_processes" Gauge [] "Processes whose metadata is cached." => |now, out|
         out.count(&[], now.processes);
     "tracer_agent_export_spans_total" Counter ["exporter"] "Spans that an exporter delivered." => |now, out|
@@ -273,36 +364,40 @@ metrics! {
         out.count(&[], now.usage.resident_bytes);
     "process_threads" Gauge [] "Threads of the agent itself." => |now, out|
         out.count(&[], now.usage.threads);
+    "process_virtual_memory_bytes" Gauge [] "Virtual memory of the agent itself." => |now, out|
+        out.count(&[], now.usage.virtual_bytes);
+    "process_open_fds" Gauge [] "File descriptors that the agent itself has open." => |now, out|
+        out.count(&[], now.usage.open_fds);
+    "process_max_fds" Gauge [] "File descriptors that the agent itself may open." => |now, out|
+        out.count(&[], now.usage.max_fds);
+    "process_start_time_seconds" Gauge [] "When the agent itself started, Unix time." => |now, out|
+        out.number(&[], now.usage.start_unix_seconds);
 }
 
-/// The snapshot as Prometheus text. A metric without samples is left out.
-pub fn render(now: &Snapshot) -> String {
-    let mut text = String::with_capacity(8 * 1024);
+/// The whole page: the agent about itself, then what it recorded. A metric without samples is left out.
+pub fn render(now: &Snapshot, recorded: &Recorded, format: Format) -> String {
+    let mut page = Page::new(format);
     for metric in METRICS {
-        let before = text.len();
-        let _ = writeln!(text, "# HELP {} {}", metric.name, metric.help);
-        let _ = writeln!(text, "# TYPE {} {}", metric.name, metric.kind.as_str());
-        let described = text.len();
-        (metric.read)(
-            now,
-            &mut Samples {
-                metric,
-                text: &mut text,
-            },
-        );
-        if text.len() == described {
-            text.truncate(before);
+        page.family(metric.name, metric.kind, metric.help);
+        for Point { labels, value } in metric.points(now) {
+            let names = metric.labels.iter().copied();
+            let labels = names.zip(labels.iter().map(String::as_str));
+            page.sample(metric.name, labels, value);
         }
     }
-    text
+    red::write(&mut page, recorded);
+    page.finish()
 }
 
 /// The metrics reference, as kept in `docs/metrics.md`.
 pub fn reference() -> String {
-    let mut text = String::from(
-        "# Metrics of the agent about itself\n\n\
-         <!-- Generated from tracer-agent/src/telemetry/metrics.rs; `UPDATE_DOCS=1 cargo test -p tracer-agent` rewrites it. -->\n\n\
-         Served on `/metrics` of the admin endpoint (default 127.0.0.1:9468) in the Prometheus text format.\n\n\
+    let mut text = String::from(include_str!("metrics.md"));
+    text.push_str("| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n");
+    for (name, kind, labels, help) in red::reference() {
+        let _ = writeln!(text, "| `{name}` | {} | {labels} | {help} |", kind.as_str());
+    }
+    text.push_str(
+        "\n## The agent about itself\n\n\
          | metric | type | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
     for Metric {
@@ -330,7 +425,7 @@ mod tests {
     use crate::telemetry::ledger::Ledger;
 
     fn check(now: &Snapshot, expected: &[&str]) {
-        let text = render(now);
+        let text = render(now, &Recorded::default(), Format::Text);
         for line in expected {
             assert!(
                 text.lines().any(|found| found == *line),
@@ -365,6 +460,7 @@ mod tests {
                 cpu_seconds: 1.25,
                 resident_bytes: 4096,
                 threads: 2,
+                ..Usage::default()
             },
             ..Snapshot::default()
         };
@@ -394,24 +490,8 @@ mod tests {
     }
 
     #[test]
-    fn label_values_are_escaped() {
-        let exporter = Exporter {
-            exporter: "a\\b\"c\nd",
-            ..Exporter::default()
-        };
-        let now = Snapshot {
-            exporters: vec![exporter],
-            ..Snapshot::default()
-        };
-        check(
-            &now,
-            &["tracer_agent_export_spans_total{exporter=\"a\\\\b\\\"c\\nd\"} 0"],
-        );
-    }
-
-    #[test]
     fn metrics_without_samples_are_left_out() {
-        let text = render(&Snapshot::default());
+        let text = render(&Snapshot::default(), &Recorded::default(), Format::Text);
         assert!(!text.contains("kernel_drops"), "{text}");
         assert!(!text.contains("stage_seen"), "{text}");
     }

@@ -6,9 +6,11 @@
 pub mod admin;
 #[cfg(test)]
 pub(crate) mod docs;
+pub mod exposition;
 pub mod ledger;
 pub mod logs;
 pub mod metrics;
+pub mod services;
 mod usage;
 
 pub use usage::Usage;

@@ -73,7 +73,7 @@ impl SpanBuilder {
             },
         };
         // A decision that was left to us is for the sampler; until then the span is wanted.
-        let sampled = if sampled.unwrap_or(true) {
+        let sampled_flag = if sampled.unwrap_or(true) {
             FLAG_SAMPLED
         } else {
             0
@@ -89,7 +89,8 @@ impl SpanBuilder {
             span_id: self.ids.span_id(),
             parent,
             parent_is_remote: parent.is_some() && kind == SpanKind::Server,
-            flags: flags & !FLAG_SAMPLED | sampled,
+            flags: flags & !FLAG_SAMPLED | sampled_flag,
+            sampled,
             trace_state,
             kind,
             start_unix_ns,
@@ -97,6 +98,7 @@ impl SpanBuilder {
             process: Arc::clone(process),
             exchange,
             connection: Arc::clone(connection),
+            template: None,
         }
     }
 

@@ -11,7 +11,9 @@ pub mod builder;
 pub mod context;
 pub mod ids;
 pub mod redact;
-mod semconv;
+pub mod routes;
+pub mod sampling;
+pub mod semconv;
 pub mod span;
 pub mod target;
 

@@ -4,6 +4,7 @@
 //! tables where possible; only addresses and `url.full` are put together when asked for. Secrets
 //! were taken out by [`super::Redaction`] before the span was made.
 
+pub mod metric;
 mod rpc;
 
 use std::borrow::Cow;
@@ -122,6 +123,14 @@ pub(super) fn for_each_attribute<'a>(
     if let Some(user_agent) = &request.user_agent {
         each("user_agent.original", text(user_agent));
     }
+    // Of our own: `http.route` and `url.template` are for what the framework itself told.
+    if let Some(template) = &span.template {
+        let key = match template.guessed {
+            true => "tracer.url.template.guessed",
+            false => "tracer.url.template.configured",
+        };
+        each(key, text(&template.text));
+    }
     if !request.context.0.is_empty() {
         for (header, key) in HEADER_ATTRIBUTES {
             if let Some((_, value)) = request.context.0.iter().find(|(name, _)| **name == *header) {
@@ -175,16 +184,20 @@ fn http_attributes<'a>(
     }
 }
 
+fn protocol_version(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http10 => "1.0",
+        Protocol::Http11 => "1.1",
+        Protocol::Http2 => "2",
+    }
+}
+
 /// Protocol version, status and error.
 fn outcome<'a>(span: &'a Span, each: &mut dyn FnMut(&'static str, Value<'a>)) {
     let exchange = &span.exchange;
     each(
         "network.protocol.version",
-        text(match exchange.protocol {
-            Protocol::Http10 => "1.0",
-            Protocol::Http11 => "1.1",
-            Protocol::Http2 => "2",
-        }),
+        text(protocol_version(exchange.protocol)),
     );
     match (&exchange.grpc, &exchange.response) {
         (Some(grpc), _) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::meta::Process;
 use crate::protocol::{Connection, Exchange};
 
+use super::routes::Template;
 use super::semconv;
 
 /// 16 bytes, never all zero.
@@ -59,6 +60,10 @@ pub struct Span {
     pub parent_is_remote: bool,
     /// W3C trace flags (01 sampled, 02 random).
     pub flags: u8,
+    /// The sampling decision that came with the request; `None` if none did. Whoever puts a span
+    /// below another on this host gives it the flags, this and the `tracestate` of that one, as an
+    /// SDK does for a child.
+    pub sampled: Option<bool>,
     /// `tracestate`, passed on in order.
     pub trace_state: Option<Box<str>>,
     /// Server or client.
@@ -73,12 +78,18 @@ pub struct Span {
     pub exchange: Exchange,
     /// Over which connection.
     pub connection: Arc<Connection>,
+    /// Low-cardinality template of its path, if the user wants one and there is one.
+    pub template: Option<Template>,
 }
 
 impl Span {
     /// Low-cardinality name by the semantic conventions.
     pub fn name(&self) -> Cow<'_, str> {
-        Cow::Borrowed(semconv::name(&self.exchange))
+        let name = semconv::name(&self.exchange);
+        match &self.template {
+            Some(Template { text, guessed: _ }) => Cow::Owned(format!("{name} {text}")),
+            None => Cow::Borrowed(name),
+        }
     }
 
     /// Status by the semantic conventions.

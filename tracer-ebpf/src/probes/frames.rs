@@ -8,15 +8,17 @@ use aya_ebpf::macros::{tracepoint, uprobe};
 use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use tracer_common::frame::Window;
 use tracer_common::http2::{DATA, FrameHeader, HEADER, LONGEST, PREFACE};
+use tracer_common::limits::WINDOW;
 
-use super::deliver::{Bytes, finish, next_part};
+use super::deliver::{Bytes, finish, go_on, next_part};
 use super::io::side;
+use super::window::{at_most, fill};
 use crate::connection::{self, Connection, Direction, mode, verdict};
-use crate::maps::Walk;
+use crate::maps::{FRAMES_PROGRAM, Scratch, Walk};
 use crate::way::{Syscalls, Uprobes, Way};
 
 /// Steps over frames in one run: a frame header, or a payload, or a byte of a cut header.
-const STEPS: u32 = 72;
+const STEPS: u32 = 200;
 
 /// [`Walk::phase`]: this is no frame header. In map memory like the rest: as a value in a register it
 /// would double the states that verifiers before Linux 6.4 go over in every step.
@@ -45,7 +47,29 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
     let side = side(connection, scratch.call.direction as u8);
     let seen = walk(&bytes, side, scratch.found.len);
     finish(scratch, connection, seen, seen);
+    // The kernel allows 33 tail calls, and gRPC libraries read and write megabytes of many frames
+    // in one call: straight to the next window, not by way of the window program.
+    if next_window(scratch, connection) {
+        scratch.call.runs += 1;
+        go_on::<W>(ctx, scratch, connection, FRAMES_PROGRAM);
+        return None;
+    }
     next_part::<W>(ctx, scratch, connection)
+}
+
+/// Fills the next window of the same call. False if there is none, or it is not as simple as that.
+#[inline(always)]
+fn next_window(scratch: &mut Scratch, connection: &mut Connection) -> bool {
+    let (offset, total) = (scratch.call.offset, scratch.call.total);
+    let direction = scratch.call.direction as u8;
+    if offset >= total || side(connection, direction).mode != mode::FRAMES {
+        return false;
+    }
+    let left = total - offset;
+    let len = fill(scratch, offset, at_most(WINDOW as u64, left));
+    scratch.found.len = len;
+    scratch.found.left = left;
+    len > 0
 }
 
 /// A connection turned out to speak HTTP/2. This direction's frames begin here, behind the preface

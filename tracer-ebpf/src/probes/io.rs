@@ -8,14 +8,14 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_user};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use tracer_common::abi::{direction, end, policy};
+use tracer_common::abi::{direction, end, policy, setting};
 
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit::{self, Ended};
 use crate::kernel::{self, Arguments};
 use crate::maps::{
-    AGENT_TGID, BUFFER, Call, ENTERED, ENTERED_SLOTS, Entered, NO_BYTES, POLICY_ACTIVE,
-    POLICY_DEFAULT, PROCESSES, PROGRAMS, SCRATCH, WINDOW_PROGRAM,
+    AGENT_TGID, BUFFER, Call, ENTERED, ENTERED_SLOTS, Entered, NO_BYTES, PROCESSES, PROGRAMS,
+    SCRATCH, WINDOW_PROGRAM, read_setting,
 };
 use crate::tls;
 
@@ -156,11 +156,11 @@ impl Caller {
         if caller.tgid == AGENT_TGID.load() {
             return None;
         }
-        if POLICY_ACTIVE.load() != 0 {
+        if read_setting(setting::POLICY_ACTIVE) != 0 {
             // SAFETY: the value is only read.
             let flags = match unsafe { PROCESSES.get(&caller.tgid) } {
                 Some(flags) => *flags,
-                None => POLICY_DEFAULT.load(),
+                None => read_setting(setting::POLICY_DEFAULT),
             };
             if flags & policy::IGNORE != 0 {
                 return None;

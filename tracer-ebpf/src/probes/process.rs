@@ -11,12 +11,12 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
-use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, Header, kind, policy};
+use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, Header, kind, policy, setting};
 use tracer_common::limits::{ARGS_MAX, ENV_MAX};
 
 use crate::emit;
 use crate::kernel::{self, field};
-use crate::maps::{EXEC_SCRATCH, POLICY_ACTIVE, PROCESSES};
+use crate::maps::{EXEC_SCRATCH, PROCESSES, read_setting};
 
 /// See the module's text.
 #[tracepoint]
@@ -146,7 +146,7 @@ fn fork(child: u64) -> Option<()> {
         // A thread shares its creator's process.
         return None;
     }
-    if POLICY_ACTIVE.load() != 0 {
+    if read_setting(setting::POLICY_ACTIVE) != 0 {
         // SAFETY: the value is copied before the map is changed.
         let flags = unsafe { PROCESSES.get(&parent) }.copied().unwrap_or(0);
         if flags & policy::INHERIT != 0 {

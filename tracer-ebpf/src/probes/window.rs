@@ -319,7 +319,7 @@ fn unseen(scratch: &mut Scratch, connection: &mut Connection, left: u32) {
 
 /// Fills the window with up to `want` bytes of the call from `offset`. Returns how many it got.
 #[inline(always)]
-fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
+pub fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
     let want = if want > WINDOW as u32 {
         WINDOW as u32
     } else {

@@ -1,10 +1,14 @@
 //! `cargo xtask bench`: what tracing costs and how fast the pipeline is.
 //!
 //! - `live`: one nginx worker under wrk, in alternating runs without and with the agent.
+//! - `h2load`: the same server over HTTP/2, many streams on few connections.
+//! - `grpc`: unary calls to a server on grpc-go, likewise.
 //! - `replay`: the pipeline over a large capture file, exporter off, on one core.
 
 mod agent;
+mod h2load;
 mod live;
+mod multiplexed;
 mod nginx;
 mod offline;
 mod procfs;
@@ -47,6 +51,10 @@ pub struct BenchArgs {
 pub enum Row {
     /// nginx under wrk, without and with the agent
     Live,
+    /// nginx under h2load, without and with the agent
+    H2load,
+    /// A gRPC server under h2load, without and with the agent
+    Grpc,
     /// `tracer-agent replay` of a large capture
     Replay,
 }
@@ -54,26 +62,35 @@ pub enum Row {
 /// Measures and prints.
 pub fn bench(args: &BenchArgs) -> Result<()> {
     let wanted = |row| args.row.is_none_or(|only| only == row);
-    if wanted(Row::Live) {
+    let is_live = args.row != Some(Row::Replay);
+    if is_live {
         setup::for_tests()?;
     }
     let agent = binary::build(BuildArgs::default())?;
     let directory = sh::target().join("bench");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
-    if wanted(Row::Live) {
-        if sys::is_root() {
-            setup::mount_all()?;
+    if is_live && !sys::is_root() {
+        anyhow::ensure!(
+            args.row.is_none(),
+            "this row needs root's rights: run it under sudo"
+        );
+        eprintln!("bench: the rows with an agent are skipped: they need root's rights");
+    } else if is_live {
+        setup::mount_all()?;
+        if wanted(Row::Live) {
             let load = live::Load {
                 pairs: args.pairs,
                 time: Duration::from_secs(args.seconds),
                 connections: args.connections,
             };
             live::measure(&agent, &directory, &load)?;
-        } else if args.row.is_some() {
-            anyhow::bail!("the live row needs root's rights: run it under sudo");
-        } else {
-            eprintln!("bench: the live row is skipped: it needs root's rights");
+        }
+        if wanted(Row::H2load) {
+            multiplexed::http2(&agent, &directory, args.pairs)?;
+        }
+        if wanted(Row::Grpc) {
+            multiplexed::grpc(&agent, &directory, args.pairs)?;
         }
     }
     if wanted(Row::Replay) {

@@ -19,6 +19,8 @@ const START: Duration = Duration::from_secs(10);
 pub struct Nginx {
     /// Where it listens.
     pub port: u16,
+    /// Where it listens for HTTP/2.
+    pub http2: u16,
     /// The one worker's process.
     pub worker: u32,
     _master: Guard,
@@ -29,9 +31,9 @@ impl Nginx {
     pub fn start(directory: &Path) -> Result<Self> {
         let nginx =
             sh::which("nginx").context("there is no nginx: run `cargo xtask setup --tests`")?;
-        let port = http::free_port()?;
+        let (port, http2) = (http::free_port()?, http::free_port()?);
         let config = directory.join("nginx.conf");
-        fs::write(&config, configuration(directory, port))
+        fs::write(&config, configuration(directory, port, http2))
             .with_context(|| format!("cannot write {}", config.display()))?;
         let log = File::create(directory.join("nginx.log")).context("cannot write nginx.log")?;
         let mut command = Command::new(nginx);
@@ -49,6 +51,7 @@ impl Nginx {
             {
                 return Ok(Self {
                     port,
+                    http2,
                     worker,
                     _master: master,
                 });
@@ -79,7 +82,7 @@ fn parse_status(text: &str) -> Option<u64> {
     line.split_whitespace().nth(2)?.parse().ok()
 }
 
-fn configuration(directory: &Path, port: u16) -> String {
+fn configuration(directory: &Path, port: u16, http2: u16) -> String {
     let at = directory.display();
     // Root's worker may enter a directory below a private one; others may not.
     let user = if crate::sys::is_root() {
@@ -104,6 +107,7 @@ http {{
     scgi_temp_path {at}/scgi;
     server {{
         listen 127.0.0.1:{port};
+        listen 127.0.0.1:{http2} http2;
         location = /status {{ stub_status; }}
         location / {{ return 200 \"ok\"; }}
     }}

@@ -7,6 +7,7 @@
 mod apt;
 mod linker;
 mod mounts;
+mod peers;
 mod tests;
 mod toolchain;
 mod vm;

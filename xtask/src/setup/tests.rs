@@ -6,15 +6,18 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::apt::{self, Masked};
+use super::peers;
 use crate::sh;
 
 /// Programs and the Debian packages they come with.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
     ("curl", "curl"),
     ("wget", "wget"),
     ("openssl", "openssl"),
@@ -27,6 +30,15 @@ const RUNTIMES: [(&str, &str); 3] = [
     ("go", "the Go service"),
     ("node", "the Node service"),
     ("javac", "the Java service"),
+];
+
+type Install = fn() -> Result<()>;
+
+/// Libraries of other languages, and how each is had. Nothing of them is installed system-wide.
+const LIBRARIES: [(&str, Install); 3] = [
+    ("grpc-js", peers::grpc_js),
+    ("grpc-java", peers::grpc_java),
+    ("grpc-go", peers::grpc_go),
 ];
 
 /// Installs what is missing and says what will be skipped. A test whose program cannot be had is
@@ -52,6 +64,11 @@ pub fn for_tests() -> Result<()> {
     if let Err(error) = python_packages() {
         for (package, _, what) in PYTHON_PACKAGES {
             eprintln!("setup: without {package} {what} is skipped: {error:#}");
+        }
+    }
+    for (what, install) in LIBRARIES {
+        if let Err(error) = install() {
+            eprintln!("setup: {what} cannot be had, its tests are skipped: {error:#}");
         }
     }
     for (program, _) in PROGRAMS.iter().filter(|(program, _)| absent(program)) {

@@ -67,6 +67,8 @@ impl Case {
             parent: (self.parent != 0).then_some(SpanId([self.parent; 8])),
             parent_is_remote: false,
             flags: 1,
+            sampled: None,
+            template: None,
             trace_state: None,
             kind: match self.role {
                 Role::Server => SpanKind::Server,
@@ -102,6 +104,7 @@ impl Case {
                 start_ns: 0,
                 response_start_ns: None,
                 end_ns: 0,
+                stream: 0,
                 tgid: 1,
                 tid: 1,
             },

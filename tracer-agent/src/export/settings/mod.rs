@@ -1,12 +1,13 @@
-//! What the `OTEL_*` variables say about exporting traces.
+//! What the `OTEL_*` variables say about exporting.
 //!
 //! In: a lookup of variables (the environment, or a table in tests) and the `--otlp-file` path.
 //! Out: [`ExportSettings`], complete and validated, or one line that names the variable, what is
 //! wrong with it and what to do. Rules: the OpenTelemetry specification's environment variables,
 //! with the agent's own defaults where stated. An empty variable is an unset one.
 //!
-//! Not here: certificates, the Zipkin exporter and the metrics variables.
+//! Not here: certificates and the Zipkin exporter.
 
+mod metrics;
 mod otlp;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,8 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-pub use otlp::{Compression, OtlpSettings, Protocol, Signal, TRACES};
+pub use metrics::{MetricsSettings, Temporality};
+pub use otlp::{Compression, METRICS, OtlpSettings, Protocol, Signal, TRACES};
 
 /// Looks a variable up.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -26,6 +28,8 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub struct ExportSettings {
     /// Where spans go; empty when exporting is switched off.
     pub traces: Vec<TracesExporter>,
+    /// Where metrics go beside the admin endpoint.
+    pub metrics: MetricsSettings,
     /// Queue and batching.
     pub queue: QueueSettings,
     /// The agent's `OTEL_RESOURCE_ATTRIBUTES`: apply to every resource that does not say otherwise.
@@ -36,7 +40,7 @@ pub struct ExportSettings {
 #[derive(Clone, Debug)]
 pub enum TracesExporter {
     /// An OTLP endpoint.
-    Otlp(OtlpSettings),
+    Otlp(Box<OtlpSettings>),
     /// Span trees on standard output.
     Console,
     /// OTLP/JSON lines; `-` is standard output.
@@ -88,6 +92,12 @@ pub enum Problem {
     /// Known, but this version cannot do it.
     #[error("the {0} exporter is not built yet; use otlp, console or none")]
     NotBuiltYet(&'static str),
+    /// Not the name of an exporter of metrics.
+    #[error("unknown exporter {0:?}; use otlp, prometheus or none")]
+    UnknownMetricsExporter(String),
+    /// Not a temporality.
+    #[error("unknown preference {0:?}; use cumulative, delta or lowmemory")]
+    UnknownTemporality(String),
     /// `none` beside a real exporter.
     #[error("none cannot be combined with other exporters; remove it or the others")]
     NoneCombined,
@@ -169,9 +179,9 @@ impl ExportSettings {
         let mut traces = match variables.first(&["OTEL_TRACES_EXPORTER"]) {
             Some(chosen) => chosen_exporters(&variables, &chosen)?,
             None if OtlpSettings::endpoint_is_set(&variables, &TRACES) => {
-                vec![TracesExporter::Otlp(OtlpSettings::from_variables(
-                    &variables, &TRACES,
-                )?)]
+                vec![TracesExporter::Otlp(Box::new(
+                    OtlpSettings::from_variables(&variables, &TRACES)?,
+                ))]
             }
             None if otlp_file.is_none() => vec![TracesExporter::Console],
             None => Vec::new(),
@@ -184,6 +194,7 @@ impl ExportSettings {
         }
         Ok(Self {
             traces,
+            metrics: MetricsSettings::from_variables(&variables)?,
             queue: queue_settings(&variables)?,
             resource: resource_attributes(&variables)?,
         })
@@ -214,9 +225,9 @@ fn chosen_exporters(
     }
     let mut exporters = Vec::new();
     if otlp {
-        exporters.push(TracesExporter::Otlp(OtlpSettings::from_variables(
-            variables, &TRACES,
-        )?));
+        exporters.push(TracesExporter::Otlp(Box::new(
+            OtlpSettings::from_variables(variables, &TRACES)?,
+        )));
     }
     if console {
         exporters.push(TracesExporter::Console);

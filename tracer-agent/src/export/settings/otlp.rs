@@ -14,12 +14,26 @@ pub struct Signal {
     pub variable: &'static str,
     /// What is appended to a base endpoint, without the leading slash.
     pub path: &'static str,
+    /// Path of the gRPC method.
+    pub grpc_method: &'static str,
+    /// How the JSON of a partial success calls the number of what was rejected.
+    pub rejected: &'static str,
 }
 
 /// Traces.
 pub const TRACES: Signal = Signal {
     variable: "TRACES",
     path: "v1/traces",
+    grpc_method: "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    rejected: "rejectedSpans",
+};
+
+/// Metrics.
+pub const METRICS: Signal = Signal {
+    variable: "METRICS",
+    path: "v1/metrics",
+    grpc_method: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+    rejected: "rejectedDataPoints",
 };
 
 /// How requests are made.
@@ -45,6 +59,8 @@ pub enum Compression {
 /// Where and how to send one signal over OTLP. `Debug` shows no header values.
 #[derive(Clone, Debug)]
 pub struct OtlpSettings {
+    /// What is sent.
+    pub signal: Signal,
     /// How requests are made.
     pub protocol: Protocol,
     /// HTTP: the whole URL of the signal. gRPC: scheme, host and port.
@@ -94,6 +110,7 @@ impl OtlpSettings {
             .map(|variable| headers(&variable))
             .transpose()?;
         Ok(Self {
+            signal: *signal,
             protocol,
             endpoint: endpoint(variables, signal, protocol)?,
             headers: headers.unwrap_or_default(),

@@ -342,3 +342,66 @@ fn errors_name_the_variable_the_problem_and_the_way_out() {
         "OTEL_SDK_DISABLED: \"yes\" is not a boolean; use true or false",
     );
 }
+
+#[test]
+fn metrics() {
+    #[track_caller]
+    fn check(variables: &[(&str, &str)], expected: Result<Option<&str>, &str>) {
+        let found = parse(variables).map(|settings| {
+            let otlp = settings.metrics.otlp;
+            otlp.map(|otlp| format!("{:?} {}", otlp.protocol, otlp.endpoint))
+        });
+        let found = found.as_ref().map(Option::as_deref).map_err(String::as_str);
+        assert_eq!(found, expected, "{variables:?}");
+    }
+    const EXPORTER: &str = "OTEL_METRICS_EXPORTER";
+    const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const METRICS: &str = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT";
+    const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL";
+    const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+    check(&[], Ok(None));
+    check(&[(BASE, "http://c:1")], Ok(None));
+    check(&[(EXPORTER, "none"), (METRICS, "http://c:1/m")], Ok(None));
+    check(&[(EXPORTER, "prometheus")], Ok(None));
+    check(
+        &[(METRICS, "http://c:1/m")],
+        Ok(Some("HttpProtobuf http://c:1/m")),
+    );
+    check(
+        &[(EXPORTER, "otlp, prometheus")],
+        Ok(Some("HttpProtobuf http://localhost:4318/v1/metrics")),
+    );
+    check(
+        &[(EXPORTER, "otlp"), (BASE, "http://c:1"), (PROTOCOL, "grpc")],
+        Ok(Some("Grpc http://c:1/")),
+    );
+    check(
+        &[(EXPORTER, "otlp"), ("OTEL_SDK_DISABLED", "true")],
+        Ok(None),
+    );
+    check(
+        &[(EXPORTER, "otlp,none")],
+        Err(
+            "OTEL_METRICS_EXPORTER: none cannot be combined with other exporters; remove it or the others",
+        ),
+    );
+    check(
+        &[(EXPORTER, "statsd")],
+        Err("OTEL_METRICS_EXPORTER: unknown exporter \"statsd\"; use otlp, prometheus or none"),
+    );
+    check(
+        &[(TEMPORALITY, "sometimes")],
+        Err(
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE: unknown preference \"sometimes\"; use cumulative, delta or lowmemory",
+        ),
+    );
+    let settings = parse(&[
+        (TEMPORALITY, "LowMemory"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "500"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "400"),
+    ]);
+    let metrics = settings.expect("settings").metrics;
+    assert_eq!(metrics.temporality, Temporality::LowMemory);
+    assert_eq!(metrics.interval, Duration::from_millis(500));
+    assert_eq!(metrics.timeout, Duration::from_millis(400));
+}

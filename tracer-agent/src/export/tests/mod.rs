@@ -41,6 +41,8 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
         parent: (number % 2 == 1).then_some(SpanId([9; 8])),
         parent_is_remote: number % 4 == 1,
         flags: 3,
+        sampled: None,
+        template: None,
         trace_state: (number.is_multiple_of(3)).then(|| "ot=th:0,vendor=x".into()),
         kind: if number.is_multiple_of(2) {
             SpanKind::Server
@@ -75,6 +77,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
             start_ns: 1,
             response_start_ns: Some(2),
             end_ns: 3,
+            stream: 0,
             tgid: process.pid,
             tid: process.pid,
         },

@@ -150,6 +150,7 @@ impl Pending {
             start_ns: began_ns,
             response_start_ns,
             end_ns: end_ns.max(response_start_ns.unwrap_or(began_ns)),
+            stream: 0,
             tgid,
             tid,
         }

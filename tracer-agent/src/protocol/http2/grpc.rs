@@ -62,40 +62,37 @@ pub(super) struct Ended {
 impl Ended {
     /// The status that a gRPC library gives such a call.
     pub(super) fn status(&self) -> Option<u32> {
-        let by_client = match (self.role, self.outcome) {
-            (Role::Client, Outcome::LocalReset(_)) | (Role::Server, Outcome::PeerReset(_)) => true,
-            (_, Outcome::LocalReset(_) | Outcome::PeerReset(_)) => false,
-            (_, Outcome::Lost) => return None,
-            (_, Outcome::Complete) => {
-                return match self.http_status {
-                    None | Some(0) => None,
-                    Some(_) if self.unknown_fields => None,
-                    Some(status) => Some(of_http(status)),
-                };
+        match (self.role, self.outcome) {
+            // Servers watch the deadline too, and reset the stream when it passes.
+            (_, Outcome::LocalReset(CANCEL) | Outcome::PeerReset(CANCEL))
+                if self.deadline_passed() =>
+            {
+                Some(DEADLINE_EXCEEDED)
             }
+            (_, Outcome::LocalReset(code) | Outcome::PeerReset(code)) => Some(of_reset(code)),
+            (_, Outcome::Lost) => None,
+            (_, Outcome::Complete) => match self.http_status {
+                None | Some(0) => None,
+                Some(_) if self.unknown_fields => None,
+                Some(status) => Some(of_http(status)),
+            },
             // Who closes gives its calls up; to the other side the connection broke.
-            (Role::Client, Outcome::LocalClosed) => return Some(CANCELLED),
-            (Role::Client, Outcome::PeerClosed | Outcome::Broken(_)) => return Some(UNAVAILABLE),
-            (Role::Server, Outcome::LocalClosed) => return Some(UNAVAILABLE),
-            (Role::Server, Outcome::PeerClosed | Outcome::Broken(_)) => return Some(CANCELLED),
-        };
-        let (Outcome::LocalReset(code) | Outcome::PeerReset(code)) = self.outcome else {
-            return None;
-        };
-        if by_client && code == CANCEL && self.deadline_passed() {
-            return Some(DEADLINE_EXCEEDED);
+            (Role::Client, Outcome::LocalClosed) => Some(CANCELLED),
+            (Role::Client, Outcome::PeerClosed | Outcome::Broken(_)) => Some(UNAVAILABLE),
+            (Role::Server, Outcome::LocalClosed) => Some(UNAVAILABLE),
+            (Role::Server, Outcome::PeerClosed | Outcome::Broken(_)) => Some(CANCELLED),
         }
-        Some(of_reset(code))
     }
 
-    /// Clients round the timeout that they send up by as much as 1%, and time it from a little
-    /// before they send it.
+    /// Clients round the timeout that they send up by as much as 1%, and time it from before they
+    /// send it, which on a busy machine is some milliseconds. Who cancels in the last thirtieth of
+    /// the time is rarer.
     fn deadline_passed(&self) -> bool {
         const SLACK_NS: u64 = 2_000_000;
         self.timeout_ns.is_some_and(|timeout_ns| {
             self.elapsed_ns
                 .saturating_add(SLACK_NS)
-                .saturating_add(timeout_ns / 64)
+                .saturating_add(timeout_ns / 32)
                 >= timeout_ns
         })
     }

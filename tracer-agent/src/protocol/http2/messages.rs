@@ -220,7 +220,8 @@ impl Session {
             out.abandon(reason::LOST, 1);
             return;
         };
-        let exchange = stream.into_exchange(role, outcome, end_ns, &mut self.custom);
+        let mut exchange = stream.into_exchange(role, outcome, end_ns, &mut self.custom);
+        exchange.stream = id;
         out.exchanges.push(exchange);
     }
 

@@ -294,6 +294,8 @@ impl Stream {
             start_ns: began_ns,
             response_start_ns,
             end_ns,
+            // Known to the session, which numbers the streams.
+            stream: 0,
             tgid,
             tid,
         }

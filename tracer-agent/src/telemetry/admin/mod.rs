@@ -1,4 +1,4 @@
-//! The admin endpoint: `/healthz`, `/readyz`, `/metrics`, `/ledger` over plain HTTP/1.
+//! The admin endpoint: `/healthz`, `/readyz`, `/metrics`, `/ledger`, `/ledger/services` over plain HTTP/1.
 //!
 //! In: [`Readiness`], the [`Ledger`], and a function that gives the metrics' text. Out: answers to
 //! GET. It changes nothing in the agent, holds at most [`MAX_CONNECTIONS`] connections, and has no
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use listener::Bounded;
 pub use listener::MAX_CONNECTIONS;
 
+use super::exposition::Format;
 use super::ledger::Ledger;
 
 /// How long a connection may hold up the end of the agent.
@@ -86,8 +87,8 @@ pub struct Sources {
     pub readiness: Readiness,
     /// For `/ledger`.
     pub ledger: Arc<Ledger>,
-    /// For `/metrics`: the whole page in the Prometheus text format.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// For `/metrics`: the whole page in a format.
+    pub metrics: Arc<dyn Fn(Format) -> String + Send + Sync>,
 }
 
 /// An admin endpoint that listens and does not answer yet.
@@ -150,6 +151,7 @@ fn router(sources: Sources) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/ledger", get(ledger))
+        .route("/ledger/services", get(details))
         .fallback(async || {
             (
                 StatusCode::NOT_FOUND,
@@ -170,19 +172,23 @@ async fn readyz(State(sources): State<Sources>) -> Response {
     }
 }
 
-async fn metrics(State(sources): State<Sources>) -> Response {
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        (sources.metrics)(),
-    )
-        .into_response()
+async fn metrics(State(sources): State<Sources>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT);
+    let format = Format::negotiate(accept.and_then(|accept| accept.to_str().ok()));
+    let page = (sources.metrics)(format);
+    ([(header::CONTENT_TYPE, format.content_type())], page).into_response()
 }
 
 async fn ledger(State(sources): State<Sources>) -> Response {
-    match serde_json::to_string_pretty(&sources.ledger.snapshot()) {
+    json(&sources.ledger.snapshot())
+}
+
+async fn details(State(sources): State<Sources>) -> Response {
+    json(&sources.ledger.details())
+}
+
+fn json(value: &impl serde::Serialize) -> Response {
+    match serde_json::to_string_pretty(value) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json + "\n").into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
@@ -213,7 +219,7 @@ mod tests {
         let sources = Sources {
             readiness: Readiness::waiting_for("attaching probes"),
             ledger: Arc::new(Ledger::default()),
-            metrics: Arc::new(|| "up 1\n".to_owned()),
+            metrics: Arc::new(|_| "up 1\n".to_owned()),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(admin.serve(sources.clone(), async {

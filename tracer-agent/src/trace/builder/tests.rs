@@ -40,6 +40,7 @@ fn exchange(role: Role, headers: &[(&str, &str)]) -> Exchange {
         start_ns: 1_000,
         response_start_ns: Some(1_500),
         end_ns: 2_000,
+        stream: 0,
         tgid: 1,
         tid: 1,
     }

@@ -38,6 +38,7 @@ fn exchange(role: Role) -> Exchange {
         start_ns: 1,
         response_start_ns: Some(2),
         end_ns: 3,
+        stream: 0,
         tgid: 1,
         tid: 1,
     }

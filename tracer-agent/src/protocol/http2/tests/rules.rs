@@ -241,9 +241,15 @@ fn grpc_calls() {
             W(c.call(15, "/p.S/Broken", &[])),
             R(s.accepted(15)),
             R(reset(15, 2)),
+            // Servers reset late calls too.
+            W(c.call(17, "/p.S/LateThere", &[("grpc-timeout", "50m")])),
+            Wait(50),
+            R(reset(17, 8)),
+            W(c.call(19, "/p.S/Given", &[("grpc-timeout", "50m")])),
+            R(reset(19, 8)),
             // gRPC-Web is HTTP.
             W(c.headers(
-                17,
+                21,
                 true,
                 &[
                     (":method", "POST"),
@@ -251,8 +257,8 @@ fn grpc_calls() {
                     ("content-type", "application/grpc-web+proto"),
                 ],
             )),
-            R(s.status(17, true, "200")),
-            W(c.call(19, "/p.S/Open", &[])),
+            R(s.status(21, true, "200")),
+            W(c.call(23, "/p.S/Open", &[])),
             Ends(End::ReadEof),
         ],
         &[
@@ -264,6 +270,8 @@ fn grpc_calls() {
             "POST /p.S/Late -> none LocalReset(8) ?/- grpc 4 0/0",
             "POST /p.S/Refused -> none PeerReset(7) ?/- grpc 14 0/0",
             "POST /p.S/Broken -> 200 PeerReset(2) ?/0 grpc 13 0/0",
+            "POST /p.S/LateThere -> none PeerReset(8) ?/- grpc 4 0/0",
+            "POST /p.S/Given -> none PeerReset(8) ?/- grpc 1 0/0",
             "POST /w -> 200 Complete 0/0",
             "POST /p.S/Open -> none PeerClosed ?/- grpc 14 0/0",
         ],
@@ -274,7 +282,16 @@ fn grpc_calls() {
         .iter()
         .filter_map(|exchange| exchange.grpc.as_ref()?.timeout_ns)
         .collect();
-    assert_eq!(timeouts, [100_000_000, 5_000_000_000, 50_000_000]);
+    assert_eq!(
+        timeouts,
+        [
+            100_000_000,
+            5_000_000_000,
+            50_000_000,
+            50_000_000,
+            50_000_000
+        ]
+    );
     let bidi = &bench.out.exchanges[1];
     assert!(bidi.end_ns - bidi.start_ns > 1_000_000_000);
 }
