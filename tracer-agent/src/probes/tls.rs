@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::discover::binary::Scanner;
     use crate::meta::ProcFs;
-    use crate::probes::{Kernel, Options};
+    use crate::probes::{Kernel, Options, Switches};
 
     /// `(session, buffer, length)` of a library that this process may use too.
     fn library() -> Option<Target> {
@@ -278,9 +278,8 @@ mod tests {
             ring_bytes: 1 << 20,
             max_connections: 1024,
             agent_tgid: std::process::id(),
-            policy_active: false,
-            policy_default: 0,
-            ports_active: false,
+            bpf_stats: false,
+            switches: Switches::default(),
         };
         if crate::probes::check_rights().is_err() {
             return println!("skipped: no kernel side, or no rights to load it");
