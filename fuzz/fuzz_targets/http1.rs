@@ -70,6 +70,7 @@ fn play(script: &Script<'_>, split: bool) -> (Vec<Exchange>, Counts) {
         start_ns: 999_000,
         tgid: 1,
         tid: 2,
+        cause: None,
     };
     let feed = |session: &mut Session, out: &mut Output, read, bytes: &[u8], at: &At| {
         for piece in bytes.chunks(if split { 1 } else { usize::MAX }) {

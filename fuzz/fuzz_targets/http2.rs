@@ -105,6 +105,7 @@ fuzz_target!(|script: Script<'_>| {
         start_ns: 999_000,
         tgid: 1,
         tid: 2,
+        cause: None,
     };
     if script.prefaces {
         let requests = direction(role != Some(Role::Client));

@@ -90,6 +90,8 @@ struct Recorder {
 }
 
 impl Host for Recorder {
+    fn opened(&mut self, _opened: Opened, _connection: &Arc<Connection>) {}
+
     fn sockets_of(&self, _tgid: u32) -> Option<FxHashSet<u64>> {
         // Not known, or none: both ways of a sweep.
         (!self.holds).then(FxHashSet::default)

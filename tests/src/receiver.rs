@@ -1,7 +1,7 @@
 //! A real OTLP receiver on 127.0.0.1: gRPC and http/protobuf, plain or gzip, each on its own port.
 //!
-//! In: export requests. Out: flat spans. It can be told to answer the next HTTP requests with an
-//! error first, to see the exporter retry.
+//! In: export requests. Out: flat spans. It can be told to answer the next requests otherwise
+//! first ([`Answer`]), to see what the exporter does then.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use prost::Message;
 use tokio::net::TcpListener;
@@ -27,6 +27,19 @@ use crate::span::{Span, Via, flatten};
 
 /// Largest export request taken.
 const LIMIT: usize = 64 << 20;
+
+/// What is said to one request instead of taking it.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// HTTP: this status, and a `Retry-After`. Nothing is taken.
+    Status(u16, Option<&'static str>),
+    /// gRPC: this code, and details such as a `RetryInfo`. Nothing is taken.
+    Code(tonic::Code, Vec<u8>),
+    /// All but the last so many spans are taken.
+    Partial(usize),
+    /// Taken, but answered only after this long.
+    Late(Duration),
+}
 
 /// The receiver; its servers end when it is dropped.
 #[derive(Debug)]
@@ -50,7 +63,7 @@ struct Inner {
     spans: Vec<Span>,
     requests: u64,
     user_agents: Vec<String>,
-    refusals: VecDeque<u16>,
+    answers: VecDeque<Answer>,
 }
 
 impl Store {
@@ -58,7 +71,17 @@ impl Store {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, request: ExportTraceServiceRequest, via: Via, user_agent: Option<&str>) {
+    fn answer(&self) -> Option<Answer> {
+        self.lock().answers.pop_front()
+    }
+
+    fn add(
+        &self,
+        request: ExportTraceServiceRequest,
+        via: Via,
+        user_agent: Option<&str>,
+        leave_out: usize,
+    ) {
         let mut inner = self.lock();
         inner.requests += 1;
         if let Some(agent) = user_agent
@@ -66,7 +89,9 @@ impl Store {
         {
             inner.user_agents.push(agent.to_owned());
         }
-        inner.spans.extend(flatten(request, via));
+        let mut spans = flatten(request, via);
+        spans.truncate(spans.len().saturating_sub(leave_out));
+        inner.spans.extend(spans);
         self.grown.notify_all();
     }
 }
@@ -74,6 +99,12 @@ impl Store {
 impl Receiver {
     /// Starts both servers on ports of the kernel's choice.
     pub fn start() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_at(any, any)
+    }
+
+    /// Starts both servers, as a backend that comes back at its old address.
+    pub fn start_at(grpc: SocketAddr, http: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("receiver")
@@ -81,12 +112,12 @@ impl Receiver {
             .build()
             .expect("a runtime for the receiver");
         let store = Arc::new(Store::default());
-        let bind = || {
+        let bind = |address| {
             runtime
-                .block_on(TcpListener::bind("127.0.0.1:0"))
+                .block_on(TcpListener::bind(address))
                 .expect("bind the receiver")
         };
-        let (grpc_listener, http_listener) = (bind(), bind());
+        let (grpc_listener, http_listener) = (bind(grpc), bind(http));
         let address =
             |listener: &TcpListener| listener.local_addr().expect("address of the receiver");
         let (grpc, http) = (address(&grpc_listener), address(&http_listener));
@@ -143,7 +174,13 @@ impl Receiver {
 
     /// Answers the next HTTP export requests with these statuses, taking nothing.
     pub fn refuse(&self, statuses: &[u16]) {
-        self.store.lock().refusals.extend(statuses);
+        let answers = statuses.iter().map(|status| Answer::Status(*status, None));
+        self.store.lock().answers.extend(answers);
+    }
+
+    /// Answers the next export requests like this.
+    pub fn answer(&self, answers: &[Answer]) {
+        self.store.lock().answers.extend(answers.iter().cloned());
     }
 
     /// Waits until `enough` is true of the spans, at most `limit`; whether it came true.
@@ -194,31 +231,70 @@ impl TraceService for Grpc {
             .get("user-agent")
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned);
+        let leave_out = match self.0.answer() {
+            Some(Answer::Code(code, details)) => {
+                return Err(tonic::Status::with_details(
+                    code,
+                    "asked to",
+                    details.into(),
+                ));
+            }
+            Some(Answer::Partial(rejected)) => rejected,
+            Some(Answer::Late(delay)) => {
+                tokio::time::sleep(delay).await;
+                0
+            }
+            Some(Answer::Status(..)) | None => 0,
+        };
         self.0
-            .add(request.into_inner(), Via::Grpc, agent.as_deref());
-        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+            .add(request.into_inner(), Via::Grpc, agent.as_deref(), leave_out);
+        Ok(tonic::Response::new(partial(leave_out)))
     }
+}
+
+fn partial(rejected: usize) -> ExportTraceServiceResponse {
+    let partial_success = (rejected > 0).then(|| ExportTracePartialSuccess {
+        rejected_spans: i64::try_from(rejected).unwrap_or(i64::MAX),
+        error_message: "asked to".to_owned(),
+    });
+    ExportTraceServiceResponse { partial_success }
 }
 
 async fn take_http(
     State(store): State<Arc<Store>>,
     headers: HeaderMap,
     body: Bytes,
-) -> (StatusCode, Vec<u8>) {
-    if let Some(status) = store.lock().refusals.pop_front() {
-        return (
-            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            Vec::new(),
-        );
+) -> (StatusCode, HeaderMap, Vec<u8>) {
+    let mut leave_out = 0;
+    match store.answer() {
+        Some(Answer::Status(status, retry_after)) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let after =
+                retry_after.map(|value| (header::RETRY_AFTER, value.parse().expect("value")));
+            return (status, after.into_iter().collect(), Vec::new());
+        }
+        Some(Answer::Partial(rejected)) => leave_out = rejected,
+        Some(Answer::Late(delay)) => tokio::time::sleep(delay).await,
+        Some(Answer::Code(..)) | None => {}
     }
+    let (status, answer) = take_body(&store, &headers, &body, leave_out);
+    (status, HeaderMap::new(), answer)
+}
+
+fn take_body(
+    store: &Store,
+    headers: &HeaderMap,
+    body: &[u8],
+    leave_out: usize,
+) -> (StatusCode, Vec<u8>) {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if header(header::CONTENT_TYPE) != Some("application/x-protobuf") {
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, Vec::new());
     }
     let mut plain = Vec::new();
     let body = match header(header::CONTENT_ENCODING) {
-        None => &body[..],
-        Some("gzip") => match flate2::read::GzDecoder::new(&body[..])
+        None => body,
+        Some("gzip") => match flate2::read::GzDecoder::new(body)
             .take(LIMIT as u64)
             .read_to_end(&mut plain)
         {
@@ -229,11 +305,9 @@ async fn take_http(
     };
     match ExportTraceServiceRequest::decode(body) {
         Ok(request) => {
-            store.add(request, Via::HttpProtobuf, header(header::USER_AGENT));
-            (
-                StatusCode::OK,
-                ExportTraceServiceResponse::default().encode_to_vec(),
-            )
+            let agent = header(header::USER_AGENT);
+            store.add(request, Via::HttpProtobuf, agent, leave_out);
+            (StatusCode::OK, partial(leave_out).encode_to_vec())
         }
         Err(_) => (StatusCode::BAD_REQUEST, Vec::new()),
     }

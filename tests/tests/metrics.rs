@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tracer_tests::agent::Start;
-use tracer_tests::collector::Collector;
 use tracer_tests::driver::{Driver, Plan, SERVICE_NAME};
+use tracer_tests::metrics_receiver::MetricsReceiver;
 use tracer_tests::process;
 use tracer_tests::receiver::Receiver;
 use tracer_tests::scrape::{self, Details, sum};
@@ -24,7 +24,7 @@ fn every_exchange_is_counted_once_at_each_end() {
         return;
     };
     let service = Language::Rust.start().expect("the Rust service");
-    let (receiver, collector) = (Receiver::start(), Collector::start());
+    let (receiver, collector) = (Receiver::start(), MetricsReceiver::start());
     let agent = Start::new()
         .export_http(&receiver)
         .env("OTEL_METRICS_EXPORTER", "otlp")
@@ -120,7 +120,7 @@ fn spans_arrive_within_seconds() {
     // 2 s is the goal, with the machine to itself; a test must bear one that has other things to do.
     const BOUND: Duration = Duration::from_secs(6);
     let service = Language::Rust.start().expect("the Rust service");
-    let collector = Collector::start();
+    let collector = MetricsReceiver::start();
     let agent = Start::new()
         .env(
             "OTEL_EXPORTER_OTLP_ENDPOINT",

@@ -59,8 +59,10 @@ pub mod end {
 pub mod connection_flags {
     /// Tracked from its first byte; without it the connection was joined in the middle.
     pub const FROM_START: u8 = 1;
+    /// `read_sequence` and `write_sequence` are known.
+    pub const SEQUENCES: u8 = 2;
     /// The plaintext of a TLS session. Told again, with the same id, when its socket becomes known.
-    pub const TLS: u8 = 2;
+    pub const TLS: u8 = 4;
 }
 
 /// `flags` of the header of data events.
@@ -79,6 +81,53 @@ pub mod policy {
     pub const INHERIT: u32 = 4;
 }
 
+/// How the cause of a call was found ([`DataEvent::cause_method`]).
+pub mod cause_method {
+    /// There is none.
+    pub const NONE: u32 = 0;
+    /// The thread read the request that it serves, and waits for what it calls.
+    pub const SAME_THREAD: u32 = 1;
+    /// The thread of an event loop touched that exchange last, in this turn of the loop.
+    pub const TURN: u32 = 2;
+    /// It goes on with the response of a call of that exchange.
+    pub const CONTINUATION: u32 = 3;
+    /// The connection was opened for that exchange, and this is its first request.
+    pub const CONNECTION: u32 = 4;
+    /// The thread was made by a thread that served that exchange.
+    pub const THREAD_CREATED: u32 = 5;
+    /// The goroutine read the request that it serves.
+    pub const GOROUTINE: u32 = 6;
+    /// The goroutine was started by one that served that exchange.
+    pub const GOROUTINE_CREATED: u32 = 7;
+    /// The goroutine was woken by one that served that exchange.
+    pub const GOROUTINE_WOKEN: u32 = 8;
+    /// Number of methods.
+    pub const COUNT: u32 = 9;
+}
+
+/// How a process runs what it serves, which decides what can be said about causes. Low byte of
+/// the value in the kernel side's `KINDS` map; the flags are above it.
+pub mod kind_of_process {
+    /// Not known, or none of the rules holds.
+    pub const NONE: u32 = 0;
+    /// A thread serves one request at a time if it waits for it in a blocking read.
+    pub const BLOCKING: u32 = 1;
+    /// A thread serves one request at a time.
+    pub const THREADS: u32 = 2;
+    /// Event loops whose callbacks run to their ends.
+    pub const CALLBACKS: u32 = 3;
+    /// Goroutines.
+    pub const GO: u32 = 4;
+    /// The low byte.
+    pub const MASK: u32 = 0xff;
+    /// A thread was seen to have two requests open: what a thread does says nothing.
+    pub const MULTIPLEXED: u32 = 0x100;
+    /// Threads made while serving a request were seen to end with it.
+    pub const THREADS_END: u32 = 0x200;
+    /// A thread made while serving a request was seen to serve on after it.
+    pub const THREADS_STAY: u32 = 0x400;
+}
+
 /// Indexes of what user space may change while the kernel side runs.
 pub mod setting {
     /// 1 when the policy of processes has to be asked for every call.
@@ -94,11 +143,11 @@ pub mod setting {
 /// What user space knows of the kernel's connection table entries; asserted by the kernel side.
 pub mod connection_entry {
     /// 64-bit words of an entry; the first is the connection's id.
-    pub const WORDS: usize = 17;
+    pub const WORDS: usize = 24;
     /// Word that says since when the entry is there, `CLOCK_BOOTTIME` nanoseconds.
     pub const SINCE_WORD: usize = 2;
     /// Where the verdict is.
-    pub const VERDICT_BYTE: usize = 123;
+    pub const VERDICT_BYTE: usize = 107;
     /// The verdict that stops looking.
     pub const IGNORED: u8 = 2;
 }
@@ -162,7 +211,7 @@ abi! {
 
 abi! {
     /// A connection, told before its first data event.
-    ConnectionEvent[192] {
+    ConnectionEvent[208] {
         /// `selector` is the role, `flags` are [`connection_flags`].
         header: Header,
         /// When tracking began.
@@ -189,6 +238,12 @@ abi! {
         remote: [u8; 16],
         /// Unix: path of the listening end (leading NUL: abstract), else empty.
         path: [u8; 108],
+        /// TCP, with [`connection_flags::SEQUENCES`]: sequence number of the byte at read position 0.
+        read_sequence: u32,
+        /// The same of the byte at write position 0.
+        write_sequence: u32,
+        /// Unix: address of the kernel's socket at the other end; 0 if there is none.
+        peer: u64,
     }
 }
 
@@ -198,7 +253,7 @@ abi! {
     /// The bytes `[position - skipped, position)` were left out on purpose since the previous data
     /// event of this direction; anything else missing before `position` was lost. Of
     /// `[position, position + length)` the first `captured` follow, the rest was left out on purpose.
-    DataEvent[64] {
+    DataEvent[80] {
         /// `selector` is the direction, `value` the number of captured bytes.
         header: Header,
         /// When the call returned.
@@ -217,8 +272,12 @@ abi! {
         tgid: u32,
         /// Thread that made the call.
         tid: u32,
-        /// Zero; the cause of the call comes here.
-        reserved: u32,
+        /// One of [`cause_method`]; not `NONE` only for the beginning of an outgoing request.
+        cause_method: u32,
+        /// The connection on which the exchange came in that this request is sent for.
+        cause_connection: u64,
+        /// Which exchange of that connection: position of its request's first byte.
+        cause_key: u64,
     }
 }
 

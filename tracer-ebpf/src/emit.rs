@@ -97,7 +97,7 @@ pub fn announce(connection: &mut Connection, key: Socket, tgid: u32) {
     };
     let event = entry.as_mut_ptr();
     let is_tls = connection.is_tls != 0;
-    let sock = if is_tls { connection.other } else { key };
+    let sock = connection.socket(key);
     let (local, remote) = kernel::addresses(sock, connection.family);
     let is_bare = connection.family == AF_UNIX || connection.family == 0;
     let is_unix = connection.family == AF_UNIX;
@@ -108,6 +108,10 @@ pub fn announce(connection: &mut Connection, key: Socket, tgid: u32) {
             selector: connection.role,
             flags: if connection.from_start != 0 {
                 connection_flags::FROM_START
+            } else {
+                0
+            } | if connection.sequences != 0 {
+                connection_flags::SEQUENCES
             } else {
                 0
             } | if is_tls { connection_flags::TLS } else { 0 },
@@ -128,6 +132,9 @@ pub fn announce(connection: &mut Connection, key: Socket, tgid: u32) {
         };
         (*event).local = local;
         (*event).remote = remote;
+        (*event).read_sequence = connection.read_sequence;
+        (*event).write_sequence = connection.write_sequence;
+        (*event).peer = if is_unix { kernel::unix_peer(sock) } else { 0 };
         (*event).path = [0; UNIX_PATH_MAX];
         (*event).path_len = 0;
         if is_unix {

@@ -23,6 +23,8 @@ offsets! {
     TASK_STACK,
     TASK_MM,
     TASK_TGID,
+    /// Id of the thread.
+    TASK_PID,
     TASK_REAL_PARENT,
     TASK_START_BOOTTIME,
     MM_ARG_START,
@@ -33,6 +35,7 @@ offsets! {
     FDT_MAX_FDS,
     FDT_FD,
     FILE_INODE,
+    FILE_FLAGS,
     FILE_PRIVATE_DATA,
     /// `f_count` (reference count, 1 means last) before 6.13.
     FILE_COUNT,
@@ -51,6 +54,10 @@ offsets! {
     SOCK_V6_RCV_SADDR,
     SOCK_PROTOCOL,
     SOCK_ERR,
+    /// Next byte that the process reads, as a sequence number.
+    TCP_COPIED_SEQ,
+    /// Next byte that the process writes.
+    TCP_WRITE_SEQ,
     UNIX_ADDR,
     UNIX_PEER,
     UNIX_ADDRESS_LEN,
@@ -63,13 +70,17 @@ offsets! {
     REGS_ARG4,
     /// Stack pointer in `struct pt_regs`.
     REGS_SP,
-    /// Go's registers in `struct pt_regs`: the goroutine, the first three arguments (the first is
-    /// the first result too).
+    /// The register that holds the current goroutine (Go's internal ABI).
     REGS_GOROUTINE,
+    /// First arguments of a function of Go's (internal ABI); the first is the first result too.
     REGS_GO0,
     REGS_GO1,
     REGS_GO2,
-    /// Function's result.
+    REGS_GO3,
+    /// First arguments of a function of C's.
+    REGS_C0,
+    REGS_C1,
+    /// Result of a function of C's.
     REGS_RESULT,
     /// What a socket's data goes through (`struct tcp_ulp_ops *`), and its name.
     SOCK_ULP,
@@ -164,6 +175,14 @@ impl Arguments {
     pub fn third(&self) -> Option<u64> {
         self.register(&REGS_ARG2)
     }
+    /// What Go calls `g`: the address of the current goroutine, if this is Go's code.
+    #[inline(always)]
+    pub fn goroutine(&self) -> Option<u64> {
+        if !has(&REGS_GOROUTINE) {
+            return None;
+        }
+        self.register(&REGS_GOROUTINE)
+    }
     /// Fourth argument.
     #[inline(always)]
     pub fn fourth(&self) -> Option<u64> {
@@ -179,10 +198,61 @@ impl Arguments {
     pub fn stack(&self) -> Option<u64> {
         self.register(&REGS_SP)
     }
-    /// Where a Go program keeps its goroutine.
+}
+
+/// Registers of the process at a uprobe.
+#[derive(Clone, Copy)]
+pub struct Registers(u64);
+
+impl Registers {
+    /// Of the context of a uprobe program, which is a `struct pt_regs`.
+    #[inline(always)]
+    pub fn at(context: u64) -> Self {
+        Registers(context)
+    }
+
+    #[inline(always)]
+    fn register(&self, offset: &Global<u32>) -> Option<u64> {
+        if !has(offset) {
+            return None;
+        }
+        field(self.0, offset)
+    }
+
+    /// The current goroutine.
     #[inline(always)]
     pub fn goroutine(&self) -> Option<u64> {
         self.register(&REGS_GOROUTINE)
+    }
+    /// First argument of a Go function.
+    #[inline(always)]
+    pub fn go0(&self) -> Option<u64> {
+        self.register(&REGS_GO0)
+    }
+    /// Second argument of a Go function.
+    #[inline(always)]
+    pub fn go1(&self) -> Option<u64> {
+        self.register(&REGS_GO1)
+    }
+    /// Third argument of a Go function.
+    #[inline(always)]
+    pub fn go2(&self) -> Option<u64> {
+        self.register(&REGS_GO2)
+    }
+    /// Fourth argument of a Go function.
+    #[inline(always)]
+    pub fn go3(&self) -> Option<u64> {
+        self.register(&REGS_GO3)
+    }
+    /// First argument of a C function.
+    #[inline(always)]
+    pub fn c0(&self) -> Option<u64> {
+        self.register(&REGS_C0)
+    }
+    /// Second argument of a C function.
+    #[inline(always)]
+    pub fn c1(&self) -> Option<u64> {
+        self.register(&REGS_C1)
     }
 }
 
@@ -201,6 +271,7 @@ pub struct SocketFile {
 
 const S_IFMT: u16 = 0o170000;
 const S_IFSOCK: u16 = 0o140000;
+const S_IFREG: u16 = 0o100000;
 
 /// The `struct file` behind a file descriptor of the current task.
 #[inline(always)]
@@ -237,6 +308,15 @@ pub fn identity(file: u64) -> Option<MappedFile> {
     })
 }
 
+/// True for a file on a disk.
+#[inline(always)]
+pub fn is_regular_file(fd: i32) -> bool {
+    file_of(fd)
+        .and_then(|file| field::<u64>(file, &FILE_INODE))
+        .and_then(|inode| field::<u16>(inode, &INODE_MODE))
+        .is_some_and(|mode| mode & S_IFMT == S_IFREG)
+}
+
 /// The socket behind a file descriptor of the current task; `None` if it is none.
 #[inline(always)]
 pub fn socket_of(fd: i32) -> Option<SocketFile> {
@@ -264,6 +344,14 @@ impl SocketFile {
     #[inline(always)]
     pub fn number(&self) -> u64 {
         field(self.inode, &INODE_INO).unwrap_or(0)
+    }
+
+    /// True when calls on it wait (unless they ask not to).
+    #[inline(always)]
+    pub fn is_blocking(&self) -> bool {
+        const O_NONBLOCK: u32 = 0o4000;
+        has(&FILE_FLAGS)
+            && field::<u32>(self.file, &FILE_FLAGS).is_some_and(|flags| flags & O_NONBLOCK == 0)
     }
 
     /// True when this descriptor is the last one of the file.
@@ -340,6 +428,50 @@ pub fn local_port(sock: Socket) -> u16 {
 #[inline(always)]
 pub fn remote_port(sock: Socket) -> u16 {
     u16::from_be(field(sock, &SOCK_DPORT).unwrap_or(0))
+}
+
+/// Address and port at the other end, mixed into a number that is not 0.
+#[inline(always)]
+pub fn remote_place(sock: Socket, family: u16) -> u64 {
+    const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (_, remote) = addresses(sock, family);
+    let word = |from: usize| {
+        u64::from_le_bytes([
+            remote[from],
+            remote[from + 1],
+            remote[from + 2],
+            remote[from + 3],
+            remote[from + 4],
+            remote[from + 5],
+            remote[from + 6],
+            remote[from + 7],
+        ])
+    };
+    let mixed = (word(0).wrapping_mul(MIX) ^ word(8)).wrapping_mul(MIX);
+    mixed ^ (remote_port(sock) as u64) << 1 | 1
+}
+
+/// Sequence numbers of the next bytes that the process reads and writes. Only of plain TCP: a socket
+/// of multipath TCP is another struct.
+#[inline(always)]
+pub fn sequences(sock: Socket, family: u16) -> Option<(u32, u32)> {
+    const IPPROTO_TCP: u16 = 6;
+    if family == AF_UNIX || !has(&TCP_COPIED_SEQ) || !has(&TCP_WRITE_SEQ) {
+        return None;
+    }
+    if field::<u16>(sock, &SOCK_PROTOCOL) != Some(IPPROTO_TCP) {
+        return None;
+    }
+    Some((field(sock, &TCP_COPIED_SEQ)?, field(sock, &TCP_WRITE_SEQ)?))
+}
+
+/// The socket at the other end of a unix connection; 0 if there is none.
+#[inline(always)]
+pub fn unix_peer(sock: Socket) -> u64 {
+    if !has(&UNIX_PEER) {
+        return 0;
+    }
+    field(sock, &UNIX_PEER).unwrap_or(0)
 }
 
 /// Local and remote IP address; IPv4 uses the first four bytes.

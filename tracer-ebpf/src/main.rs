@@ -25,6 +25,7 @@ macro_rules! trace_log {
     };
 }
 
+mod cause;
 mod connection;
 mod emit;
 mod kernel;

@@ -1,11 +1,13 @@
 //! Every map and its bound. User space may shrink or grow the ring and the table at load.
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
 use tracer_common::limits::WINDOW;
 
+use crate::cause::{Actor, Cause, Opener};
 use crate::connection::Connection;
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
 use crate::way::Lock;
@@ -44,6 +46,66 @@ pub static ENTERED: Array<Entered> = Array::with_max_entries(ENTERED_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
 pub const ENTERED_SLOTS: u32 = 65536;
 
+/// What threads are doing, direct-mapped by thread id; checked by the full id.
+#[map]
+pub static THREADS: Array<Actor> = Array::with_max_entries(ACTOR_SLOTS, 0);
+/// What goroutines are doing, direct-mapped by a hash; checked by the goroutine and its process.
+#[map]
+pub static GOROUTINES: Array<Actor> = Array::with_max_entries(GOROUTINE_SLOTS, 0);
+/// Power of two, so that the slot is a mask.
+pub const ACTOR_SLOTS: u32 = 32768;
+/// See [`ACTOR_SLOTS`].
+pub const GOROUTINE_SLOTS: u32 = 16384;
+
+/// Exchanges that are being served, in one of a few slots that a hash names. One that loses its slot
+/// to another is taken for ended: what is called for it has no parent.
+#[map]
+pub static EXCHANGES: Array<Cause> = Array::with_max_entries(EXCHANGE_SLOTS, 0);
+/// Power of two, so that the slot is a mask.
+pub const EXCHANGE_SLOTS: u32 = 32768;
+/// Slots where one exchange may be; a power of two.
+pub const EXCHANGE_WAYS: u32 = 4;
+
+/// How processes run what they serve (tgid to `abi::kind_of_process`).
+#[map]
+pub static KINDS: HashMap<u32, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Who opens a connection, from the first packet until it is established.
+#[map]
+pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(4096, 0);
+
+/// What is handed over within a process, by process and address: the exchange that a request of
+/// libuv's or a connection of Go's client works for.
+#[map]
+pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(8192, 0);
+
+/// Client connections of processes with event loops that wait for their next request.
+#[map]
+pub static POOLS: LruHashMap<Pool, u32> = LruHashMap::with_max_entries(4096, 0);
+
+/// Connections of one process to one place.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pool {
+    /// Of address and port, mixed.
+    pub place: u64,
+    pub tgid: u32,
+    pub reserved: u32,
+}
+
+/// What became of the goroutines that a `go` statement made, by process and address.
+#[map]
+pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(2048, 0);
+
+/// See [`HANDED`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Handed {
+    pub address: u64,
+    pub tgid: u32,
+    pub reserved: u32,
+}
+
 /// What was given up, by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(drop_reason::COUNT, 0);
@@ -59,6 +121,14 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// TLS calls under way, and what the thread did with TLS last.
 #[map]
 pub static TLS_THREADS: LruHashMap<ThreadKey, Thread> = LruHashMap::with_max_entries(16384, 0);
+
+/// Where the entry of a connection that is joined in the middle is made; the stack has no room for it.
+#[map]
+pub static JOINED: PerCpuArray<Connection> = PerCpuArray::with_max_entries(1, 0);
+
+/// All zeros, to make entries from; never written.
+#[map]
+pub static EMPTY_CONNECTION: Array<Connection> = Array::with_max_entries(1, 0);
 
 /// A thread that does nothing, to make entries from; never written.
 #[map]
@@ -186,6 +256,11 @@ pub struct Call {
     pub start_ns: u64,
     pub tgid: u32,
     pub tid: u32,
+    /// The call waits where there is nothing to read.
+    pub blocking: u32,
+    /// How the cause of the request that begins here was found, and the cause.
+    pub cause_method: u32,
+    pub cause: Cause,
     /// Messages of a `*mmsg` call still to come behind this one, and where the next one is.
     pub messages: u32,
     /// Window programs run for this call.

@@ -12,10 +12,11 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_user};
-use tracer_common::abi::{direction, end, role};
+use tracer_common::abi::{direction, end};
 use tracer_common::tls::{self, APPLICATION_DATA, HEADER};
 
-use crate::connection::{self, Connection, New, verdict};
+use crate::cause;
+use crate::connection::{self, Connection, verdict};
 use crate::emit::{self, Ended};
 use crate::kernel::{self, Arguments, Socket, SocketFile};
 use crate::maps::{
@@ -216,6 +217,7 @@ pub fn end_session(key: &SessionKey, caller: &Caller) {
 #[inline(always)]
 fn end_plaintext(session: &mut Session, caller: &Caller) {
     if let Some(plaintext) = connection::find(session.key) {
+        cause::closed(plaintext);
         let ended = Ended {
             cause: end::CLOSED,
             direction: direction::WRITE,
@@ -243,26 +245,18 @@ pub fn plaintext(session: &mut Session) -> Option<&'static mut Connection> {
     if let Some(plaintext) = connection::find(session.key) {
         return Some(plaintext);
     }
-    let mut new = New {
-        family: 0,
-        role: role::UNKNOWN,
-        from_start: session.from_start != 0 && session.entered == 0,
-        now_ns: now(),
-        inode: 0,
-        session_of: Some(0),
-    };
-    if let Some(carrier) = connection::find(session.socket)
-        && carrier.other == session.key
-        && carrier.inode == session.inode
-    {
-        new.family = carrier.family;
-        new.role = carrier.role;
-        new.inode = session.inode;
-        new.session_of = Some(session.socket);
-    }
+    let from_start = session.from_start != 0 && session.entered == 0;
+    let carrier = connection::find(session.socket);
+    let carrier =
+        carrier.filter(|carrier| carrier.other == session.key && carrier.inode == session.inode);
     session.entered = 1;
-    connection::insert_new(session.key, &new);
-    connection::find(session.key)
+    connection::insert_session(
+        session.key,
+        from_start,
+        now(),
+        session.socket,
+        carrier.as_deref(),
+    )
 }
 
 /// A traced process moved bytes on a socket that may carry a TLS session that is not known to.
@@ -404,15 +398,7 @@ fn bind(
     if let Some(plaintext) = connection::find(session.key)
         && plaintext.other == 0
     {
-        plaintext.other = sock;
-        plaintext.family = carrier.family;
-        plaintext.inode = inode;
-        if plaintext.role == role::UNKNOWN {
-            plaintext.role = carrier.role;
-        }
-        if connection::ports_ignored(sock, plaintext.family, plaintext.role) {
-            plaintext.verdict = verdict::IGNORED;
-        }
+        plaintext.carried_by(sock, carrier);
         if plaintext.announced != 0 {
             emit::announce(plaintext, session.key, caller.tgid);
         }

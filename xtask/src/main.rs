@@ -55,6 +55,9 @@ enum Task {
         #[arg(long)]
         port_file: PathBuf,
     },
+    /// Play one scene of `bench causality`
+    #[command(hide = true)]
+    CausalityScene(bench::SceneArgs),
 }
 
 fn main() -> ExitCode {
@@ -84,6 +87,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test(args) => check::test(args)?,
         Task::Check => check::check()?,
         Task::Bench(args) => bench::bench(&args)?,
+        Task::CausalityScene(args) => bench::causality_scene(&args)?,
         Task::Vm(args) => vm::vm(&args)?,
         Task::OtlpSink { port_file } => bench::sink(&port_file)?,
     }

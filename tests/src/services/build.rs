@@ -75,6 +75,12 @@ pub(crate) fn go_of(name: &str, directory: &str) -> Result<PathBuf, String> {
     })
 }
 
+/// The OpenTelemetry Collector of tests/services/collector. Its first build takes about a minute;
+/// `cargo xtask setup --tests` has done it before.
+pub(crate) fn collector() -> Result<PathBuf, String> {
+    go("collector")
+}
+
 /// The file of a directory, with this ending, that was changed last.
 fn newest(directory: &Path, ending: &str) -> Result<PathBuf, String> {
     let files = std::fs::read_dir(directory).map_err(|error| error.to_string())?;

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tracer_common::abi::kind_of_process;
 
 use super::AppError;
 use super::outlet::Outlet;
@@ -227,7 +228,9 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     });
     if mode == Mode::Host {
         pipeline.apply_policy();
+        pipeline.find_runtimes();
     }
+    follow(&mut kernel, &mut pipeline, true);
     status.attached(kernel.attached.len(), kernel.missing.len(), reader.size());
     Ok(Loaded {
         kernel,
@@ -237,6 +240,23 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         ledger,
         status,
     })
+}
+
+/// Has the kernel side know how new processes run what they serve. Those that would have to be waited
+/// for come again next time, unless `wait`.
+fn follow(kernel: &mut Kernel, pipeline: &mut Pipeline, wait: bool) {
+    for (tgid, runtime) in pipeline.take_to_follow() {
+        let Some(kind) = kernel.follow(runtime, &pipeline.exe_path(tgid), wait) else {
+            pipeline.follow_later(tgid, runtime);
+            continue;
+        };
+        if kind == kind_of_process::NONE {
+            continue;
+        }
+        if let Err(error) = pipeline.maps().set_kind(tgid, kind) {
+            tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
+        }
+    }
 }
 
 impl Loaded {
@@ -251,6 +271,7 @@ impl Loaded {
             let n = self.reader.drain(BATCH, |record| {
                 pipeline.record(record);
             });
+            follow(&mut self.kernel, &mut self.pipeline, false);
             let now_ns = clock::boot_ns();
             let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
             if housekeeping {
@@ -290,6 +311,8 @@ impl Loaded {
     fn count(&mut self) {
         let (connections, processes) = self.pipeline.sizes();
         let records = self.pipeline.records();
+        let (joins, waiting) = self.pipeline.joins();
+        self.status.joins(joins, waiting);
         match self.pipeline.maps().counts() {
             Ok(counts) => {
                 self.status.kernel(&self.ledger, &counts, records);

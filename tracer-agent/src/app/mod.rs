@@ -70,6 +70,10 @@ impl AppError {
     pub fn status(&self) -> u8 {
         match self {
             AppError::Settings(_) => 2,
+            // What the configuration names cannot be used as it is.
+            AppError::Export(
+                ExportError::Tls(_) | ExportError::Uri { .. } | ExportError::Spool { .. },
+            ) => 2,
             _ => 1,
         }
     }

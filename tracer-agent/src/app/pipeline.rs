@@ -1,22 +1,26 @@
 //! Records of the kernel side to spans: ingest, metadata, policy, span building, in one thread.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
 
 use super::tls::Watch;
-use crate::discover::{Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate};
-use crate::export::otlp::USER_AGENT;
+use crate::discover::{
+    Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, Runtime, Runtimes,
+};
+use crate::export::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
 use crate::probes::Maps;
-use crate::protocol::{Connection, Endpoint, Exchange};
+use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, Opened};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::services::Outcome;
-use crate::trace::{Span, SpanBuilder};
+use crate::trace::assemble::Limits;
+use crate::trace::{Assembler, JoinCounts, Span, SpanBuilder};
 
 use super::outlet::Outlet;
 use super::reload::{self, Change};
@@ -61,6 +65,8 @@ struct Side {
     processes: ProcessTable,
     discovery: Discovery,
     builder: SpanBuilder,
+    assembler: Assembler,
+    now_ns: u64,
     boot_to_unix_ns: i64,
     /// The agent's own endpoint.
     admin: Option<SocketAddr>,
@@ -68,6 +74,9 @@ struct Side {
     /// Who attaches to TLS libraries.
     tls: Option<Watch>,
     spans: Vec<Span>,
+    runtimes: Runtimes,
+    /// Processes whose runtimes are to be followed.
+    to_follow: Vec<(u32, Runtime)>,
     /// Exchanges that are none of ours to report.
     foreign: u64,
     ledger: Arc<Ledger>,
@@ -120,11 +129,19 @@ impl Pipeline {
                 processes,
                 has_port_rules: discovery.policy().has_rules(),
                 discovery,
+                assembler: Assembler::new(
+                    Limits::default(),
+                    builder.propagators().clone(),
+                    fastrand::Rng::new(),
+                ),
                 builder,
                 admin,
                 tls,
+                now_ns: clock::boot_ns(),
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
+                runtimes: Runtimes::default(),
+                to_follow: Vec::new(),
                 foreign: 0,
                 ledger: Arc::clone(&ledger),
             },
@@ -140,6 +157,7 @@ impl Pipeline {
     /// A batch of records begins: clocks are compared anew.
     pub fn begin(&mut self) {
         self.host.boot_to_unix_ns = clock::boot_to_unix_ns();
+        self.host.now_ns = clock::boot_ns();
         self.now_ns = clock::boot_ns();
     }
 
@@ -168,6 +186,8 @@ impl Pipeline {
                     ..
                 } = *event;
                 self.host.processes.on_fork(tgid, parent_tgid, time_ns);
+                // Its parent may have forked it before its own kind was said.
+                self.host.follow(tgid);
             }
             Some(Record::Exit(event)) => self.exit(event),
             Some(Record::Mapped(event)) => {
@@ -210,6 +230,13 @@ impl Pipeline {
             refused += n;
         }
         self.records += (n as u64).saturating_sub(refused);
+        let Side {
+            assembler,
+            spans,
+            now_ns,
+            ..
+        } = &mut self.host;
+        assembler.poll(*now_ns, spans);
         if !self.host.spans.is_empty() {
             let room = self.host.spans.len();
             let spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
@@ -299,6 +326,8 @@ impl Pipeline {
         self.ingest.tick(u64::MAX, &mut self.host);
         const REASON: &str = "unfinished_at_shutdown";
         let open = self.ingest.abandon_all(REASON, &mut self.host);
+        // What still waits will learn nothing more.
+        self.host.now_ns = u64::MAX;
         self.commit(0);
         self.ledger.exchanges.dropped(REASON, open);
         self.outlet.finish();
@@ -315,6 +344,12 @@ impl Pipeline {
         &mut self.host.maps
     }
 
+    /// What was joined so far.
+    pub fn joins(&self) -> (&JoinCounts, usize) {
+        let assembler = &self.host.assembler;
+        (assembler.counts(), assembler.waiting())
+    }
+
     /// The stages behind this.
     pub fn outlet(&self) -> &Outlet {
         &self.outlet
@@ -323,6 +358,41 @@ impl Pipeline {
     /// Connections tracked, processes known.
     pub fn sizes(&self) -> (usize, usize) {
         (self.ingest.connections(), self.host.processes.len())
+    }
+
+    /// Processes whose runtimes are to be followed, since the last call: they and those that ran
+    /// already when tracing began.
+    pub fn take_to_follow(&mut self) -> Vec<(u32, Runtime)> {
+        std::mem::take(&mut self.host.to_follow)
+    }
+
+    /// One of them cannot be followed now: it comes with the next call. Beyond a limit its calls get
+    /// no parents.
+    pub fn follow_later(&mut self, tgid: u32, runtime: Runtime) {
+        const MOST: usize = 4096;
+        if self.host.to_follow.len() < MOST {
+            self.host.to_follow.push((tgid, runtime));
+        } else {
+            tracing::debug!(tgid, "too many processes wait to be followed");
+        }
+    }
+
+    /// Looks at the processes that run already.
+    pub fn find_runtimes(&mut self) {
+        let Side {
+            proc,
+            runtimes,
+            to_follow,
+            ..
+        } = &mut self.host;
+        for pid in proc.pids() {
+            to_follow.extend(runtimes.of(proc, pid).map(|runtime| (pid, runtime)));
+        }
+    }
+
+    /// Where a process's program can be opened.
+    pub fn exe_path(&self, tgid: u32) -> PathBuf {
+        self.host.proc.exe_path(tgid)
     }
 
     /// Connections by the protocol they are parsed as.
@@ -339,7 +409,14 @@ impl Pipeline {
 }
 
 impl Side {
+    fn follow(&mut self, tgid: u32) {
+        let runtime = self.runtimes.of(&self.proc, tgid);
+        self.to_follow
+            .extend(runtime.map(|runtime| (tgid, runtime)));
+    }
+
     fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
+        self.follow(event.tgid);
         if let Some(tls) = &self.tls {
             tls.started(event.tgid);
         }
@@ -417,16 +494,25 @@ impl Host for Side {
         self.maps.ignore_connection(socket, connection);
     }
 
+    fn opened(&mut self, opened: Opened, connection: &Arc<Connection>) {
+        self.assembler.opened(opened, connection, self.now_ns);
+    }
+
     fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>) {
         if self.is_foreign(&exchange, connection) {
             self.foreign += 1;
             return;
         }
         let process = self.processes.get_at(exchange.tgid, exchange.end_ns);
+        let id = ExchangeId {
+            connection: connection.id,
+            key: exchange.key,
+        };
         let span = self
             .builder
             .build(exchange, connection, &process, self.boot_to_unix_ns);
-        self.spans.push(span);
+        self.assembler
+            .finished(id, span, self.now_ns, &mut self.spans);
     }
 
     fn abandoned(&mut self, tgid: u32, reason: &'static str, n: u64) {

@@ -19,6 +19,7 @@ use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
 use crate::export::{
     self, ExportPipeline, ExportSettings, Exporter, ExporterStats, MetricsExporter, SpanSink,
+    SpoolSettings,
 };
 use crate::kernel::prepare;
 use crate::metrics::Recorded;
@@ -41,10 +42,13 @@ pub async fn run(
     load: Load,
 ) -> Result<ExitCode, AppError> {
     probes::check_rights()?;
-    warn_of_ignored_variables();
     let mut signals = Signals::install()?;
     let ledger = Arc::new(Ledger::default());
-    let settings = settings(&config)?;
+    let mut settings = settings(&config)?;
+    settings.spool = config.export.spool.clone().map(|directory| SpoolSettings {
+        directory,
+        max_bytes: config.export.spool_max_bytes,
+    });
     let admin = match config.admin {
         Some(address) => Some(Admin::bind(address).await?),
         None => None,
@@ -136,24 +140,6 @@ pub async fn run(
         let _ = tokio::time::timeout(Duration::from_millis(500), serving).await;
     }
     ended
-}
-
-/// Standard variables that a user may have set for the SDKs, and that this agent does not follow yet:
-/// said, not silently ignored.
-fn warn_of_ignored_variables() {
-    const IGNORED: [&str; 6] = [
-        "OTEL_EXPORTER_OTLP_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
-        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
-        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
-    ];
-    for variable in IGNORED {
-        if std::env::var_os(variable).is_some_and(|value| !value.is_empty()) {
-            tracing::warn!(variable, "is set, but not followed by this version");
-        }
-    }
 }
 
 /// The exporters' settings: the environment with the file's behind it.

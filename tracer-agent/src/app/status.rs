@@ -13,6 +13,7 @@ use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::{Exporter, Probes, ProgramCost, Snapshot, Tls};
 use crate::trace::routes::RouteCounts;
 use crate::trace::sampling::SamplerCounts;
+use crate::trace::{JoinCounts, Link};
 
 use super::outlet::Outlet;
 
@@ -64,6 +65,30 @@ impl Status {
         let mut latest = self.lock();
         latest.connections = connections as u64;
         latest.processes = processes as u64;
+    }
+
+    /// What was joined so far.
+    pub fn joins(&self, counts: &JoinCounts, waiting: usize) {
+        let JoinCounts {
+            parents,
+            roots,
+            hurried,
+            forgotten,
+            late,
+        } = counts;
+        let mut latest = self.lock();
+        latest.parents = Link::ALL
+            .into_iter()
+            .map(Link::name)
+            .zip(*parents)
+            .chain([("none", *roots)])
+            .collect();
+        latest.unjoined = vec![
+            ("hurried", *hurried),
+            ("forgotten", *forgotten),
+            ("late", *late),
+        ];
+        latest.waiting_spans = waiting as u64;
     }
 
     /// What is asked for less often, because it takes a walk over all connections or a system call
@@ -179,5 +204,8 @@ fn exporter(stats: &ExporterStats) -> Exporter {
         retries: now.retries,
         attempt_ns: now.attempt_ns,
         backlog: now.backlog,
+        spool_bytes: now.spool_bytes,
+        spool_failures: now.spool_failures,
+        spool_damaged: now.spool_damaged,
     }
 }

@@ -116,7 +116,23 @@ struct Export {
     metrics: Metrics,
     otlp_file: Scalar,
     otlp: Otlp,
+    zipkin: Zipkin,
     batch: Batch,
+    spool: Spool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Zipkin {
+    endpoint: Scalar,
+    timeout_ms: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Spool {
+    directory: Scalar,
+    max_bytes: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -127,6 +143,10 @@ struct Otlp {
     headers: Option<BTreeMap<String, Spanned<String>>>,
     compression: Scalar,
     timeout_ms: Scalar,
+    insecure: Scalar,
+    certificate: Scalar,
+    client_key: Scalar,
+    client_certificate: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -229,7 +249,9 @@ impl Lowering<'_> {
                     metrics,
                     otlp_file,
                     otlp,
+                    zipkin,
                     batch,
+                    spool,
                 },
             service_names,
             sampling,
@@ -275,6 +297,10 @@ impl Lowering<'_> {
             headers,
             compression,
             timeout_ms,
+            insecure,
+            certificate,
+            client_key,
+            client_certificate,
         } = otlp;
         self.scalar(keys::OTLP_ENDPOINT, endpoint);
         self.scalar(keys::OTLP_PROTOCOL, protocol);
@@ -289,6 +315,22 @@ impl Lowering<'_> {
         }
         self.scalar(keys::OTLP_COMPRESSION, compression);
         self.scalar(keys::OTLP_TIMEOUT, timeout_ms);
+        self.scalar(keys::OTLP_INSECURE, insecure);
+        self.scalar(keys::OTLP_CERTIFICATE, certificate);
+        self.scalar(keys::OTLP_CLIENT_KEY, client_key);
+        self.scalar(keys::OTLP_CLIENT_CERTIFICATE, client_certificate);
+        let Zipkin {
+            endpoint,
+            timeout_ms,
+        } = zipkin;
+        self.scalar(keys::ZIPKIN_ENDPOINT, endpoint);
+        self.scalar(keys::ZIPKIN_TIMEOUT, timeout_ms);
+        let Spool {
+            directory,
+            max_bytes,
+        } = spool;
+        self.scalar(keys::SPOOL, directory);
+        self.scalar(keys::SPOOL_MAX_BYTES, max_bytes);
         let Batch {
             delay_ms,
             max_queue,

@@ -34,6 +34,12 @@ pub struct RunFlags {
     /// Memory between kernel and agent, a power of two [default: 8MiB]
     #[arg(long, value_name = "SIZE")]
     pub ring_size: Option<String>,
+    /// Keep spans in this directory while a backend is down
+    #[arg(long, value_name = "DIR")]
+    pub spool: Option<String>,
+    /// Bytes the spool may take; beyond it the oldest spans are dropped [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub spool_max_bytes: Option<String>,
     /// Trace only programs whose path matches (repeatable)
     #[arg(long, value_name = "GLOB", help_heading = "What to trace")]
     pub include_exe: Vec<String>,
@@ -104,6 +110,8 @@ pub(super) fn values(flags: &RunFlags) -> Values {
         admin,
         propagate,
         ring_size,
+        spool,
+        spool_max_bytes,
         include_exe,
         exclude_exe,
         include_cmdline,
@@ -130,6 +138,8 @@ pub(super) fn values(flags: &RunFlags) -> Values {
     put(keys::ADMIN, admin.as_slice());
     put(keys::PROPAGATE, yes(*propagate).as_slice());
     put(keys::RING_SIZE, ring_size.as_slice());
+    put(keys::SPOOL, spool.as_slice());
+    put(keys::SPOOL_MAX_BYTES, spool_max_bytes.as_slice());
     put(keys::INCLUDE_EXE, include_exe);
     put(keys::EXCLUDE_EXE, exclude_exe);
     put(keys::INCLUDE_CMDLINE, include_cmdline);

@@ -64,7 +64,7 @@ keys! {
     MAX_CONNECTIONS = "capture.max_connections", ["TRACER_MAX_CONNECTIONS"], None, "32768", one,
         "Connections tracked at a time, 1024 to 1048576; with more the longest unused one is forgotten.";
     EXPORTERS = "export.exporters", ["OTEL_TRACES_EXPORTER"], None, "", list,
-        "Where spans go: `otlp`, `console`, `none`. Unset: `otlp` if an endpoint is set, else `console`.";
+        "Where spans go, one or several: `otlp`, `zipkin`, `console`; or `none`. Unset: `otlp` if an endpoint is set, else `console`.";
     METRICS_EXPORTERS = "export.metrics.exporters", ["OTEL_METRICS_EXPORTER"], None, "", list,
         "Where metrics go beside `/metrics` of the admin endpoint: `otlp`, `prometheus` (that endpoint alone), `none`. Unset: `otlp` if `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` is set, else `prometheus`.";
     METRICS_INTERVAL = "export.metrics.interval_ms", ["OTEL_METRIC_EXPORT_INTERVAL"], None, "", one,
@@ -72,7 +72,7 @@ keys! {
     OTLP_FILE = "export.otlp_file", ["TRACER_OTLP_FILE"], Some("--otlp-file"), "", one,
         "Write OTLP/JSON, one request per line, to this file; `-` is stdout.";
     OTLP_ENDPOINT = "export.otlp.endpoint", ["OTEL_EXPORTER_OTLP_ENDPOINT"], None, "", one,
-        "URL of the collector, `http://HOST:PORT`; TLS is not built yet.";
+        "URL of the collector, `http://HOST:PORT` or `https://HOST:PORT`.";
     OTLP_PROTOCOL = "export.otlp.protocol", ["OTEL_EXPORTER_OTLP_PROTOCOL"], None, "", one,
         "`grpc`, `http/protobuf` (when unset) or `http/json`.";
     OTLP_HEADERS = "export.otlp.headers", ["OTEL_EXPORTER_OTLP_HEADERS"], None, "", list,
@@ -81,6 +81,22 @@ keys! {
         "`gzip` or `none`.";
     OTLP_TIMEOUT = "export.otlp.timeout_ms", ["OTEL_EXPORTER_OTLP_TIMEOUT"], None, "", one,
         "Milliseconds one export may take, 1 to 3600000.";
+    OTLP_INSECURE = "export.otlp.insecure", ["OTEL_EXPORTER_OTLP_INSECURE"], None, "", one,
+        "`true`: a gRPC endpoint without a scheme means `http`; else it means `https`.";
+    OTLP_CERTIFICATE = "export.otlp.certificate", ["OTEL_EXPORTER_OTLP_CERTIFICATE"], None, "", one,
+        "PEM file with the authorities that may sign the collector's certificate; the system's when unset.";
+    OTLP_CLIENT_KEY = "export.otlp.client_key", ["OTEL_EXPORTER_OTLP_CLIENT_KEY"], None, "", one,
+        "PEM file with the private key for mTLS.";
+    OTLP_CLIENT_CERTIFICATE = "export.otlp.client_certificate", ["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"], None, "", one,
+        "PEM file with the certificate chain for mTLS.";
+    ZIPKIN_ENDPOINT = "export.zipkin.endpoint", ["OTEL_EXPORTER_ZIPKIN_ENDPOINT"], None, "", one,
+        "URL of the Zipkin collector; `http://localhost:9411/api/v2/spans` when unset.";
+    ZIPKIN_TIMEOUT = "export.zipkin.timeout_ms", ["OTEL_EXPORTER_ZIPKIN_TIMEOUT"], None, "", one,
+        "Milliseconds one export may take, 1 to 3600000; 10000 when unset.";
+    SPOOL = "export.spool.directory", ["TRACER_SPOOL"], Some("--spool"), "", one,
+        "Directory where spans wait while a backend is down. Of this agent alone; made if absent. Unset: they wait in memory only.";
+    SPOOL_MAX_BYTES = "export.spool.max_bytes", ["TRACER_SPOOL_MAX_BYTES"], Some("--spool-max-bytes"), "256MiB", one,
+        "Bytes the spool may take, `16MiB` to `1TiB`, shared evenly by the network exporters; beyond it the oldest spans are dropped and counted.";
     BATCH_DELAY = "export.batch.delay_ms", ["OTEL_BSP_SCHEDULE_DELAY"], None, "", one,
         "Milliseconds a span waits at most for its batch, 1 to 3600000; 1000 when unset.";
     BATCH_QUEUE = "export.batch.max_queue", ["OTEL_BSP_MAX_QUEUE_SIZE"], None, "", one,

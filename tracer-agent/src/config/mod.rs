@@ -98,11 +98,16 @@ pub struct Capture {
     pub max_connections: u32,
 }
 
-/// Where spans go. Everything but the file sink is the export room's to parse, by [`Export::lookup`].
+/// Where spans go. Everything but the file sink and the spool is the export room's to parse, by
+/// [`Export::lookup`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Export {
     /// OTLP/JSON lines go here; `-` is stdout.
     pub otlp_file: Option<PathBuf>,
+    /// Where spans wait while a backend is down.
+    pub spool: Option<PathBuf>,
+    /// Bytes they may take there.
+    pub spool_max_bytes: u64,
     /// Export settings of the file, by the name of the variable that would say the same.
     from_file: BTreeMap<&'static str, String>,
 }

@@ -10,6 +10,8 @@ type Parsed<T> = Result<T, String>;
 
 const KIB: u64 = 1024;
 const RING_SIZES: RangeInclusive<u64> = 64 * KIB..=1024 * KIB * KIB;
+/// The least holds two messages of the largest size for each of several exporters.
+const SPOOL_SIZES: RangeInclusive<u64> = 16 * KIB * KIB..=KIB * KIB * KIB * KIB;
 
 /// `true`/`false` as YAML and shells write them.
 pub(super) fn boolean(text: &str) -> Parsed<bool> {
@@ -96,26 +98,7 @@ pub(super) fn ports(text: &str) -> Parsed<RangeInclusive<u16>> {
 /// A size of the ring buffer. The kernel takes powers of two only (kernel/bpf/ringbuf.c).
 pub(super) fn ring_size(text: &str) -> Parsed<u32> {
     let allowed = "allowed: a power of two from 64KiB to 1GiB, such as 8MiB";
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text
-        .get(digits.len()..)
-        .unwrap_or_default()
-        .to_ascii_lowercase()
-        .as_str()
-    {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => KIB,
-        "m" | "mb" | "mib" => KIB * KIB,
-        "g" | "gb" | "gib" => KIB * KIB * KIB,
-        _ => 0,
-    };
-    let size = digits
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .and_then(|count| count.checked_mul(unit))
-        .filter(|size| *size > 0);
-    match size {
+    match size(text) {
         None => Err(format!("`{text}` is not a size; {allowed}")),
         Some(size) if !RING_SIZES.contains(&size) => {
             Err(format!("`{text}` is out of bounds; {allowed}"))
@@ -127,6 +110,42 @@ pub(super) fn ring_size(text: &str) -> Parsed<u32> {
             u32::try_from(size).map_err(|_| format!("`{text}` is out of bounds; {allowed}"))
         }
     }
+}
+
+/// What the spool may take on disk.
+pub(super) fn spool_bytes(text: &str) -> Parsed<u64> {
+    let allowed = "allowed: 16MiB to 1TiB, such as 256MiB";
+    match size(text) {
+        None => Err(format!("`{text}` is not a size; {allowed}")),
+        Some(size) if !SPOOL_SIZES.contains(&size) => {
+            Err(format!("`{text}` is out of bounds; {allowed}"))
+        }
+        Some(size) => Ok(size),
+    }
+}
+
+/// A number of bytes with a unit or without.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text
+        .get(digits.len()..)
+        .unwrap_or_default()
+        .to_ascii_lowercase()
+        .as_str()
+    {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => KIB,
+        "m" | "mb" | "mib" => KIB * KIB,
+        "g" | "gb" | "gib" => KIB * KIB * KIB,
+        "t" | "tb" | "tib" => KIB * KIB * KIB * KIB,
+        _ => 0,
+    };
+    digits
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .and_then(|count| count.checked_mul(unit))
+        .filter(|size| *size > 0)
 }
 
 /// `IP:PORT`, or `off`.
@@ -189,17 +208,15 @@ pub(super) fn one_of(words: &'static [&'static str]) -> impl Fn(&str) -> Parsed<
 
 /// A collector's URL.
 pub(super) fn endpoint(text: &str) -> Parsed<String> {
-    if text.starts_with("https://") {
-        return Err(format!(
-            "`{text}`: TLS to the collector is not built yet; allowed: http://HOST:PORT"
-        ));
-    }
     let has_host = text
         .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"))
         .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':']));
     match has_host && !text.contains(char::is_whitespace) {
         true => Ok(text.to_owned()),
-        false => Err(format!("`{text}` is not a URL; allowed: http://HOST:PORT")),
+        false => Err(format!(
+            "`{text}` is not a URL; allowed: http://HOST:PORT or https://HOST:PORT"
+        )),
     }
 }
 

@@ -114,7 +114,7 @@ impl Layers {
         };
         take(
             keys::EXPORTERS,
-            &parse::one_of(&["otlp", "console", "none"]),
+            &parse::one_of(&["otlp", "zipkin", "console", "none"]),
         )?;
         take(
             keys::METRICS_EXPORTERS,
@@ -129,6 +129,18 @@ impl Layers {
         take(keys::OTLP_HEADERS, &parse::header)?;
         take(keys::OTLP_COMPRESSION, &parse::one_of(&["gzip", "none"]))?;
         take(keys::OTLP_TIMEOUT, &whole(MILLISECONDS))?;
+        take(keys::OTLP_INSECURE, &|text| {
+            parse::boolean(text).map(|value| value.to_string())
+        })?;
+        for file in [
+            keys::OTLP_CERTIFICATE,
+            keys::OTLP_CLIENT_KEY,
+            keys::OTLP_CLIENT_CERTIFICATE,
+        ] {
+            take(file, &parse::non_empty)?;
+        }
+        take(keys::ZIPKIN_ENDPOINT, &parse::endpoint)?;
+        take(keys::ZIPKIN_TIMEOUT, &whole(MILLISECONDS))?;
         take(keys::BATCH_DELAY, &whole(MILLISECONDS))?;
         take(keys::BATCH_QUEUE, &whole(1..=10_000_000))?;
         take(keys::BATCH_SIZE, &whole(1..=1_000_000))?;
@@ -155,6 +167,10 @@ impl Layers {
             otlp_file: self
                 .optional(keys::OTLP_FILE, parse::non_empty)?
                 .map(PathBuf::from),
+            spool: self
+                .optional(keys::SPOOL, parse::non_empty)?
+                .map(PathBuf::from),
+            spool_max_bytes: self.one(keys::SPOOL_MAX_BYTES, parse::spool_bytes)?,
             from_file,
         })
     }

@@ -56,7 +56,13 @@ fn nothing_said_gives_the_defaults_of_the_table() {
     );
     assert_eq!(config.redaction.query_keys.len(), 7);
     assert_eq!(config.log_level, "info");
-    assert_eq!(config.export, Export::default());
+    assert_eq!(
+        config.export,
+        Export {
+            spool_max_bytes: 256 * 1024 * 1024,
+            ..Export::default()
+        }
+    );
 }
 
 #[test]

@@ -16,7 +16,9 @@
 pub mod binary;
 pub mod pattern;
 pub mod policy;
+pub mod runtime;
 mod updates;
 
 pub use policy::{Decision, Policy, PolicyConfig, PortFilter, PortRange, Reason, Rule};
+pub use runtime::{Runtime, Runtimes};
 pub use updates::{Discovery, Mode, PolicyUpdate};

@@ -25,6 +25,10 @@ pub mod reason {
     pub const WRITE_FAILED: &str = "write_failed";
     /// Still queued or under way when the time to shut down was over.
     pub const SHUTDOWN_TIMEOUT: &str = "shutdown_timeout";
+    /// Dropped from the spool, oldest first, to stay within its bound.
+    pub const SPOOL_FULL: &str = "spool_full";
+    /// In a record of the spool that is damaged or cut off.
+    pub const SPOOL_DAMAGED: &str = "spool_damaged";
     /// Made after the queue was closed.
     pub const SHUTDOWN: &str = "shutdown";
 }

@@ -81,6 +81,11 @@ impl TraceEncoder {
         }
     }
 
+    /// Fills later messages up to so many bytes.
+    pub fn set_max_message_bytes(&mut self, bytes: usize) {
+        self.max_message_bytes = bytes;
+    }
+
     /// Encodes as many of `spans`, from the first on, as fit into one message; at least one.
     pub fn encode(&mut self, spans: &[Span]) -> Encoded {
         self.index.clear();

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -12,14 +11,19 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::ExportError;
-use super::otlp::USER_AGENT;
-use super::retry::{Verdict, grpc_is_retryable, grpc_retry_info};
+use super::USER_AGENT;
+use super::http_client::chain;
+use super::retry::{
+    ExportAnswer, Verdict, grpc_is_retryable, grpc_retry_info, grpc_says_too_large,
+};
 use super::settings::{Compression, OtlpSettings};
+use super::tls::{self, Connector, Versions};
 
 /// A connection to a gRPC endpoint, made when first needed and again when broken.
 #[derive(Debug)]
 pub struct GrpcTransport {
     endpoint: Endpoint,
+    connector: Connector,
     channel: Channel,
     method: PathAndQuery,
     metadata: MetadataMap,
@@ -32,9 +36,11 @@ impl GrpcTransport {
         let endpoint = Endpoint::from_shared(settings.endpoint.to_string())
             .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
             .map_err(ExportError::Grpc)?;
+        let connector = tls::connector(&settings.endpoint, &settings.tls, Versions::Http2)?;
         Ok(Self {
-            channel: endpoint.connect_lazy(),
+            channel: endpoint.connect_with_connector_lazy(connector.clone()),
             endpoint,
+            connector,
             method: PathAndQuery::from_static(settings.signal.grpc_method),
             metadata: MetadataMap::from_headers(settings.headers.clone()),
             compression: settings.compression,
@@ -43,7 +49,9 @@ impl GrpcTransport {
 
     /// Forgets the connection.
     pub fn reconnect(&mut self) {
-        self.channel = self.endpoint.connect_lazy();
+        self.channel = self
+            .endpoint
+            .connect_with_connector_lazy(self.connector.clone());
     }
 
     /// One attempt. The server is told of `timeout`; enforcing it is up to the caller.
@@ -63,13 +71,7 @@ impl GrpcTransport {
         *request.metadata_mut() = self.metadata.clone();
         request.set_timeout(timeout);
         match client.unary(request, self.method.clone(), RawCodec).await {
-            Ok(response) => {
-                let partial = response.into_inner().partial_success.unwrap_or_default();
-                Verdict::Accepted {
-                    rejected: u64::try_from(partial.rejected_spans).unwrap_or_default(),
-                    message: partial.error_message,
-                }
-            }
+            Ok(response) => response.into_inner().verdict(),
             Err(status) => verdict(&status),
         }
     }
@@ -84,7 +86,9 @@ fn verdict(status: &Status) -> Verdict {
         Some(error) => chain(error),
         None => format!("{:?}: {}", status.code(), status.message()),
     };
-    if broken.is_some() || grpc_is_retryable(status.code(), retry_info.is_some()) {
+    if grpc_says_too_large(status.code(), status.message()) {
+        Verdict::TooLarge { why }
+    } else if broken.is_some() || grpc_is_retryable(status.code(), retry_info.is_some()) {
         Verdict::Retry {
             after: retry_info,
             why,
@@ -94,28 +98,13 @@ fn verdict(status: &Status) -> Verdict {
     }
 }
 
-/// An error and its causes on one line: transport errors say nothing by themselves.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !line.ends_with(&cause_text) {
-            line.push_str(": ");
-            line.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    line
-}
-
 /// Sends bytes that are already encoded.
 #[derive(Clone, Copy, Debug)]
 struct RawCodec;
 
 impl Codec for RawCodec {
     type Encode = Bytes;
-    type Decode = ExportTraceServiceResponse;
+    type Decode = ExportAnswer;
     type Encoder = Self;
     type Decoder = Self;
 
@@ -140,13 +129,11 @@ impl Encoder for RawCodec {
 }
 
 impl Decoder for RawCodec {
-    type Item = ExportTraceServiceResponse;
+    type Item = ExportAnswer;
     type Error = Status;
 
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
         // The answer came with an OK: what it says beside that is not worth a second sending.
-        Ok(Some(
-            ExportTraceServiceResponse::decode(message).unwrap_or_default(),
-        ))
+        Ok(Some(ExportAnswer::decode(message).unwrap_or_default()))
     }
 }

@@ -53,7 +53,11 @@ pub fn request(spans: &[Span], defaults: &ResourceDefaults) -> ExportTraceServic
 
 /// `spans` as one OTLP/JSON `ExportTraceServiceRequest` on one line, without a line end.
 pub fn json(spans: &[Span], defaults: &ResourceDefaults) -> serde_json::Result<Vec<u8>> {
-    let mut request = request(spans, defaults);
+    to_json(request(spans, defaults))
+}
+
+/// A request as OTLP/JSON on one line, without a line end.
+pub fn to_json(mut request: ExportTraceServiceRequest) -> serde_json::Result<Vec<u8>> {
     let scopes = request
         .resource_spans
         .iter_mut()
@@ -63,6 +67,56 @@ pub fn json(spans: &[Span], defaults: &ResourceDefaults) -> serde_json::Result<V
         span.status.get_or_insert_default();
     }
     serde_json::to_vec(&request)
+}
+
+/// Spans in a request.
+pub fn count(request: &ExportTraceServiceRequest) -> u64 {
+    let scopes = request
+        .resource_spans
+        .iter()
+        .flat_map(|resource| &resource.scope_spans);
+    scopes.map(|scope| scope.spans.len() as u64).sum()
+}
+
+/// Two requests with half of the spans each, in order; `None` if there are not two spans.
+pub fn split(
+    mut request: ExportTraceServiceRequest,
+) -> Option<(ExportTraceServiceRequest, ExportTraceServiceRequest)> {
+    let total = usize::try_from(count(&request)).ok()?;
+    if total < 2 {
+        return None;
+    }
+    let mut keep = total / 2;
+    let mut second = ExportTraceServiceRequest::default();
+    for resource_spans in &mut request.resource_spans {
+        let mut moved = ResourceSpans {
+            resource: resource_spans.resource.clone(),
+            scope_spans: Vec::new(),
+            schema_url: resource_spans.schema_url.clone(),
+        };
+        for scope_spans in &mut resource_spans.scope_spans {
+            let here = keep.min(scope_spans.spans.len());
+            keep -= here;
+            let spans = scope_spans.spans.split_off(here);
+            if !spans.is_empty() {
+                moved.scope_spans.push(ScopeSpans {
+                    scope: scope_spans.scope.clone(),
+                    spans,
+                    schema_url: scope_spans.schema_url.clone(),
+                });
+            }
+        }
+        resource_spans
+            .scope_spans
+            .retain(|scope| !scope.spans.is_empty());
+        if !moved.scope_spans.is_empty() {
+            second.resource_spans.push(moved);
+        }
+    }
+    request
+        .resource_spans
+        .retain(|resource| !resource.scope_spans.is_empty());
+    Some((request, second))
 }
 
 pub(super) fn resource(process: &Process, defaults: &ResourceDefaults) -> Resource {

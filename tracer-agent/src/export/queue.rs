@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -35,6 +35,11 @@ pub trait Exporter: Send + 'static {
         stats: &'a ExporterStats,
     ) -> ExportFuture<'a>;
 
+    /// Exports everything that comes from the queue; returns when that is closed and empty.
+    fn run(self: Box<Self>, queue: Queue) -> ExportFuture<'static> {
+        Box::pin(one_by_one(self, queue))
+    }
+
     /// How often [`Exporter::tick`] wants to be called.
     fn tick_every(&self) -> Option<Duration> {
         None
@@ -49,6 +54,47 @@ pub trait Exporter: Send + 'static {
 
 /// The work of one batch.
 pub type ExportFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// One exporter's end of the queue.
+#[derive(Debug)]
+pub struct Queue {
+    /// Batches for it.
+    pub deliveries: mpsc::UnboundedReceiver<Delivery>,
+    /// Its counters.
+    pub stats: Arc<ExporterStats>,
+    /// Where spans are counted.
+    pub ledger: Arc<Ledger>,
+    /// Says when the time to shut down is nearly over.
+    pub closing: Closing,
+    /// Spans that may wait for it.
+    pub max_queue_size: usize,
+}
+
+/// When an exporter should put what it holds into safety: most of the time to shut down is for
+/// delivering, the last part for that.
+#[derive(Clone, Debug)]
+pub struct Closing(watch::Receiver<Option<Instant>>);
+
+impl Closing {
+    /// Whether the time has come.
+    pub fn is_near(&self) -> bool {
+        self.0.borrow().is_some_and(|near| near <= Instant::now())
+    }
+
+    /// Returns when the time has come.
+    pub async fn near(&self) {
+        let mut closing = self.0.clone();
+        let near = match closing.wait_for(Option::is_some).await {
+            Ok(near) => *near,
+            // The pipeline was dropped without a drain: its tasks are left to themselves.
+            Err(_) => None,
+        };
+        match near {
+            Some(near) => tokio::time::sleep_until(near).await,
+            None => std::future::pending().await,
+        }
+    }
+}
 
 /// Takes spans in. Cheap to clone; never waits.
 #[derive(Clone, Debug)]
@@ -131,6 +177,7 @@ pub struct ExportPipeline {
     shared: Arc<Shared>,
     batcher: JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
+    closing: watch::Sender<Option<Instant>>,
     stats: Vec<Arc<ExporterStats>>,
 }
 
@@ -148,6 +195,7 @@ impl ExportPipeline {
             settings,
             ledger,
         });
+        let (closing, closes) = watch::channel(None);
         let mut stats = Vec::with_capacity(exporters.len());
         let mut workers = Vec::with_capacity(exporters.len());
         let mut queues = Vec::with_capacity(exporters.len());
@@ -155,11 +203,13 @@ impl ExportPipeline {
             let counters = Arc::new(ExporterStats::new(exporter.name()));
             // Unbounded in batches, bounded in spans: the batcher looks at the backlog.
             let (queue, deliveries) = mpsc::unbounded_channel();
-            workers.push(tokio::spawn(work(
-                exporter,
+            workers.push(tokio::spawn(exporter.run(Queue {
                 deliveries,
-                Arc::clone(&counters),
-            )));
+                stats: Arc::clone(&counters),
+                ledger: Arc::clone(&shared.ledger),
+                closing: Closing(closes.clone()),
+                max_queue_size: settings.max_queue_size,
+            })));
             stats.push(counters);
             queues.push(queue);
         }
@@ -173,6 +223,7 @@ impl ExportPipeline {
             shared,
             batcher: tokio::spawn(batcher.run()),
             workers,
+            closing,
             stats,
         }
     }
@@ -192,6 +243,8 @@ impl ExportPipeline {
     /// Takes no more spans, exports what is queued, and returns when that is done or `deadline` has
     /// come; what is left then is dropped as `shutdown_timeout`.
     pub async fn drain(mut self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.closing.send_replace(Some(deadline - left / 4));
         self.shared.intake().closed = true;
         self.shared.wake.notify_one();
         let mut tasks = std::mem::take(&mut self.workers);
@@ -316,11 +369,12 @@ impl Drop for Batcher {
 }
 
 /// Feeds one exporter until the batcher is gone and its queue is empty.
-async fn work(
-    mut exporter: Box<dyn Exporter>,
-    mut deliveries: mpsc::UnboundedReceiver<Delivery>,
-    stats: Arc<ExporterStats>,
-) {
+pub(super) async fn one_by_one<E: Exporter + ?Sized>(mut exporter: Box<E>, queue: Queue) {
+    let Queue {
+        mut deliveries,
+        stats,
+        ..
+    } = queue;
     loop {
         let next = match exporter.tick_every() {
             None => deliveries.recv().await,

@@ -25,6 +25,11 @@ pub enum Verdict {
         /// What happened.
         why: String,
     },
+    /// Too many bytes in one request: its halves may be taken.
+    TooLarge {
+        /// What happened.
+        why: String,
+    },
     /// Sending it again would not help.
     Refused {
         /// What happened.
@@ -51,6 +56,48 @@ pub fn grpc_is_retryable(code: Code, has_retry_info: bool) -> bool {
         | Code::DataLoss => true,
         Code::ResourceExhausted => has_retry_info,
         _ => false,
+    }
+}
+
+/// Whether a gRPC status says that the message is larger than the server takes. There is no code for
+/// it: these are the words of grpc-go, C++ and Java (`RESOURCE_EXHAUSTED`), and of tonic
+/// (`OUT_OF_RANGE`, which would be retryable else).
+pub fn grpc_says_too_large(code: Code, message: &str) -> bool {
+    let says = |words: &str| message.to_ascii_lowercase().contains(words);
+    match code {
+        Code::ResourceExhausted => says("larger than max") || says("exceeds maximum size"),
+        Code::OutOfRange => says("message length too large"),
+        _ => false,
+    }
+}
+
+/// An `Export*ServiceResponse` of any signal: they differ in the names of their fields only.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExportAnswer {
+    /// There if the server has something to say.
+    #[prost(message, optional, tag = "1")]
+    pub partial_success: Option<PartialSuccess>,
+}
+
+/// An `Export*PartialSuccess`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PartialSuccess {
+    /// Spans, data points or log records that were not taken.
+    #[prost(int64, tag = "1")]
+    pub rejected: i64,
+    /// Why, or a warning if none were.
+    #[prost(string, tag = "2")]
+    pub error_message: String,
+}
+
+impl ExportAnswer {
+    /// The verdict of an answer that is a success. A negative number is none.
+    pub fn verdict(self) -> Verdict {
+        let partial = self.partial_success.unwrap_or_default();
+        Verdict::Accepted {
+            rejected: u64::try_from(partial.rejected).unwrap_or_default(),
+            message: partial.error_message,
+        }
     }
 }
 
@@ -187,6 +234,25 @@ mod tests {
         check(Code::Unimplemented, false, false);
         check(Code::Internal, false, false);
         check(Code::Unauthenticated, false, false);
+    }
+
+    #[test]
+    fn too_large_is_known_by_its_words() {
+        #[track_caller]
+        fn check(code: Code, message: &str, expected: bool) {
+            assert_eq!(grpc_says_too_large(code, message), expected, "{message}");
+        }
+        let go = "grpc: received message larger than max (5000000 vs. 4194304)";
+        check(Code::ResourceExhausted, go, true);
+        let cpp = "CLIENT: Received message larger than max (5 vs. 4)";
+        check(Code::ResourceExhausted, cpp, true);
+        let java = "gRPC message exceeds maximum size 4194304: 5000000";
+        check(Code::ResourceExhausted, java, true);
+        let tonic = "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes";
+        check(Code::OutOfRange, tonic, true);
+        check(Code::ResourceExhausted, "quota", false);
+        check(Code::OutOfRange, "", false);
+        check(Code::Internal, go, false);
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub struct ExporterStats {
     retries: AtomicU64,
     attempt_ns: AtomicU64,
     backlog: AtomicU64,
+    spool_bytes: AtomicU64,
+    spool_failures: AtomicU64,
+    spool_damaged: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -38,6 +41,12 @@ pub struct ExporterSnapshot {
     pub attempt_ns: u64,
     /// Spans that wait for it or that it is working on.
     pub backlog: u64,
+    /// Bytes it has on disk.
+    pub spool_bytes: u64,
+    /// Messages that could not be written to disk.
+    pub spool_failures: u64,
+    /// Pieces of its spool that were damaged beyond counting their spans.
+    pub spool_damaged: u64,
 }
 
 impl ExporterStats {
@@ -61,6 +70,9 @@ impl ExporterStats {
             retries,
             attempt_ns,
             backlog,
+            spool_bytes,
+            spool_failures,
+            spool_damaged,
         } = self;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ExporterSnapshot {
@@ -73,6 +85,9 @@ impl ExporterStats {
             retries: load(retries),
             attempt_ns: load(attempt_ns),
             backlog: load(backlog),
+            spool_bytes: load(spool_bytes),
+            spool_failures: load(spool_failures),
+            spool_damaged: load(spool_damaged),
         }
     }
 
@@ -89,6 +104,21 @@ impl ExporterStats {
     /// A failed attempt is about to be repeated.
     pub fn retry(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A message could not be written to the spool.
+    pub(super) fn spool_failure(&self) {
+        self.spool_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The spool takes so many bytes.
+    pub(super) fn spool_holds(&self, bytes: u64) {
+        self.spool_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// So many pieces of the spool cannot be read.
+    pub(super) fn spool_damage(&self, segments: u64) {
+        self.spool_damaged.fetch_add(segments, Ordering::Relaxed);
     }
 
     /// Spans waiting or being worked on.

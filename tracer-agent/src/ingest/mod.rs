@@ -18,7 +18,10 @@ pub use record::Record;
 use sweep::Sweep;
 use tracked::{Closed, Tracked};
 
-use crate::protocol::{At, Connection, Direction, End, Exchange, Input, Outputs, Parser, Sessions};
+use crate::protocol::{
+    At, Cause, CauseMethod, Connection, Direction, End, Exchange, ExchangeId, Input, Opened,
+    Outputs, Parser, Sessions,
+};
 use crate::protocol::{http1, http2};
 use crate::telemetry::ledger::BytesSnapshot;
 
@@ -42,6 +45,8 @@ pub trait Host {
     fn forget(&mut self, socket: u64, connection: u64);
     /// The kernel side should stop looking at a connection (it speaks nothing we parse).
     fn ignore(&mut self, socket: u64, connection: u64);
+    /// An exchange has begun: its request's head was seen.
+    fn opened(&mut self, opened: Opened, connection: &Arc<Connection>);
     /// An exchange is finished.
     fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>);
     /// `n` exchanges of a process were given up without a span; they are in the counts too.
@@ -191,6 +196,13 @@ impl Ingest {
             start_ns: event.start_ns.min(event.time_ns),
             tgid: event.tgid,
             tid: event.tid,
+            cause: CauseMethod::from_abi(event.cause_method).map(|method| Cause {
+                exchange: ExchangeId {
+                    connection: event.cause_connection,
+                    key: event.cause_key,
+                },
+                method,
+            }),
         };
         let session = &mut tracked.parser;
         let out = &mut self.outputs;
@@ -249,6 +261,7 @@ impl Ingest {
             start_ns: event.time_ns,
             tgid: event.tgid,
             tid: event.tid,
+            cause: None,
         };
         tracked.last_ns = event.time_ns;
         let (read, write) = (&mut tracked.read, &mut tracked.write);
@@ -455,6 +468,7 @@ impl Ingest {
             start_ns: time_ns,
             tgid: tracked.tgid,
             tid: 0,
+            cause: None,
         };
         let out = &mut self.outputs;
         if let Some(closed) = tracked.closed {
@@ -491,6 +505,9 @@ fn hand_on(
     tracked: &mut Tracked,
     host: &mut impl Host,
 ) -> u64 {
+    for opened in out.drain_opened() {
+        host.opened(opened, &tracked.connection);
+    }
     let without = tracked.hand_on(out, host);
     let given_up = [
         &mut out.http1.counts.abandoned,

@@ -19,6 +19,8 @@ struct Recorder {
 }
 
 impl Host for Recorder {
+    fn opened(&mut self, _opened: Opened, _connection: &Arc<Connection>) {}
+
     fn sockets_of(&self, _tgid: u32) -> Option<FxHashSet<u64>> {
         Some(self.holds.then_some(INODE).into_iter().collect())
     }
@@ -65,6 +67,9 @@ fn connection(id: u64, socket: u64) -> ConnectionEvent {
         local: [127; 16],
         remote: [127; 16],
         path: [0; 108],
+        read_sequence: 0,
+        write_sequence: 0,
+        peer: 0,
     }
 }
 
@@ -92,7 +97,9 @@ fn data(
         length,
         tgid: 42,
         tid: 43,
-        reserved: 0,
+        cause_method: 0,
+        cause_connection: 0,
+        cause_key: 0,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracer_common::abi::{ConnectionEvent, DataEvent, connection_flags, role};
 
 use super::Host;
-use crate::protocol::{Connection, Endpoint, Exchange, Input, Outputs, Parser, Role};
+use crate::protocol::{Connection, Endpoint, Exchange, Input, Outputs, Parser, Role, Wire};
 use crate::telemetry::ledger::BytesSnapshot;
 
 /// Exchanges of one TLS session that may wait for its socket.
@@ -65,6 +65,7 @@ impl Tracked {
             role,
             from_start,
             tls: is_tls(event),
+            wire: wire(event),
         };
         Tracked {
             connection: Arc::new(connection),
@@ -150,6 +151,20 @@ impl Tracked {
     pub fn in_flight(&self) -> usize {
         self.parser.in_flight()
     }
+}
+
+/// What the other end can be told by.
+fn wire(event: &ConnectionEvent) -> Option<Wire> {
+    if event.family == AF_UNIX {
+        return (event.peer != 0).then_some(Wire::Unix {
+            own: event.socket,
+            peer: event.peer,
+        });
+    }
+    (event.header.flags & connection_flags::SEQUENCES != 0).then_some(Wire::Tcp {
+        read: event.read_sequence,
+        write: event.write_sequence,
+    })
 }
 
 impl Side {

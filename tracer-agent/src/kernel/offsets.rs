@@ -33,6 +33,7 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("TASK_STACK", "task_struct", "stack", true),
     ("TASK_MM", "task_struct", "mm", true),
     ("TASK_TGID", "task_struct", "tgid", true),
+    ("TASK_PID", "task_struct", "pid", true),
     ("TASK_REAL_PARENT", "task_struct", "real_parent", true),
     // Called real_start_time before 5.5 (kernel commit cf25e24db61c).
     (
@@ -49,6 +50,7 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("FDT_MAX_FDS", "fdtable", "max_fds", true),
     ("FDT_FD", "fdtable", "fd", true),
     ("FILE_INODE", "file", "f_inode", true),
+    ("FILE_FLAGS", "file", "f_flags", false),
     ("FILE_PRIVATE_DATA", "file", "private_data", true),
     ("FILE_COUNT", "file", "f_count", false),
     ("FILE_REF", "file", "f_ref", false),
@@ -70,6 +72,8 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ),
     ("SOCK_PROTOCOL", "sock", "sk_protocol", true),
     ("SOCK_ERR", "sock", "sk_err", true),
+    ("TCP_COPIED_SEQ", "tcp_sock", "copied_seq", false),
+    ("TCP_WRITE_SEQ", "tcp_sock", "write_seq", false),
     ("UNIX_ADDR", "unix_sock", "addr", false),
     ("UNIX_PEER", "unix_sock", "peer", false),
     ("UNIX_ADDRESS_LEN", "unix_address", "len", false),
@@ -82,15 +86,12 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("SB_DEV", "super_block", "s_dev", false),
 ];
 
-/// Registers in `struct pt_regs`: arguments of system calls, then what [`OTHERS`] names.
+/// Registers that hold the arguments of system calls, in `struct pt_regs`.
 #[cfg(target_arch = "x86_64")]
-const REGISTERS: Option<([&str; 5], [&str; 6])> = Some((
-    ["di", "si", "dx", "r10", "r8"],
-    ["sp", "r14", "ax", "bx", "cx", "ax"],
-));
+const REGISTERS: Option<[&str; 5]> = Some(["di", "si", "dx", "r10", "r8"]);
 /// `regs` is an array: the others follow from its start.
 #[cfg(not(target_arch = "x86_64"))]
-const REGISTERS: Option<([&str; 5], [&str; 6])> = None;
+const REGISTERS: Option<[&str; 5]> = None;
 
 const ARGUMENTS: [&str; 5] = [
     "REGS_ARG0",
@@ -99,16 +100,6 @@ const ARGUMENTS: [&str; 5] = [
     "REGS_ARG3",
     "REGS_ARG4",
 ];
-/// Stack pointer, Go's registers (its own calling convention), a function's result.
-const OTHERS: [&str; 6] = [
-    "REGS_SP",
-    "REGS_GOROUTINE",
-    "REGS_GO0",
-    "REGS_GO1",
-    "REGS_GO2",
-    "REGS_RESULT",
-];
-
 /// Resolves them all.
 pub fn resolve(btf: &Btf) -> Result<Vec<Offset>, OffsetError> {
     let mut offsets = Vec::with_capacity(MEMBERS.len() + 8);
@@ -129,9 +120,22 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
         btf.offset(structure, member)
             .ok_or(OffsetError::Missing { structure, member })
     };
-    if let Some((arguments, others)) = REGISTERS {
-        let names = ARGUMENTS.into_iter().zip(arguments);
-        for (global, name) in names.chain(OTHERS.into_iter().zip(others)) {
+    if let Some(names) = REGISTERS {
+        for (global, name) in ARGUMENTS.into_iter().zip(names) {
+            offsets.push((global, member("pt_regs", name)?));
+        }
+        // Go's internal ABI keeps the current goroutine in R14.
+        for (global, name) in [
+            ("REGS_GOROUTINE", "r14"),
+            ("REGS_GO0", "ax"),
+            ("REGS_GO1", "bx"),
+            ("REGS_GO2", "cx"),
+            ("REGS_GO3", "di"),
+            ("REGS_C0", "di"),
+            ("REGS_C1", "si"),
+            ("REGS_RESULT", "ax"),
+            ("REGS_SP", "sp"),
+        ] {
             offsets.push((global, member("pt_regs", name)?));
         }
         return Ok(());
@@ -145,10 +149,18 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
     for (i, global) in ARGUMENTS.into_iter().enumerate().skip(1) {
         offsets.push((global, regs + 8 * i as u32));
     }
-    let [stack, goroutine, rest @ ..] = OTHERS;
-    offsets.push((stack, member("pt_regs", "sp")?));
-    offsets.push((goroutine, regs + 8 * 28));
-    for (global, register) in rest.into_iter().zip([0, 1, 2, 0]) {
+    offsets.push(("REGS_SP", member("pt_regs", "sp")?));
+    // Go keeps the current goroutine in R28.
+    for (global, register) in [
+        ("REGS_GOROUTINE", 28),
+        ("REGS_GO0", 0),
+        ("REGS_GO1", 1),
+        ("REGS_GO2", 2),
+        ("REGS_GO3", 3),
+        ("REGS_C0", 0),
+        ("REGS_C1", 1),
+        ("REGS_RESULT", 0),
+    ] {
         offsets.push((global, regs + 8 * register));
     }
     Ok(())

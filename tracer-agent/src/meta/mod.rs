@@ -18,6 +18,7 @@ pub mod table;
 
 pub use facts::{ExecInfo, ProcessFacts};
 pub use host::Host;
+pub use language::Language;
 pub use proc_fs::ProcFs;
 pub use rules::ServiceRule;
 pub use table::{Options, ProcessTable, TableCounts};

@@ -186,6 +186,11 @@ impl ProcFs {
         Some(links.filter_map(inode).collect())
     }
 
+    /// Where the program file can be opened, also when it was deleted or replaced since.
+    pub fn exe_path(&self, pid: u32) -> PathBuf {
+        self.path(pid, "exe")
+    }
+
     /// The program file itself, also when it was deleted or replaced since.
     pub fn open_exe(&self, pid: u32) -> Option<File> {
         File::open(self.path(pid, "exe")).ok()

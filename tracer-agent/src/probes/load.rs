@@ -1,7 +1,8 @@
 //! Loads the eBPF object, hands it this kernel's offsets and attaches its programs.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
@@ -11,7 +12,9 @@ use rustc_hash::FxHashSet;
 use tracer_common::abi::{connection_entry, drop_reason, setting};
 
 use super::reader::Reader;
+use super::runtime::RuntimeProbes;
 use super::tls::TlsProbes;
+use crate::discover::Runtime;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
 use crate::telemetry::metrics::ProgramCost;
@@ -123,15 +126,34 @@ impl Options {
     }
 }
 
-/// Programs that are attached to several tracepoints; all others are named after theirs.
-const ENTRIES_OF_WRITES: &[&str] = &[
-    "sys_enter_write",
-    "sys_enter_writev",
-    "sys_enter_pwritev2",
-    "sys_enter_sendto",
-    "sys_enter_sendmsg",
-    "sys_enter_sendmmsg",
-    "sys_enter_sendfile64",
+/// Programs that are attached to several tracepoints, by the first of them; all others are named
+/// after theirs.
+const SHARED: &[&[&str]] = &[
+    &[
+        "sys_enter_write",
+        "sys_enter_writev",
+        "sys_enter_pwritev2",
+        "sys_enter_sendto",
+        "sys_enter_sendmsg",
+        "sys_enter_sendmmsg",
+        "sys_enter_sendfile64",
+    ],
+    &[
+        "sys_exit_epoll_wait",
+        "sys_exit_epoll_pwait",
+        "sys_exit_epoll_pwait2",
+    ],
+    &["sys_exit_poll", "sys_exit_ppoll"],
+    &["sys_exit_select", "sys_exit_pselect6"],
+];
+
+/// Tracepoints that not every architecture, or not every kernel, has: calls of other names do their
+/// work there.
+const OPTIONAL: &[&str] = &[
+    "sys_exit_epoll_wait",
+    "sys_exit_epoll_pwait2",
+    "sys_exit_poll",
+    "sys_exit_select",
 ];
 
 /// Programs reached by tail call, in the order of their indexes in the `PROGRAMS` map.
@@ -141,6 +163,7 @@ const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 pub struct Kernel {
     /// Shared with the thread that attaches probes to TLS libraries.
     ebpf: Arc<Mutex<Ebpf>>,
+    runtimes: RuntimeProbes,
     /// While it is open the kernel measures every program of the host.
     measuring: Option<OwnedFd>,
     ring_bytes: u32,
@@ -166,15 +189,15 @@ impl Kernel {
     /// Loads all programs without attaching any: what the verifier says of them.
     pub fn verify(options: &Options) -> Result<Vec<Verified>, LoadError> {
         let mut ebpf = open(options)?;
-        let mut verified = load_programs(&mut ebpf, false)?;
-        verified.extend(load_programs(&mut ebpf, true)?);
+        let mut verified = load_programs(&mut ebpf, Set::Always)?;
+        verified.extend(load_programs(&mut ebpf, Set::Tls)?);
         Ok(verified)
     }
 
     /// Loads and attaches.
     pub fn start(options: &Options) -> Result<Self, LoadError> {
         let mut ebpf = open(options)?;
-        load_programs(&mut ebpf, false)?;
+        load_programs(&mut ebpf, Set::Always)?;
         fill_tail_calls(&mut ebpf, "PROGRAMS", TAIL_CALLED)?;
         let mut settings: Array<_, u32> = ebpf
             .map_mut("SETTINGS")
@@ -189,6 +212,7 @@ impl Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
             ebpf: Arc::new(Mutex::new(ebpf)),
+            runtimes: RuntimeProbes::default(),
             measuring: if options.bpf_stats { measure() } else { None },
             ring_bytes: options.ring_size(),
             attached: Vec::new(),
@@ -202,16 +226,13 @@ impl Kernel {
         let mut ebpf = lock(&self.ebpf);
         for (name, program) in ebpf.programs_mut() {
             match program {
-                // Attached to files that use them: see `TlsProbes`.
+                // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
                 Program::UProbe(_) => {}
                 Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
                 Program::TracePoint(point) => {
-                    let targets = if name == "sys_enter_write" {
-                        ENTRIES_OF_WRITES
-                    } else {
-                        &[name][..]
-                    };
-                    for target in targets {
+                    let own = [name];
+                    let shared = SHARED.iter().find(|points| points.first() == Some(&name));
+                    for target in shared.copied().unwrap_or(&own) {
                         let category = if target.starts_with("sched_") {
                             "sched"
                         } else {
@@ -219,6 +240,7 @@ impl Kernel {
                         };
                         match point.attach(category, target) {
                             Ok(_) => self.attached.push((*target).to_owned()),
+                            Err(_) if OPTIONAL.contains(target) => {}
                             Err(error) => self.missing.push(((*target).to_owned(), chain(&error))),
                         }
                     }
@@ -242,6 +264,22 @@ impl Kernel {
             return Err(LoadError::NothingAttached(why));
         }
         Ok(())
+    }
+
+    /// Attaches what a runtime needs to a process's program, once per program; returns the kind that
+    /// the process then is of (`abi::kind_of_process`). Without `wait`, `None` while a TLS library
+    /// gets its probes or loses them, which may take long.
+    pub fn follow(&mut self, runtime: Runtime, exe: &Path, wait: bool) -> Option<u32> {
+        if let Runtime::Kind(kind) = runtime {
+            return Some(kind);
+        }
+        let mut ebpf = match self.ebpf.try_lock() {
+            Ok(ebpf) => ebpf,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if wait => lock(&self.ebpf),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(self.runtimes.follow(&mut ebpf, runtime, exe))
     }
 
     /// What each program cost since it was loaded; empty unless the kernel counts it, because this
@@ -309,6 +347,7 @@ impl Kernel {
             ports: HashMap::try_from(take("IGNORED_PORTS")?)?,
             settings: Array::try_from(take("SETTINGS")?)?,
             connections: HashMap::try_from(take("CONNECTIONS")?)?,
+            kinds: HashMap::try_from(take("KINDS")?)?,
         })
     }
 }
@@ -321,6 +360,7 @@ pub struct Maps {
     ports: HashMap<MapData, u32, u8>,
     settings: Array<MapData, u32>,
     connections: HashMap<MapData, u64, ConnectionValue>,
+    kinds: HashMap<MapData, u32, u32>,
 }
 
 /// Only update what is there (`BPF_EXIST`).
@@ -367,6 +407,11 @@ impl Maps {
     /// Sets one process's policy (`abi::policy` flags).
     pub fn set_process(&mut self, tgid: u32, flags: u32) -> Result<(), aya::maps::MapError> {
         self.processes.insert(tgid, flags, 0)
+    }
+
+    /// Says how a process runs what it serves (`abi::kind_of_process`).
+    pub fn set_kind(&mut self, tgid: u32, kind: u32) -> Result<(), aya::maps::MapError> {
+        self.kinds.insert(tgid, kind, 0)
     }
 
     /// Forgets a process that ended.
@@ -477,13 +522,33 @@ fn open(options: &Options) -> Result<Ebpf, LoadError> {
     })
 }
 
-/// Loads the programs of uprobes, or all others.
-pub(super) fn load_programs(ebpf: &mut Ebpf, uprobes: bool) -> Result<Vec<Verified>, LoadError> {
+/// Programs that are loaded together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Set {
+    /// With the agent's start.
+    Always,
+    /// When the first TLS library is met.
+    Tls,
+}
+
+impl Set {
+    /// That of the program of this name.
+    fn of(name: &str) -> Self {
+        if name.starts_with("tls_") || name.starts_with("go_tls_") {
+            Set::Tls
+        } else {
+            Set::Always
+        }
+    }
+}
+
+/// Loads one set of the programs.
+pub(super) fn load_programs(ebpf: &mut Ebpf, set: Set) -> Result<Vec<Verified>, LoadError> {
     let btf = aya::Btf::from_sys_fs()
         .map_err(|error| LoadError::Object(aya::EbpfError::BtfError(error)))?;
     let mut verified = Vec::new();
     for (name, program) in ebpf.programs_mut() {
-        if matches!(program, Program::UProbe(_)) != uprobes {
+        if Set::of(name) != set {
             continue;
         }
         let start = Instant::now();

@@ -2,6 +2,8 @@
 
 pub mod load;
 pub mod reader;
+mod runtime;
+mod symbols;
 pub mod tls;
 
 pub use load::{

@@ -100,7 +100,7 @@ impl TlsProbes {
         let shared = Arc::clone(&self.ebpf);
         let mut ebpf = load::lock(&shared);
         if !self.loaded {
-            load::load_programs(&mut ebpf, true)?;
+            load::load_programs(&mut ebpf, load::Set::Tls)?;
             load::fill_tail_calls(&mut ebpf, "TLS_PROGRAMS", TAIL_CALLED)?;
             self.active.set(0, 1, 0)?;
             self.loaded = true;

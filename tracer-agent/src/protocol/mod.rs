@@ -54,6 +54,82 @@ pub struct At {
     pub tgid: u32,
     /// Thread that made the call; 0 if unknown.
     pub tid: u32,
+    /// The exchange that the request which begins with these bytes is sent for, if that is certain.
+    pub cause: Option<Cause>,
+}
+
+/// Names an exchange at one of its ends for the life of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ExchangeId {
+    /// [`Connection::id`].
+    pub connection: u64,
+    /// [`Exchange::key`].
+    pub key: u64,
+}
+
+/// The incoming exchange that a request is sent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Which exchange.
+    pub exchange: ExchangeId,
+    /// How that was found.
+    pub method: CauseMethod,
+}
+
+/// How the cause of a request was found; see `tracer_common::abi::cause_method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CauseMethod {
+    /// The thread read the request that it serves, and waits for what it calls.
+    SameThread,
+    /// The thread of an event loop touched that exchange last, in this turn of the loop.
+    Turn,
+    /// It goes on with the response of a call of that exchange.
+    Continuation,
+    /// The connection was opened for that exchange.
+    Connection,
+    /// The thread was made by a thread that served that exchange.
+    ThreadCreated,
+    /// The goroutine read the request that it serves.
+    Goroutine,
+    /// The goroutine was started by one that served that exchange.
+    GoroutineCreated,
+    /// The goroutine was woken by one that served that exchange.
+    GoroutineWoken,
+}
+
+impl CauseMethod {
+    /// From the kernel side's number.
+    pub fn from_abi(method: u32) -> Option<Self> {
+        use tracer_common::abi::cause_method as abi;
+        Some(match method {
+            abi::SAME_THREAD => CauseMethod::SameThread,
+            abi::TURN => CauseMethod::Turn,
+            abi::CONTINUATION => CauseMethod::Continuation,
+            abi::CONNECTION => CauseMethod::Connection,
+            abi::THREAD_CREATED => CauseMethod::ThreadCreated,
+            abi::GOROUTINE => CauseMethod::Goroutine,
+            abi::GOROUTINE_CREATED => CauseMethod::GoroutineCreated,
+            abi::GOROUTINE_WOKEN => CauseMethod::GoroutineWoken,
+            _ => return None,
+        })
+    }
+}
+
+/// A request whose head was seen: the exchange has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// As the exchange's will be.
+    pub key: u64,
+    /// Which end the traced process is.
+    pub role: Role,
+    /// Position of the request's first byte in its direction (HTTP/1).
+    pub position: Option<u64>,
+    /// First byte of the request.
+    pub start_ns: u64,
+    /// What the request is sent for.
+    pub cause: Option<Cause>,
+    /// The context it carries.
+    pub context: ContextHeaders,
 }
 
 /// How a direction or a connection ended.
@@ -149,6 +225,9 @@ pub struct Grpc {
 /// One request and what became of it: the unit that becomes exactly one span.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
+    /// Which exchange of its connection: position of the request's first byte (HTTP/1), or the stream
+    /// (HTTP/2).
+    pub key: u64,
     /// Which end the traced process was.
     pub role: Role,
     /// Protocol and version.
@@ -201,6 +280,27 @@ pub struct Connection {
     pub from_start: bool,
     /// The bytes are the plaintext of a TLS session.
     pub tls: bool,
+    /// What the other end of the same connection can be told by, if it is on this host.
+    pub wire: Option<Wire>,
+}
+
+/// What both ends of a connection have in common beside their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// TCP sequence numbers of the bytes at position 0.
+    Tcp {
+        /// Of what this end reads.
+        read: u32,
+        /// Of what this end writes.
+        write: u32,
+    },
+    /// Addresses of the kernel's sockets.
+    Unix {
+        /// This end's.
+        own: u64,
+        /// The other end's.
+        peer: u64,
+    },
 }
 
 /// When a message began whose first byte came with this call: a read brings it when it returns, a

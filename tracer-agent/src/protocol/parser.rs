@@ -4,7 +4,7 @@
 //! In: pieces of both directions; at the beginning, or when whoever looks at the bytes first says
 //! so, the protocol. Out: exchanges and counts, in [`Outputs`].
 
-use super::{At, Direction, End, Exchange, Input, Role, http1, http2};
+use super::{At, Direction, End, Exchange, Input, Opened, Role, http1, http2};
 
 /// Who parses a connection.
 #[derive(Debug)]
@@ -40,6 +40,14 @@ pub struct Sessions {
 }
 
 impl Outputs {
+    /// Hands out the exchanges that have begun.
+    pub fn drain_opened(&mut self) -> impl Iterator<Item = Opened> {
+        self.http1
+            .opened
+            .drain(..)
+            .chain(self.http2.opened.drain(..))
+    }
+
     /// Hands out the finished exchanges.
     pub fn drain(&mut self) -> impl Iterator<Item = Exchange> {
         self.http1

@@ -186,6 +186,7 @@ impl<H: Handler> Context<H> {
             tls: false,
             role: (opened_by == Some(server.other())).then_some(Role::Server),
             from_start,
+            wire: None,
         };
         Owner {
             connection: Arc::new(connection),
@@ -231,6 +232,7 @@ fn at(time_ns: u64) -> At {
         start_ns: time_ns,
         tgid: 0,
         tid: 0,
+        cause: None,
     }
 }
 

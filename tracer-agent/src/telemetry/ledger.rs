@@ -15,12 +15,15 @@ pub struct Ledger {
     pub events: Stage,
     /// Requests recognised on a connection end until they are a finished exchange.
     pub exchanges: Stage,
-    /// Spans from creation to acknowledgement by every exporter's backend.
+    /// Spans from creation to acknowledgement by every exporter's backend, or to its spool on disk.
     pub spans: Stage,
     /// Bytes of connections that are parsed.
     pub bytes: Bytes,
     /// Exchanges and spans by service.
     pub services: Services,
+    /// Spans on disk, once per exporter, what an earlier agent left there included. Without
+    /// `--spool` nothing ever enters.
+    pub spool: Stage,
 }
 
 /// Bytes of traced connections: seen = parsed + skipped + lost.
@@ -183,12 +186,14 @@ impl Ledger {
             spans,
             bytes,
             services: _,
+            spool,
         } = self;
         BTreeMap::from([
             ("bytes", bytes.snapshot().stage()),
             ("events", events.snapshot()),
             ("exchanges", exchanges.snapshot()),
             ("spans", spans.snapshot()),
+            ("spool", spool.snapshot()),
         ])
     }
 

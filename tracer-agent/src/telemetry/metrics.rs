@@ -33,6 +33,12 @@ pub struct Snapshot {
     pub undecided_spans: u64,
     /// Spans by what gave them a route.
     pub routed: Vec<(&'static str, u64)>,
+    /// Spans by how their parent was found.
+    pub parents: Vec<(&'static str, u64)>,
+    /// What could not be joined, by reason.
+    pub unjoined: Vec<(&'static str, u64)>,
+    /// Spans that wait until their trace is certain.
+    pub waiting_spans: u64,
     /// Connections that user space knows.
     pub connections: u64,
     /// Protocol sessions alive, by protocol.
@@ -120,6 +126,12 @@ pub struct Exporter {
     pub attempt_ns: u64,
     /// Spans that wait for it or that it is working on.
     pub backlog: u64,
+    /// Bytes it has on disk.
+    pub spool_bytes: u64,
+    /// Messages that could not be written to disk.
+    pub spool_failures: u64,
+    /// Pieces of its spool that were damaged beyond counting their spans.
+    pub spool_damaged: u64,
 }
 
 /// One metric of the table.
@@ -215,7 +227,7 @@ metrics! {
         out.count(&[], now.tls.probes);
     "tracer_agent_tls_failures_total" Counter [] "Files, or functions of them, that could not be looked into for TLS or probed; the log says why." => |now, out|
         out.count(&[], now.tls.failures);
-    "tracer_agent_stage_seen_total" Counter ["stage"] "What entered a stage of the pipeline: events, exchanges, spans." => |now, out|
+    "tracer_agent_stage_seen_total" Counter ["stage"] "What entered a stage of the pipeline: events, exchanges, spans, spool." => |now, out|
         for (name, stage) in &now.ledger {
             out.count(&[name], stage.seen);
         };
@@ -293,6 +305,16 @@ metrics! {
         for (service, row) in &now.services {
             out.count(&[service], row.pending);
         };
+    "tracer_agent_parents_total" Counter ["method"] "Spans by how their parent was found; none: they begin a trace." => |now, out|
+        for (method, count) in &now.parents {
+            out.count(&[method], *count);
+        };
+    "tracer_agent_unjoined_total" Counter ["reason"] "Where joining fell short: spans let go before their trace was certain (hurried), exchanges forgotten before they ended (forgotten), ends of one connection found too late (late)." => |now, out|
+        for (reason, count) in &now.unjoined {
+            out.count(&[reason], *count);
+        };
+    "tracer_agent_waiting_spans" Gauge [] "Spans that wait until their trace is certain." => |now, out|
+        out.count(&[], now.waiting_spans);
     "tracer_agent_ring_highest_bytes" Gauge [] "Most bytes that ever waited in the ring buffer to be read." => |now, out|
         out.count(&[], now.ring.highest_bytes);
     "tracer_agent_ring_size_bytes" Gauge [] "Size of the ring buffer." => |now, out|
@@ -357,6 +379,18 @@ metrics! {
     "tracer_agent_export_backlog" Gauge ["exporter"] "Spans that wait for an exporter or that it is working on." => |now, out|
         for exporter in &now.exporters {
             out.count(&[exporter.exporter], exporter.backlog);
+        };
+    "tracer_agent_spool_bytes" Gauge ["exporter"] "Bytes that an exporter has on disk (--spool)." => |now, out|
+        for exporter in &now.exporters {
+            out.count(&[exporter.exporter], exporter.spool_bytes);
+        };
+    "tracer_agent_spool_write_failures_total" Counter ["exporter"] "Messages that could not be written to the spool; their spans wait in memory." => |now, out|
+        for exporter in &now.exporters {
+            out.count(&[exporter.exporter], exporter.spool_failures);
+        };
+    "tracer_agent_spool_damaged_total" Counter ["exporter"] "Pieces of a spool that were damaged beyond counting their spans, and skipped." => |now, out|
+        for exporter in &now.exporters {
+            out.count(&[exporter.exporter], exporter.spool_damaged);
         };
     "process_cpu_seconds_total" Counter [] "CPU time of the agent itself, user and system." => |now, out|
         out.number(&[], now.usage.cpu_seconds);
@@ -450,6 +484,9 @@ mod tests {
             retries: 1,
             attempt_ns: 1_500_000_000,
             backlog: 1,
+            spool_bytes: 2,
+            spool_failures: 3,
+            spool_damaged: 4,
         };
         let now = Snapshot {
             ledger: ledger.snapshot(),

@@ -13,7 +13,7 @@ use crate::protocol::{Connection, Exchange, Role};
 use super::context::{Extraction, Format, Propagators, RequestContext, extract};
 use super::ids::Ids;
 use super::redact::Redaction;
-use super::span::{Span, SpanKind};
+use super::span::{Link, Span, SpanKind};
 use super::{FLAG_RANDOM, FLAG_SAMPLED};
 
 /// Makes spans of exchanges.
@@ -88,6 +88,7 @@ impl SpanBuilder {
             trace_id,
             span_id: self.ids.span_id(),
             parent,
+            link: parent.map(|_| Link::Context),
             parent_is_remote: parent.is_some() && kind == SpanKind::Server,
             flags: flags & !FLAG_SAMPLED | sampled_flag,
             sampled,
@@ -100,6 +101,11 @@ impl SpanBuilder {
             connection: Arc::clone(connection),
             template: None,
         }
+    }
+
+    /// The formats that are read.
+    pub fn propagators(&self) -> &Propagators {
+        &self.propagators
     }
 
     /// What was found in the requests so far.

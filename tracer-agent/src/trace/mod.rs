@@ -2,11 +2,13 @@
 //! come from a generator that the caller seeds.
 //!
 //! In: an exchange with its connection and process. Out: one [`Span`] each, made by
-//! [`SpanBuilder`]. Names, status and attributes are computed when an exporter asks for them.
+//! [`SpanBuilder`] with what the exchange says of itself, and joined with the others of this host by
+//! [`Assembler`]. Names, status and attributes are computed when an exporter asks for them.
 //!
 //! It cannot see what happens inside a process: which outgoing request serves which incoming one
-//! is not known here, only what the trace context in the headers says.
+//! is what the kernel side says, or what the trace context in the headers says.
 
+pub mod assemble;
 pub mod builder;
 pub mod context;
 pub mod ids;
@@ -17,11 +19,12 @@ pub mod semconv;
 pub mod span;
 pub mod target;
 
+pub use assemble::{Assembler, JoinCounts};
 pub use builder::{ContextCounts, SpanBuilder};
 pub use context::{Format, Propagators};
 pub use redact::Redaction;
 pub use semconv::grpc_status_name;
-pub use span::{Span, SpanId, SpanKind, SpanStatus, TraceId, Value};
+pub use span::{Link, Span, SpanId, SpanKind, SpanStatus, TraceId, Value};
 
 /// W3C trace flag: the trace is sampled.
 pub const FLAG_SAMPLED: u8 = 0x01;

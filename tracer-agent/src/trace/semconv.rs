@@ -123,6 +123,9 @@ pub(super) fn for_each_attribute<'a>(
     if let Some(user_agent) = &request.user_agent {
         each("user_agent.original", text(user_agent));
     }
+    if let Some(link) = span.link {
+        each("tracer.parent.method", text(link.name()));
+    }
     // Of our own: `http.route` and `url.template` are for what the framework itself told.
     if let Some(template) = &span.template {
         let key = match template.guessed {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::meta::Process;
-use crate::protocol::{Connection, Exchange};
+use crate::protocol::{CauseMethod, Connection, Exchange};
 
 use super::routes::Template;
 use super::semconv;
@@ -24,6 +24,51 @@ pub enum SpanKind {
     Server,
     /// Sent a request.
     Client,
+}
+
+/// How a span's parent was found.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Link {
+    /// The request carried it.
+    Context,
+    /// The two ends of one connection on this host.
+    LocalConnection,
+    /// The kernel side saw which incoming exchange the request was sent for.
+    Cause(CauseMethod),
+}
+
+impl Link {
+    /// All there are.
+    pub const ALL: [Link; 10] = [
+        Link::Context,
+        Link::LocalConnection,
+        Link::Cause(CauseMethod::SameThread),
+        Link::Cause(CauseMethod::Turn),
+        Link::Cause(CauseMethod::Continuation),
+        Link::Cause(CauseMethod::Connection),
+        Link::Cause(CauseMethod::ThreadCreated),
+        Link::Cause(CauseMethod::Goroutine),
+        Link::Cause(CauseMethod::GoroutineCreated),
+        Link::Cause(CauseMethod::GoroutineWoken),
+    ];
+
+    /// Name as in the attribute `tracer.parent.method` and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Link::Context => "context",
+            Link::LocalConnection => "local-connection",
+            Link::Cause(method) => match method {
+                CauseMethod::SameThread => "same-thread",
+                CauseMethod::Turn => "event-loop-turn",
+                CauseMethod::Continuation => "continuation",
+                CauseMethod::Connection => "connection-opened-for",
+                CauseMethod::ThreadCreated => "thread-created",
+                CauseMethod::Goroutine => "goroutine",
+                CauseMethod::GoroutineCreated => "goroutine-created",
+                CauseMethod::GoroutineWoken => "goroutine-woken",
+            },
+        }
+    }
 }
 
 /// OTLP status.
@@ -56,6 +101,8 @@ pub struct Span {
     pub span_id: SpanId,
     /// Its parent; `None` for a root or when the parent is not known.
     pub parent: Option<SpanId>,
+    /// How the parent was found; there exactly when there is one.
+    pub link: Option<Link>,
     /// The parent lives in another process or host (it came in with the request).
     pub parent_is_remote: bool,
     /// W3C trace flags (01 sampled, 02 random).

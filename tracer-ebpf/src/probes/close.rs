@@ -10,6 +10,7 @@ use aya_ebpf::programs::TracePointContext;
 use tracer_common::abi::{direction, end};
 
 use super::io::Caller;
+use crate::cause;
 use crate::connection;
 use crate::emit::{self, Ended};
 use crate::kernel::{self, AF_UNIX};
@@ -52,6 +53,7 @@ fn ends(ctx: &TracePointContext, cause: u8) -> Option<()> {
         return None;
     }
     let connection = connection::find(file.sock)?;
+    cause::closed(connection);
     if let Some(Caller { tgid, tid }) = Caller::traced() {
         // SAFETY: the helper has no preconditions.
         let time_ns = unsafe { bpf_ktime_get_boot_ns() };

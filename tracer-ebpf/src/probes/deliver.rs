@@ -2,12 +2,15 @@
 
 use aya_ebpf::macros::{tracepoint, uprobe};
 use aya_ebpf::programs::{ProbeContext, TracePointContext};
-use tracer_common::abi::{DataEvent, Header, data_flags, drop_reason, kind};
+use tracer_common::abi::{
+    DataEvent, Header, cause_method, data_flags, direction, drop_reason, kind,
+};
 use tracer_common::frame::{self, Body, Fields, Head, Window, chunk};
 use tracer_common::limits::{HEAD_BUDGET, MAX_MMSG, WINDOW};
 
 use super::io::{Message, side};
 use super::window::{action, at_most};
+use crate::cause::{self, Cause};
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit;
 use crate::maps::{CHUNKS_PROGRAM, Call, Found, Scratch, WINDOW_PROGRAM, Walk};
@@ -449,9 +452,19 @@ pub fn ship(scratch: &mut Scratch, connection: &mut Connection, captured: u32, l
         length,
         tgid: scratch.call.tgid,
         tid: scratch.call.tid,
-        reserved: 0,
+        cause_method: scratch.call.cause_method,
+        cause_connection: scratch.call.cause.connection,
+        cause_key: scratch.call.cause.key,
     };
     side.position += length as u64;
     side.skipped = 0;
+    // The cause belongs to the request that begins with these bytes.
+    scratch.call.cause_method = cause_method::NONE;
+    scratch.call.cause = Cause::NONE;
     emit::data(scratch, captured);
+    if direction == direction::WRITE {
+        cause::answered(connection);
+    } else {
+        cause::answer_read(&scratch.call, connection);
+    }
 }

@@ -8,8 +8,9 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_user};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use tracer_common::abi::{direction, end, policy, setting};
+use tracer_common::abi::{cause_method, direction, end, policy, setting};
 
+use crate::cause::{self, Cause};
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit::{self, Ended};
 use crate::kernel::{self, Arguments};
@@ -189,7 +190,12 @@ fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
     if flags & MSG_OOB != 0 {
         return None;
     }
-    let file = kernel::socket_of(arguments.first()? as i32)?;
+    let Some(file) = kernel::socket_of(arguments.first()? as i32) else {
+        if shape == Shape::Buffer && direction == direction::READ {
+            cause::read_elsewhere(&caller, arguments.first()? as i32);
+        }
+        return None;
+    };
     let address = arguments.second()?;
     let discarded = direction == direction::READ && flags & MSG_TRUNC != 0;
     match shape {
@@ -378,10 +384,16 @@ fn account(
 ) {
     // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_boot_ns() };
-    let Some(connection) = connection::find_or_join(file, time_ns) else {
+    let Some(connection) = connection::find_or_join(file, direction, total, time_ns) else {
         return;
     };
     tls::on_socket(caller, file, connection, direction, base, vectors);
+    if connection.tls_tgid == 0 {
+        cause::touched(connection, direction, caller);
+    } else {
+        // Its plaintext tells what it is for.
+        connection.blocking = file.is_blocking() as u8;
+    }
     if !wants_a_look(connection, direction, total, rest.is_some()) {
         return;
     }
@@ -410,6 +422,9 @@ fn account(
             start_ns,
             tgid: caller.tgid,
             tid: caller.tid,
+            blocking: file.is_blocking() as u32,
+            cause_method: cause_method::NONE,
+            cause: Cause::NONE,
             messages: rest.messages,
             runs: 0,
             next_message: rest.next,

@@ -6,6 +6,8 @@ pub mod frames;
 pub mod io;
 pub mod mapped;
 pub mod process;
+pub mod runtime;
 pub mod tcp;
 pub mod tls;
+pub mod wait;
 pub mod window;

@@ -14,6 +14,7 @@ use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, Header, kind, policy, setting};
 use tracer_common::limits::{ARGS_MAX, ENV_MAX};
 
+use crate::cause;
 use crate::emit;
 use crate::kernel::{self, field};
 use crate::maps::{EXEC_SCRATCH, PROCESSES, read_setting};
@@ -27,6 +28,8 @@ pub fn sched_process_exec(_ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn exec() -> Option<()> {
+    cause::process_ended((bpf_get_current_pid_tgid() >> 32) as u32);
+    cause::forget();
     // SAFETY: a per-CPU slot; exec runs in process context and is not nested.
     let scratch = unsafe { EXEC_SCRATCH.get_ptr_mut(0)?.as_mut()? };
     let task = kernel::task();
@@ -109,7 +112,9 @@ fn copy(scratch: &mut crate::maps::ExecScratch, at: u32, mm: u64, area: Area) ->
 pub fn sched_process_exit(_ctx: TracePointContext) -> u32 {
     let id = bpf_get_current_pid_tgid();
     let tgid = (id >> 32) as u32;
+    cause::thread_ended();
     if tgid == id as u32 {
+        cause::process_ended(tgid);
         let event = ExitEvent {
             header: Header {
                 kind: kind::EXIT,
@@ -139,13 +144,15 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn fork(child: u64) -> Option<()> {
+fn fork(task: u64) -> Option<()> {
     let parent = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let child: u32 = field(child, &kernel::TASK_TGID)?;
+    let child: u32 = field(task, &kernel::TASK_TGID)?;
     if child == parent {
         // A thread shares its creator's process.
+        cause::thread_made(child, field(task, &kernel::TASK_PID)?);
         return None;
     }
+    cause::process_made(parent, child);
     if read_setting(setting::POLICY_ACTIVE) != 0 {
         // SAFETY: the value is copied before the map is changed.
         let flags = unsafe { PROCESSES.get(&parent) }.copied().unwrap_or(0);

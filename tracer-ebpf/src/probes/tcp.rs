@@ -9,7 +9,8 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use tracer_common::abi::{direction, end, role};
 
-use crate::connection;
+use crate::cause::{self, Opener};
+use crate::connection::{self, Origin};
 use crate::emit::{self, Ended};
 use crate::kernel;
 
@@ -47,7 +48,23 @@ fn changed(sock: u64, old: u64, new: u64) -> Option<()> {
         if !kernel::is_tcp(sock) {
             return None;
         }
-        connection::insert(sock, kernel::family(sock), role, true, time_ns, 0);
+        let family = kernel::family(sock);
+        let origin = Origin {
+            family,
+            role,
+            from_start: true,
+            sequences: kernel::sequences(sock, family),
+            opener: if role == role::CLIENT {
+                cause::take_opener(sock)
+            } else {
+                Opener::NOBODY
+            },
+        };
+        connection::insert(sock, &origin, time_ns, 0);
+        return None;
+    }
+    if new == TCP_SYN_SENT {
+        cause::opening(sock);
         return None;
     }
     let cause = match new {
@@ -56,6 +73,7 @@ fn changed(sock: u64, old: u64, new: u64) -> Option<()> {
         _ => return None,
     };
     let connection = connection::find(sock)?;
+    cause::closed(connection);
     // Whether the process made the change cannot be told here (softirq runs in anybody's context).
     let id = bpf_get_current_pid_tgid();
     let ended = Ended {
@@ -68,6 +86,7 @@ fn changed(sock: u64, old: u64, new: u64) -> Option<()> {
     };
     emit::end(connection, &ended);
     if let Some(session) = connection.session() {
+        cause::closed(session);
         emit::end(session, &ended);
         if cause == end::CLOSED && session.announced == 0 {
             connection::remove(connection.other);

@@ -8,9 +8,10 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::macros::uprobe;
 use aya_ebpf::programs::ProbeContext;
-use tracer_common::abi::{direction, drop_reason, end};
+use tracer_common::abi::{cause_method, direction, drop_reason, end};
 
 use super::io::{Caller, wants_a_look};
+use crate::cause::{self, Cause};
 use crate::connection;
 use crate::emit::{self, Ended};
 use crate::kernel::{self, field};
@@ -269,6 +270,7 @@ fn leave(
     }
     let session = tls::session_or_new(&key, false)?;
     let connection = tls::plaintext(session)?;
+    cause::touched(connection, direction, caller);
     if !wants_a_look(connection, direction, total, false) {
         return None;
     }
@@ -296,6 +298,10 @@ fn leave(
         },
         tgid: caller.tgid,
         tid: caller.tid,
+        // What a session without a socket does is not known.
+        blocking: connection::find(connection.other).map_or(0, |carrier| carrier.blocking as u32),
+        cause_method: cause_method::NONE,
+        cause: Cause::NONE,
         messages: 0,
         runs: 0,
         next_message: 0,

@@ -19,6 +19,7 @@ use tracer_common::limits::{JOIN_PATIENCE, MAX_IOVECS, UNFRAMED_BUDGET, WINDOW};
 use super::deliver::{self, ship};
 use super::frames;
 use super::io::side;
+use crate::cause;
 use crate::connection::{self, Connection, mode, verdict};
 use crate::emit;
 use crate::kernel::opaque;
@@ -183,8 +184,14 @@ fn decide(
     } else if before == mode::CHUNKED {
         action::CHUNKS
     } else if before == mode::HEAD {
+        cause::request_goes_on(&scratch.call, connection);
         action::HEAD_GOES_ON
     } else if starts {
+        if guess == Guess::Request {
+            cause::request(&mut scratch.call, connection);
+        } else if guess == Guess::Partial {
+            cause::perhaps_request(&scratch.call, connection);
+        }
         let side = side(connection, direction);
         side.unframed = 0;
         side.carry = frame::CARRY_NONE;

@@ -3,9 +3,11 @@
 //! - `live`: one nginx worker under wrk, in alternating runs without and with the agent.
 //! - `h2load`: the same server over HTTP/2, many streams on few connections.
 //! - `grpc`: unary calls to a server on grpc-go, likewise.
+//! - `causality`: parents of what services call (only when asked for).
 //! - `replay`: the pipeline over a large capture file, exporter off, on one core.
 
 mod agent;
+mod causality;
 mod h2load;
 mod live;
 mod multiplexed;
@@ -16,6 +18,7 @@ mod report;
 mod sink;
 mod wrk;
 
+pub use causality::{SceneArgs, play as causality_scene};
 pub use sink::serve as sink;
 
 use std::fs;
@@ -44,6 +47,15 @@ pub struct BenchArgs {
     /// Exchanges in the replayed capture
     #[arg(long, default_value_t = 600_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub exchanges: u64,
+    /// Requests of each run of the causality row
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests: u32,
+    /// Only services of the causality row whose name contains this
+    #[arg(long)]
+    pub only: Option<String>,
+    /// Concurrencies of the causality row
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32])]
+    pub concurrency: Vec<u32>,
 }
 
 /// A row of the bench.
@@ -57,11 +69,14 @@ pub enum Row {
     Grpc,
     /// `tracer-agent replay` of a large capture
     Replay,
+    /// Parents of what services call while they serve a request
+    Causality,
 }
 
 /// Measures and prints.
 pub fn bench(args: &BenchArgs) -> Result<()> {
     let wanted = |row| args.row.is_none_or(|only| only == row);
+    let causality = args.row == Some(Row::Causality);
     let is_live = args.row != Some(Row::Replay);
     if is_live {
         setup::for_tests()?;
@@ -92,6 +107,11 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         if wanted(Row::Grpc) {
             multiplexed::grpc(&agent, &directory, args.pairs)?;
         }
+    }
+    if causality {
+        setup::mount_all()?;
+        let only = args.only.as_deref();
+        causality::measure(&agent, &directory, args.requests, only, &args.concurrency)?;
     }
     if wanted(Row::Replay) {
         offline::measure(&agent, &directory, args.exchanges)?;

@@ -27,7 +27,7 @@ const PROGRAMS: [(&str, &str); 12] = [
 
 /// Runtimes of services in other languages: used if they are there.
 const RUNTIMES: [(&str, &str); 3] = [
-    ("go", "the Go service"),
+    ("go", "the Go service and the OpenTelemetry Collector"),
     ("node", "the Node service"),
     ("javac", "the Java service"),
 ];
@@ -66,6 +66,9 @@ pub fn for_tests() -> Result<()> {
             eprintln!("setup: without {package} {what} is skipped: {error:#}");
         }
     }
+    if let Err(error) = collector() {
+        eprintln!("setup: no OpenTelemetry Collector, its tests are skipped: {error:#}");
+    }
     for (what, install) in LIBRARIES {
         if let Err(error) = install() {
             eprintln!("setup: {what} cannot be had, its tests are skipped: {error:#}");
@@ -83,6 +86,28 @@ pub fn for_tests() -> Result<()> {
 /// Where programs that only this project's tests use are installed: not system-wide.
 pub fn venv_bin() -> PathBuf {
     sh::target().join("venv/bin")
+}
+
+/// A real OpenTelemetry Collector from its Go modules: about a minute the first time, where the
+/// tests look for it.
+fn collector() -> Result<()> {
+    let go = sh::which("go").context("there is no go")?;
+    let built = sh::target().join("services/collector");
+    let source = sh::root().join("tests/services/collector");
+    let time = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
+    if time(&built).is_some_and(|built| Some(built) >= time(&source.join("main.go"))) {
+        return Ok(());
+    }
+    eprintln!("setup: building an OpenTelemetry Collector (about a minute)");
+    std::fs::create_dir_all(sh::target().join("services")).context("make target/services")?;
+    sh::run(
+        Command::new(go)
+            .arg("build")
+            .arg("-o")
+            .arg(&built)
+            .arg(".")
+            .current_dir(source),
+    )
 }
 
 /// Python packages of the tests: what to ask them whether they are there, and what needs them.

@@ -65,6 +65,7 @@ impl Case {
             trace_id: TraceId([self.trace; 16]),
             span_id: SpanId([self.id; 8]),
             parent: (self.parent != 0).then_some(SpanId([self.parent; 8])),
+            link: None,
             parent_is_remote: false,
             flags: 1,
             sampled: None,
@@ -82,6 +83,7 @@ impl Case {
                 attributes: Vec::new(),
             }),
             exchange: Exchange {
+                key: 0,
                 role: self.role,
                 protocol: Protocol::Http11,
                 request: Request {
@@ -115,6 +117,7 @@ impl Case {
                 role: None,
                 from_start: true,
                 tls: false,
+                wire: None,
             }),
         }
     }

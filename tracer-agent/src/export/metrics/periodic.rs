@@ -215,7 +215,7 @@ impl Sender {
                     self.stats.retry();
                     tokio::time::sleep(wait).await;
                 }
-                Verdict::Refused { why } => {
+                Verdict::Refused { why } | Verdict::TooLarge { why } => {
                     self.failed(&why);
                     return false;
                 }

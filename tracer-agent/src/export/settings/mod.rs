@@ -5,12 +5,14 @@
 //! wrong with it and what to do. Rules: the OpenTelemetry specification's environment variables,
 //! with the agent's own defaults where stated. An empty variable is an unset one.
 //!
-//! Not here: certificates and the Zipkin exporter.
+//! Files named here are read when the exporters are made, not before.
 
 mod metrics;
 mod otlp;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod zipkin;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use percent_encoding::percent_decode_str;
 
 pub use metrics::{MetricsSettings, Temporality};
 pub use otlp::{Compression, METRICS, OtlpSettings, Protocol, Signal, TRACES};
+pub use tls::{TlsFile, TlsSettings};
+pub use zipkin::ZipkinSettings;
 
 /// Looks a variable up.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -32,6 +36,8 @@ pub struct ExportSettings {
     pub metrics: MetricsSettings,
     /// Queue and batching.
     pub queue: QueueSettings,
+    /// Where spans wait on disk while a backend is down; in memory only without it.
+    pub spool: Option<SpoolSettings>,
     /// The agent's `OTEL_RESOURCE_ATTRIBUTES`: apply to every resource that does not say otherwise.
     pub resource: Vec<(String, String)>,
 }
@@ -41,10 +47,21 @@ pub struct ExportSettings {
 pub enum TracesExporter {
     /// An OTLP endpoint.
     Otlp(Box<OtlpSettings>),
+    /// A Zipkin endpoint.
+    Zipkin(ZipkinSettings),
     /// Span trees on standard output.
     Console,
     /// OTLP/JSON lines; `-` is standard output.
     File(PathBuf),
+}
+
+/// `--spool` and `--spool-max-bytes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolSettings {
+    /// One directory of an agent's own; made if absent.
+    pub directory: PathBuf,
+    /// For all exporters together.
+    pub max_bytes: u64,
 }
 
 /// `OTEL_BSP_*`.
@@ -61,14 +78,16 @@ pub struct QueueSettings {
 }
 
 impl Default for QueueSettings {
-    /// The specification's defaults are made for one process (2048 spans, batches of 512, 5 s).
-    /// The agent carries the spans of a host: tens of thousands a second must fit into one delay.
+    /// The specification's defaults are made for one process (2048 spans, batches of 512, 5 s, and
+    /// 30 s to export). The agent carries the spans of a host: tens of thousands a second must fit
+    /// into one delay. A backend that restarts is often gone for longer than 30 s: what decides then
+    /// is whether the queue has room, not the age of a batch.
     fn default() -> Self {
         Self {
             schedule_delay: Duration::from_secs(1),
             max_queue_size: 32 * 1024,
             max_export_batch_size: 2048,
-            export_timeout: Duration::from_secs(30),
+            export_timeout: Duration::from_secs(300),
         }
     }
 }
@@ -87,11 +106,8 @@ pub struct SettingsError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// Not the name of an exporter.
-    #[error("unknown exporter {0:?}; use otlp, console or none")]
+    #[error("unknown exporter {0:?}; use otlp, zipkin, console or none")]
     UnknownExporter(String),
-    /// Known, but this version cannot do it.
-    #[error("the {0} exporter is not built yet; use otlp, console or none")]
-    NotBuiltYet(&'static str),
     /// Not the name of an exporter of metrics.
     #[error("unknown exporter {0:?}; use otlp, prometheus or none")]
     UnknownMetricsExporter(String),
@@ -135,18 +151,11 @@ pub enum Problem {
     /// Not a URL.
     #[error("{0:?} is not a URL; write it like http://collector:4318")]
     NotUrl(String),
-    /// TLS by scheme.
-    #[error(
-        "https is not supported yet; use an http:// endpoint, such as a collector on this host or network"
-    )]
-    Https,
-    /// TLS by default: gRPC without a scheme.
-    #[error(
-        "an endpoint without http:// means TLS, which is not supported yet; write http://{0} or set OTEL_EXPORTER_OTLP_INSECURE=true"
-    )]
-    SchemelessMeansTls(String),
+    /// Half of a client certificate.
+    #[error("needs its other half; set {0} too, or neither")]
+    Alone(&'static str),
     /// A scheme that OTLP does not have.
-    #[error("scheme {0:?} is not supported; write the endpoint like http://collector:4318")]
+    #[error("scheme {0:?} is not supported; use http:// or https://")]
     UnknownScheme(String),
     /// User and password in the URL.
     #[error(
@@ -196,6 +205,7 @@ impl ExportSettings {
             traces,
             metrics: MetricsSettings::from_variables(&variables)?,
             queue: queue_settings(&variables)?,
+            spool: None,
             resource: resource_attributes(&variables)?,
         })
     }
@@ -205,7 +215,7 @@ fn chosen_exporters(
     variables: &Variables<'_>,
     chosen: &Variable,
 ) -> Result<Vec<TracesExporter>, SettingsError> {
-    let (mut otlp, mut console, mut none) = (false, false, false);
+    let (mut otlp, mut zipkin, mut console, mut none) = (false, false, false, false);
     for name in chosen
         .value
         .split(',')
@@ -216,11 +226,11 @@ fn chosen_exporters(
             "otlp" => otlp = true,
             "console" => console = true,
             "none" => none = true,
-            "zipkin" => return Err(chosen.wrong(Problem::NotBuiltYet("zipkin"))),
+            "zipkin" => zipkin = true,
             _ => return Err(chosen.wrong(Problem::UnknownExporter(name.to_owned()))),
         }
     }
-    if none && (otlp || console) {
+    if none && (otlp || zipkin || console) {
         return Err(chosen.wrong(Problem::NoneCombined));
     }
     let mut exporters = Vec::new();
@@ -228,6 +238,11 @@ fn chosen_exporters(
         exporters.push(TracesExporter::Otlp(Box::new(
             OtlpSettings::from_variables(variables, &TRACES)?,
         )));
+    }
+    if zipkin {
+        exporters.push(TracesExporter::Zipkin(ZipkinSettings::from_variables(
+            variables,
+        )?));
     }
     if console {
         exporters.push(TracesExporter::Console);

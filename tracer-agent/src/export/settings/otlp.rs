@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use reqwest::Url;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use url::Url;
 
-use super::{Problem, SettingsError, Variable, Variables};
+use super::{Problem, SettingsError, TlsFile, TlsSettings, Variable, Variables};
 
 /// The names by which a signal differs from another.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,8 @@ pub struct OtlpSettings {
     pub compression: Compression,
     /// How long one attempt may take.
     pub timeout: Duration,
+    /// Certificates, for an `https` endpoint.
+    pub tls: TlsSettings,
 }
 
 impl OtlpSettings {
@@ -109,6 +111,22 @@ impl OtlpSettings {
         let headers = find(variables, signal, "HEADERS")
             .map(|variable| headers(&variable))
             .transpose()?;
+        let file = |what| {
+            find(variables, signal, what).map(|variable| TlsFile {
+                path: variable.value.into(),
+                variable: variable.name,
+            })
+        };
+        let tls = TlsSettings {
+            authority: file("CERTIFICATE"),
+            certificate: file("CLIENT_CERTIFICATE"),
+            key: file("CLIENT_KEY"),
+        };
+        match (&tls.certificate, &tls.key) {
+            (Some(alone), None) => return Err(alone.wrong(Problem::Alone("CLIENT_KEY"))),
+            (None, Some(alone)) => return Err(alone.wrong(Problem::Alone("CLIENT_CERTIFICATE"))),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
         Ok(Self {
             signal: *signal,
             protocol,
@@ -116,6 +134,7 @@ impl OtlpSettings {
             headers: headers.unwrap_or_default(),
             compression,
             timeout: Duration::from_millis(timeout),
+            tls,
         })
     }
 }
@@ -151,21 +170,22 @@ fn endpoint(
         if protocol != Protocol::Grpc {
             return Err(variable.wrong(Problem::NotUrl(text)));
         }
+        // Only here: a scheme says it already, and says it more clearly.
         let insecure = find(variables, signal, "INSECURE")
             .map(|insecure| insecure.boolean())
             .transpose()?;
-        if insecure != Some(true) {
-            return Err(variable.wrong(Problem::SchemelessMeansTls(text)));
-        }
-        text.insert_str(0, "http://");
+        let scheme = match insecure {
+            Some(true) => "http://",
+            Some(false) | None => "https://",
+        };
+        text.insert_str(0, scheme);
     }
     let mut url = match Url::parse(&text) {
         Ok(url) => url,
         Err(_) => return Err(variable.wrong(Problem::NotUrl(variable.value.clone()))),
     };
     match url.scheme() {
-        "http" => {}
-        "https" => return Err(variable.wrong(Problem::Https)),
+        "http" | "https" => {}
         other => return Err(variable.wrong(Problem::UnknownScheme(other.to_owned()))),
     }
     if !url.username().is_empty() || url.password().is_some() {

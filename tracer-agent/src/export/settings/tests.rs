@@ -25,6 +25,7 @@ fn summary(settings: &ExportSettings) -> String {
     let each = settings.traces.iter().map(|exporter| match exporter {
         TracesExporter::Console => "console".to_owned(),
         TracesExporter::File(path) => format!("file {}", path.display()),
+        TracesExporter::Zipkin(zipkin) => format!("zipkin {}", zipkin.endpoint),
         TracesExporter::Otlp(otlp) => format!("{:?} {}", otlp.protocol, otlp.endpoint),
     });
     each.collect::<Vec<_>>().join(", ")
@@ -118,6 +119,43 @@ fn exporters_and_endpoints() {
         ],
         "HttpJson http://c:1/v1/traces",
     );
+    // Without a scheme gRPC is TLS, unless said otherwise; a scheme says it better than INSECURE.
+    check(
+        &[(BASE, "c:4317"), (PROTOCOL, "grpc")],
+        "Grpc https://c:4317/",
+    );
+    check(
+        &[
+            (BASE, "https://c:4317"),
+            (PROTOCOL, "grpc"),
+            ("OTEL_EXPORTER_OTLP_INSECURE", "true"),
+        ],
+        "Grpc https://c:4317/",
+    );
+    check(
+        &[
+            (BASE, "c:4317"),
+            (PROTOCOL, "grpc"),
+            ("OTEL_EXPORTER_OTLP_INSECURE", "false"),
+            ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "true"),
+        ],
+        "Grpc http://c:4317/",
+    );
+    check(
+        &[(BASE, "https://c:4318")],
+        "HttpProtobuf https://c:4318/v1/traces",
+    );
+    check(
+        &[(EXPORTER, "console,zipkin,otlp")],
+        "HttpProtobuf http://localhost:4318/v1/traces, zipkin http://localhost:9411/api/v2/spans, console",
+    );
+    check(
+        &[
+            (EXPORTER, "zipkin"),
+            ("OTEL_EXPORTER_ZIPKIN_ENDPOINT", "https://z/spans"),
+        ],
+        "zipkin https://z/spans",
+    );
     // The endpoint of another signal says nothing about traces.
     check(
         &[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://c:1")],
@@ -185,6 +223,83 @@ fn otlp_details() {
     assert_eq!(otlp.timeout, Duration::from_secs(10));
 }
 
+/// Every variable of OTLP: the base, and the signal's own over it, each for itself.
+#[test]
+fn the_signals_own_variables_win_one_by_one() {
+    let shown = |variables: &[(&str, &str)]| {
+        let settings = parse(variables).expect("settings");
+        let [TracesExporter::Otlp(otlp)] = settings.traces.as_slice() else {
+            panic!("one otlp exporter")
+        };
+        let file = |file: &Option<TlsFile>| {
+            let file = file.as_ref();
+            file.map(|file| format!("{}={}", file.variable, file.path.display()))
+                .unwrap_or_default()
+        };
+        [
+            format!("{:?}", otlp.protocol),
+            otlp.endpoint.to_string(),
+            format!("{:?}", otlp.compression),
+            otlp.timeout.as_millis().to_string(),
+            otlp.headers.keys().map(|name| name.as_str()).collect(),
+            file(&otlp.tls.authority),
+            file(&otlp.tls.certificate),
+            file(&otlp.tls.key),
+        ]
+    };
+    const ROWS: [(&str, &str, &str); 8] = [
+        ("PROTOCOL", "http/json", "http/protobuf"),
+        ("ENDPOINT", "http://base", "http://own/x"),
+        ("COMPRESSION", "gzip", "none"),
+        ("TIMEOUT", "1000", "2000"),
+        ("HEADERS", "a=1", "b=2"),
+        ("CERTIFICATE", "/ca", "/own-ca"),
+        ("CLIENT_CERTIFICATE", "/cert", "/own-cert"),
+        ("CLIENT_KEY", "/key", "/own-key"),
+    ];
+    const B: &str = "OTEL_EXPORTER_OTLP";
+    let base: Vec<(String, &str)> = ROWS
+        .iter()
+        .map(|(what, value, _)| (format!("{B}_{what}"), *value))
+        .collect();
+    let base: Vec<(&str, &str)> = base.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+    let expected = [
+        "HttpJson".to_owned(),
+        "http://base/v1/traces".to_owned(),
+        "Gzip".to_owned(),
+        "1000".to_owned(),
+        "a".to_owned(),
+        format!("{B}_CERTIFICATE=/ca"),
+        format!("{B}_CLIENT_CERTIFICATE=/cert"),
+        format!("{B}_CLIENT_KEY=/key"),
+    ];
+    assert_eq!(shown(&base), expected);
+    let own = [
+        "HttpProtobuf".to_owned(),
+        "http://own/x".to_owned(),
+        "None".to_owned(),
+        "2000".to_owned(),
+        "b".to_owned(),
+        format!("{B}_TRACES_CERTIFICATE=/own-ca"),
+        format!("{B}_TRACES_CLIENT_CERTIFICATE=/own-cert"),
+        format!("{B}_TRACES_CLIENT_KEY=/own-key"),
+    ];
+    for (row, (what, _, value)) in ROWS.iter().enumerate() {
+        let name = format!("{B}_TRACES_{what}");
+        let mut variables = base.clone();
+        variables.push((&name, value));
+        let mut expected = expected.clone();
+        expected[row] = own[row].clone();
+        assert_eq!(shown(&variables), expected, "{name}");
+        // Another signal's says nothing, an empty one neither.
+        for (name, value) in [(format!("{B}_METRICS_{what}"), *value), (name.clone(), " ")] {
+            let mut variables = base.clone();
+            variables.push((&name, value));
+            assert_ne!(shown(&variables)[row], own[row], "{name}");
+        }
+    }
+}
+
 #[test]
 fn queue() {
     #[track_caller]
@@ -198,7 +313,7 @@ fn queue() {
         };
         assert_eq!(queue, expected, "{variables:?}");
     }
-    check(&[], (1000, 32768, 2048, 30_000));
+    check(&[], (1000, 32768, 2048, 300_000));
     check(
         &[
             ("OTEL_BSP_SCHEDULE_DELAY", "0"),
@@ -208,18 +323,18 @@ fn queue() {
     );
     check(
         &[("OTEL_BSP_MAX_QUEUE_SIZE", "100")],
-        (1000, 100, 100, 30_000),
+        (1000, 100, 100, 300_000),
     );
     check(
         &[("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000")],
-        (1000, 100_000, 100_000, 30_000),
+        (1000, 100_000, 100_000, 300_000),
     );
     check(
         &[
             ("OTEL_BSP_MAX_QUEUE_SIZE", "9"),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "3"),
         ],
-        (1000, 9, 3, 30_000),
+        (1000, 9, 3, 300_000),
     );
 }
 
@@ -249,19 +364,11 @@ fn errors_name_the_variable_the_problem_and_the_way_out() {
     const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
     check(
         &[("OTEL_TRACES_EXPORTER", "otlp,jaeger")],
-        "OTEL_TRACES_EXPORTER: unknown exporter \"jaeger\"; use otlp, console or none",
-    );
-    check(
-        &[("OTEL_TRACES_EXPORTER", "zipkin")],
-        "OTEL_TRACES_EXPORTER: the zipkin exporter is not built yet; use otlp, console or none",
+        "OTEL_TRACES_EXPORTER: unknown exporter \"jaeger\"; use otlp, zipkin, console or none",
     );
     check(
         &[("OTEL_TRACES_EXPORTER", "none,console")],
         "OTEL_TRACES_EXPORTER: none cannot be combined with other exporters; remove it or the others",
-    );
-    check(
-        &[(BASE, "https://c:4318")],
-        "OTEL_EXPORTER_OTLP_ENDPOINT: https is not supported yet; use an http:// endpoint, such as a collector on this host or network",
     );
     check(
         &[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318")],
@@ -271,12 +378,41 @@ fn errors_name_the_variable_the_problem_and_the_way_out() {
         &[
             (BASE, "collector:4317"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_INSECURE", "1"),
         ],
-        "OTEL_EXPORTER_OTLP_ENDPOINT: an endpoint without http:// means TLS, which is not supported yet; write http://collector:4317 or set OTEL_EXPORTER_OTLP_INSECURE=true",
+        "OTEL_EXPORTER_OTLP_INSECURE: \"1\" is not a boolean; use true or false",
+    );
+    check(
+        &[
+            (BASE, "https://c"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k.pem"),
+        ],
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY: needs its other half; set CLIENT_CERTIFICATE too, or neither",
+    );
+    check(
+        &[
+            (BASE, "https://c"),
+            ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "/c.pem"),
+        ],
+        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE: needs its other half; set CLIENT_KEY too, or neither",
+    );
+    check(
+        &[
+            ("OTEL_TRACES_EXPORTER", "zipkin"),
+            ("OTEL_EXPORTER_ZIPKIN_ENDPOINT", "zipkin:9411"),
+        ],
+        "OTEL_EXPORTER_ZIPKIN_ENDPOINT: \"zipkin:9411\" is not a URL; write it like http://collector:4318",
+    );
+    check(
+        &[
+            ("OTEL_TRACES_EXPORTER", "zipkin"),
+            ("OTEL_EXPORTER_ZIPKIN_TIMEOUT", "0"),
+        ],
+        "OTEL_EXPORTER_ZIPKIN_TIMEOUT: \"0\" is not a whole number from 1 to 3600000; give milliseconds",
     );
     check(
         &[(BASE, "unix:///run/c.sock")],
-        "OTEL_EXPORTER_OTLP_ENDPOINT: scheme \"unix\" is not supported; write the endpoint like http://collector:4318",
+        "OTEL_EXPORTER_OTLP_ENDPOINT: scheme \"unix\" is not supported; use http:// or https://",
     );
     check(
         &[(BASE, "http://u:secret@c")],

@@ -3,8 +3,12 @@
 mod collector;
 mod encode;
 mod file;
+mod names;
 mod otlp;
 mod queue;
+mod spooled;
+mod tls;
+mod zipkin;
 
 use std::sync::Arc;
 
@@ -39,6 +43,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
         trace_id: TraceId(trace_id),
         span_id: SpanId((number + 1).to_be_bytes()),
         parent: (number % 2 == 1).then_some(SpanId([9; 8])),
+        link: None,
         parent_is_remote: number % 4 == 1,
         flags: 3,
         sampled: None,
@@ -53,6 +58,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
         end_unix_ns: 1_700_000_000_001_000_000 + number,
         process: Arc::clone(process),
         exchange: Exchange {
+            key: 0,
             role: if number.is_multiple_of(2) {
                 Role::Server
             } else {
@@ -88,6 +94,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
             role: Some(Role::Server),
             from_start: true,
             tls: false,
+            wire: None,
         }),
     }
 }

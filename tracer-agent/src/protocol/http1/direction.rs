@@ -36,6 +36,10 @@ pub(super) struct Lane {
     pub synced: bool,
     /// When the last byte of a message was seen.
     pub last_ns: u64,
+    /// Bytes of the direction, this piece included.
+    pub position: u64,
+    /// Where the head that was found last began.
+    pub head_position: u64,
     partial: Vec<u8>,
     scanner: Scanner,
     first: At,
@@ -60,6 +64,8 @@ impl Lane {
             state: State::Start,
             synced,
             last_ns: 0,
+            position: 0,
+            head_position: 0,
             partial: Vec::new(),
             scanner: Scanner::default(),
             first: At::default(),
@@ -76,6 +82,7 @@ impl Lane {
                 .take_while(|byte| matches!(byte, b'\r' | b'\n'))
                 .count();
             self.first = *at;
+            self.head_position = self.position.saturating_sub(bytes.len() as u64);
         }
         let bytes = bytes.get(blank..).unwrap_or_default();
         if bytes.is_empty() {

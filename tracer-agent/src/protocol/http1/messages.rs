@@ -2,7 +2,7 @@
 //!
 //! In: whole heads and steps of bodies. Out: requests in the queue, exchanges out of it.
 
-use super::super::{At, Direction, Outcome, Role};
+use super::super::{At, Direction, Opened, Outcome, Role};
 use super::super::{began_ns, opposite};
 use super::body::{Body, Chunk};
 use super::direction::State;
@@ -70,7 +70,16 @@ impl Session {
             self.pipelining = true;
         }
         let declared = head.declared;
-        let mut pending = Pending::new(head, began_ns, first, std::mem::take(&mut self.hole));
+        let key = self.lane(direction).head_position;
+        let opened = Opened {
+            key,
+            role,
+            position: Some(key),
+            start_ns: began_ns,
+            cause: first.cause,
+            context: head.request.context.clone(),
+        };
+        let mut pending = Pending::new(head, key, began_ns, first, std::mem::take(&mut self.hole));
         let body = match declared {
             Declared::Nothing | Declared::Length(0) => None,
             Declared::Length(length) => Some(Body::Length(length)),
@@ -93,6 +102,7 @@ impl Session {
             return;
         }
         self.ghosts = 0;
+        out.opened.push(opened);
         self.queue.push(pending);
         if declared == Declared::Unclear {
             self.queue.request_content(None);

@@ -25,7 +25,7 @@ mod session;
 mod tests;
 mod upgrade;
 
-use super::Exchange;
+use super::{Exchange, Opened};
 
 pub use session::Session;
 pub use upgrade::{Piece, Upgraded};
@@ -50,6 +50,8 @@ pub struct Counts {
 /// Where a session puts what it found.
 #[derive(Debug, Default)]
 pub struct Output {
+    /// Requests whose heads were seen since the caller last took them.
+    pub opened: Vec<Opened>,
     /// Finished exchanges, in order of completion.
     pub exchanges: Vec<Exchange>,
     /// Counters.

@@ -15,6 +15,7 @@ pub(super) const MAX_OUTSTANDING: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Pending {
     head: RequestHead,
+    key: u64,
     pub began_ns: u64,
     tgid: u32,
     tid: u32,
@@ -57,9 +58,10 @@ pub(super) struct Queue {
 }
 
 impl Pending {
-    pub(super) fn new(head: RequestHead, began_ns: u64, first: &At, hole: Hole) -> Self {
+    pub(super) fn new(head: RequestHead, key: u64, began_ns: u64, first: &At, hole: Hole) -> Self {
         Pending {
             head,
+            key,
             began_ns,
             tgid: first.tgid,
             tid: first.tid,
@@ -111,6 +113,7 @@ impl Pending {
     fn into_exchange(self, role: Role, outcome: Outcome, end_ns: u64) -> Exchange {
         let Pending {
             head,
+            key,
             began_ns,
             tgid,
             tid,
@@ -133,6 +136,7 @@ impl Pending {
             .as_ref()
             .map_or(end_ns, |response| response.last_ns);
         Exchange {
+            key,
             role,
             protocol,
             request,

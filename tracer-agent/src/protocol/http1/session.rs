@@ -106,6 +106,8 @@ impl Session {
             return;
         }
         self.expire_held(direction, at, out);
+        let lane = self.lane(direction);
+        lane.position = lane.position.saturating_add(length);
         if self.last != Some(direction) {
             self.last = Some(direction);
             self.turn(direction, out);

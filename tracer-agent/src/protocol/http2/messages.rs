@@ -53,12 +53,14 @@ impl Session {
         }
         self.newest = id;
         out.counts.requests += 1;
-        let mut stream = Stream::new(fields, end, began_ns, first);
+        let mut stream = Stream::new(id, fields, end, began_ns, first);
+        let opened = stream.opened(Self::role_with_requests(direction), first.cause);
         self.make_room(stream.cost, out);
         if self.streams.len() >= MAX_STREAMS || self.cost.saturating_add(stream.cost) > MAX_COST {
             out.abandon(reason::STREAMS_FULL, 1);
             return;
         }
+        out.opened.push(opened);
         let early = self
             .early
             .remove(&id)

@@ -30,7 +30,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use super::Exchange;
+use super::{Exchange, Opened};
 
 pub use align::looks_like_http2;
 pub use session::Session;
@@ -59,6 +59,8 @@ pub struct Counts {
 /// Where a session puts what it found.
 #[derive(Debug, Default)]
 pub struct Output {
+    /// Requests whose header blocks were seen since the caller last took them.
+    pub opened: Vec<Opened>,
     /// Finished exchanges, in order of completion.
     pub exchanges: Vec<Exchange>,
     /// Counters.

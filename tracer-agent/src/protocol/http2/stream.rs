@@ -1,12 +1,13 @@
 //! One stream: a request, what is known of its response, and the exchange they become.
 
-use super::super::{At, Exchange, Grpc, Outcome, Protocol, Request, Response, Role};
+use super::super::{At, Cause, Exchange, Grpc, Opened, Outcome, Protocol, Request, Response, Role};
 use super::fields::{Content, Fields};
 use super::grpc::{Ended, Messages};
 
 /// A request without a finished exchange.
 #[derive(Debug)]
 pub(super) struct Stream {
+    key: u64,
     request: Request,
     began_ns: u64,
     tgid: u32,
@@ -157,13 +158,14 @@ pub(super) struct Custom {
 }
 
 impl Stream {
-    pub(super) fn new(fields: Fields, ended: bool, began_ns: u64, first: &At) -> Self {
+    pub(super) fn new(id: u32, fields: Fields, ended: bool, began_ns: u64, first: &At) -> Self {
         let content = fields.content;
         let timeout_ns = fields.grpc_timeout_ns;
         let unknown = fields.unknown > 0;
         let request = fields.into_request();
         Stream {
             cost: super::fields::cost(&request),
+            key: u64::from(id),
             request,
             began_ns,
             tgid: first.tgid,
@@ -185,6 +187,7 @@ impl Stream {
         let body_bytes = exchange.request.body_bytes;
         Stream {
             cost: super::fields::cost(&exchange.request),
+            key: exchange.key,
             request: exchange.request,
             began_ns: exchange.start_ns,
             tgid: exchange.tgid,
@@ -199,6 +202,18 @@ impl Stream {
             },
             doubtful: false,
             answer: Answer::default(),
+        }
+    }
+
+    /// That the exchange has begun.
+    pub(super) fn opened(&self, role: Role, cause: Option<Cause>) -> Opened {
+        Opened {
+            key: self.key,
+            role,
+            position: None,
+            start_ns: self.began_ns,
+            cause,
+            context: self.request.context.clone(),
         }
     }
 
@@ -243,6 +258,7 @@ impl Stream {
     ) -> Exchange {
         let is_grpc = self.is_grpc(custom);
         let Stream {
+            key,
             mut request,
             began_ns,
             tgid,
@@ -282,6 +298,7 @@ impl Stream {
             _ => (tgid, tid),
         };
         Exchange {
+            key,
             role,
             protocol: Protocol::Http2,
             request,

@@ -76,6 +76,7 @@ impl Bench {
             start_ns: self.now_ns - 10,
             tgid: 7,
             tid: 8,
+            cause: None,
         };
         let direction = |from_client: bool| match (self.role, from_client) {
             (Role::Server, true) | (Role::Client, false) => Direction::Read,

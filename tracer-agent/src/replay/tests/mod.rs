@@ -36,6 +36,7 @@ impl Handler for Recorder {
             role,
             from_start,
             tls: _,
+            wire: _,
         } = connection;
         let (Endpoint::Ip(local), Endpoint::Ip(remote)) = (local, remote) else {
             panic!("no addresses")

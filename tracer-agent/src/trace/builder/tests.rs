@@ -15,6 +15,7 @@ const SPAN_ID: SpanId = SpanId(0xb7ad_6b71_6920_3331_u64.to_be_bytes());
 
 fn exchange(role: Role, headers: &[(&str, &str)]) -> Exchange {
     Exchange {
+        key: 0,
         role,
         protocol: Protocol::Http11,
         request: Request {
@@ -55,6 +56,7 @@ fn connection() -> Arc<Connection> {
         role: None,
         from_start: true,
         tls: false,
+        wire: None,
     })
 }
 

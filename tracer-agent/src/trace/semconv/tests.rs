@@ -18,6 +18,7 @@ fn ip(address: &str) -> Endpoint {
 
 fn exchange(role: Role) -> Exchange {
     Exchange {
+        key: 0,
         role,
         protocol: Protocol::Http11,
         request: Request {
@@ -57,6 +58,7 @@ fn span(exchange: Exchange, local: Endpoint, remote: Endpoint) -> Span {
         role: Some(exchange.role),
         from_start: true,
         tls: false,
+        wire: None,
     };
     SpanBuilder::new(
         Propagators::default(),

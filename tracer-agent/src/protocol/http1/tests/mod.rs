@@ -63,6 +63,7 @@ impl Bench {
             start_ns: self.now_ns - 1000,
             tgid: 7,
             tid: 8,
+            cause: None,
         };
         match step {
             Step::SlowW(bytes) => {

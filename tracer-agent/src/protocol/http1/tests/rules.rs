@@ -433,6 +433,7 @@ fn times_and_threads() {
         start_ns: time_ns - 10,
         tgid,
         tid: tgid + 1,
+        cause: None,
     };
     let mut session = Session::new(Some(Role::Server), true);
     session.receive(Direction::Read, Input::Bytes(b"\r\n"), &at(90, 1), &mut out);

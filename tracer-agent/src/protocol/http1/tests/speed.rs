@@ -23,6 +23,7 @@ fn exchanges_per_second() {
         start_ns: 1,
         tgid: 1,
         tid: 1,
+        cause: None,
     };
     let mut finished = 0;
     let started = Instant::now();

@@ -167,6 +167,7 @@ impl Bench {
             start_ns: self.now_ns - 1000,
             tgid: 7,
             tid: 8,
+            cause: None,
         };
         let mut receive = |direction, input| {
             self.session.receive(direction, input, &at, &mut self.out);

@@ -255,6 +255,7 @@ pub(super) fn play(
             start_ns: time_ns(piece.frame),
             tgid: 1,
             tid: 1,
+            cause: None,
         };
         let input = match &piece.input {
             What::Bytes(bytes) => Input::Bytes(bytes),

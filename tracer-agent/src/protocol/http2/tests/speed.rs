@@ -48,6 +48,7 @@ fn exchanges_per_second() {
         start_ns: 1,
         tgid: 1,
         tid: 1,
+        cause: None,
     };
     session.receive(
         Direction::Read,

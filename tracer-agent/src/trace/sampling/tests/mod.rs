@@ -57,6 +57,7 @@ pub(crate) fn span(made: Made<'_>) -> Span {
         trace_id: TraceId(made.trace.to_be_bytes()),
         span_id: SpanId(made.span.to_be_bytes()),
         parent: made.parent.map(|id| SpanId(id.to_be_bytes())),
+        link: None,
         parent_is_remote: made.remote,
         flags: 2 | u8::from(made.sampled.unwrap_or(true)),
         sampled: made.sampled,
@@ -70,6 +71,7 @@ pub(crate) fn span(made: Made<'_>) -> Span {
             attributes: Vec::new(),
         }),
         exchange: Exchange {
+            key: 0,
             role,
             protocol: Protocol::Http11,
             request: Request {
@@ -95,6 +97,7 @@ pub(crate) fn span(made: Made<'_>) -> Span {
             tid: 1,
         },
         connection: Arc::new(Connection {
+            wire: None,
             id: 1,
             local: Endpoint::Ip(([127, 0, 0, 1], 80).into()),
             remote: Endpoint::Ip(([127, 0, 0, 1], 40_000).into()),

@@ -1,0 +1,86 @@
+"""Work that is easily taken for a request's: each kind of path does it in its own way.
+
+/r/ID?how=after     calls once the answer was written
+/r/ID?how=pool      calls from a pool that all requests share and that grows while they are served
+/r/ID?how=queue     hands the call to a worker made by the first request
+/r/ID?how=selected  waits for several descriptors, then calls
+"""
+import http.client
+import os
+import queue
+import select
+import socket
+import threading
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+NEXT = os.environ["NEXT"]
+pool = ThreadPoolExecutor(6)
+jobs = queue.Queue()
+worker = None
+lock = threading.Lock()
+
+
+def call(name, number=0):
+    connection = http.client.HTTPConnection(NEXT, timeout=30)
+    connection.request("GET", f"/b/{name}/{number}")
+    connection.getresponse().read()
+    connection.close()
+
+
+def work():
+    while True:
+        name, done = jobs.get()
+        call(name)
+        done.set()
+
+
+def hand_over(name):
+    global worker
+    with lock:
+        if worker is None:
+            worker = threading.Thread(target=work, daemon=True)
+            worker.start()
+    done = threading.Event()
+    jobs.put((name, done))
+    done.wait()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self):
+        url = urllib.parse.urlsplit(self.path)
+        name = url.path.split("/")[2]
+        how = urllib.parse.parse_qs(url.query)["how"][0]
+        if how == "pool":
+            list(pool.map(lambda n: call(name, n), range(3)))
+        elif how == "queue":
+            hand_over(name)
+        elif how == "selected":
+            one, other = socket.socketpair()
+            other.send(b"x")
+            select.select([one, other], [], [])
+            one.close()
+            other.close()
+            call(name)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+        if how == "after":
+            self.wfile.flush()
+            call(name)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+
+
+Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()

@@ -1,0 +1,215 @@
+//! The parents of what services call while they serve a request, with the ids in the paths as the
+//! truth: never a wrong one; and not too many missing, with room for a busy machine.
+//!
+//! The services are those of `cargo xtask bench causality`, which measures more of them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tracer_tests::agent::binary;
+use tracer_tests::services::{python, source, target_dir};
+use tracer_tests::session::{Session, skipped};
+use tracer_tests::span::{Kind, Span, from_json_lines};
+use tracer_tests::{process, services};
+
+const CONCURRENCY: usize = 8;
+const REQUESTS: usize = 160;
+/// Longest scene, start and compilation included.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// What came of one scene.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// Calls for requests, and those of them with the right parent.
+    calls: usize,
+    right: usize,
+    /// Server spans of the backend, and those of them below the call.
+    served: usize,
+    joined: usize,
+}
+
+fn front(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "xtask", "causality", name]
+        .iter()
+        .collect()
+}
+
+/// The unique part of `/r/ID?..` and `/b/ID/N`.
+fn id_of(span: &Span) -> Option<(char, String, String)> {
+    let url = span.text("url.path").or_else(|| span.text("url.full"))?;
+    let at = url.find("/r/").or_else(|| url.find("/b/"))?;
+    let path = url.get(at..)?.split('?').next()?;
+    let kind = path.chars().nth(1)?;
+    let id = path.split('/').nth(2)?.to_owned();
+    Some((kind, id, path.to_owned()))
+}
+
+/// Plays a scene under an agent that traces nothing else. `None` if the service cannot run here.
+fn play(test: &str, query: &str, service: &[&str], env: &[(&str, &str)]) -> Option<Outcome> {
+    let _session = Session::begin(test)?;
+    let files = tempfile::TempDir::new().expect("a directory");
+    let spans = files.path().join("spans.jsonl");
+    let mut command = Command::new(binary());
+    command
+        .env("OTEL_TRACES_EXPORTER", "none")
+        .envs(env.iter().copied())
+        .args(["run", "--admin", "off", "--otlp-file"])
+        .arg(&spans)
+        .arg("--")
+        .arg(python())
+        .arg(source("causality/scene.py"))
+        .args([&CONCURRENCY.to_string(), &REQUESTS.to_string(), query])
+        .args(service)
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let mut child = command.spawn().expect("the agent starts");
+    let status = process::wait(&mut child, LIMIT);
+    if status.is_none() {
+        process::end(&mut child);
+    }
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{test}: the scene ended with {status:?}"
+    );
+    let text = std::fs::read_to_string(&spans).expect("spans");
+    Some(compare(&from_json_lines(&text).expect("OTLP/JSON")))
+}
+
+fn compare(spans: &[Span]) -> Outcome {
+    let mut requests = HashMap::new();
+    let mut calls = HashMap::new();
+    for span in spans {
+        let Some((kind, id, path)) = id_of(span) else {
+            continue;
+        };
+        match (kind, span.kind == Kind::Server) {
+            ('r', true) => {
+                requests.insert(id, span);
+            }
+            ('b', false) => {
+                calls.insert(path, (id, span));
+            }
+            _ => {}
+        }
+    }
+    let mut outcome = Outcome::default();
+    for (id, call) in calls.values() {
+        let given = call.parent.is_some();
+        match requests.get(id) {
+            Some(request) => {
+                outcome.calls += 1;
+                let right = is_below(call, request);
+                assert!(right || !given, "wrong parent: {call:?}, not {request:?}");
+                outcome.right += usize::from(right);
+            }
+            None => assert!(!given, "work in the background has a parent: {call:?}"),
+        }
+    }
+    for span in spans.iter().filter(|span| span.kind == Kind::Server) {
+        let Some(('b', _, path)) = id_of(span) else {
+            continue;
+        };
+        let Some((_, call)) = calls.get(&path) else {
+            continue;
+        };
+        outcome.served += 1;
+        let right = is_below(span, call);
+        assert!(
+            right || span.parent.is_none(),
+            "wrong parent: {span:?}, not {call:?}"
+        );
+        outcome.joined += usize::from(right);
+    }
+    outcome
+}
+
+fn is_below(span: &Span, parent: &Span) -> bool {
+    span.parent.as_ref() == Some(&parent.span_id) && span.trace_id == parent.trace_id
+}
+
+/// At least so much of what there is to find was found, `percent` of it.
+fn at_least(test: &str, outcome: &Outcome, calls_each: usize, percent: usize) {
+    assert_eq!(outcome.calls, calls_each * REQUESTS, "{test}: {outcome:?}");
+    assert!(
+        outcome.right * 100 >= outcome.calls * percent,
+        "{test}: {outcome:?}"
+    );
+    assert!(
+        outcome.joined * 100 >= outcome.served * 95,
+        "{test}: {outcome:?}"
+    );
+}
+
+/// Scenario: a thread for each request, calls in a row and in threads made for them, a thread that
+/// calls in the background. Guarantees: its calls are the request's children, those in the
+/// background nobody's.
+#[test]
+fn python_threads() {
+    let test = "causality::python_threads";
+    let script = front("threaded.py").display().to_string();
+    for (query, each, percent) in [("row=2&fan=0", 2, 95), ("row=1&fan=2", 3, 80)] {
+        let Some(outcome) = play(test, query, &[python(), &script], &[]) else {
+            return;
+        };
+        at_least(test, &outcome, each, percent);
+    }
+}
+
+/// Scenario: callbacks of one thread, connections kept and not. Guarantees: as above; timers between.
+#[test]
+fn node_callbacks() {
+    let test = "causality::node_callbacks";
+    let script = front("front.js").display().to_string();
+    for fresh in ["0", "1"] {
+        let node = Command::new("node").arg("--version").output();
+        if !node.is_ok_and(|output| output.status.success()) {
+            return skipped(test, "there is no node");
+        }
+        let service = ["node", &script];
+        let Some(outcome) = play(test, "row=2&fan=2", &service, &[("FRESH", fresh)]) else {
+            return;
+        };
+        at_least(test, &outcome, 4, 90);
+    }
+}
+
+/// Scenario: goroutines, the requests written by others than send them. Guarantees: as above.
+#[test]
+fn go_goroutines() {
+    let test = "causality::go_goroutines";
+    let built = target_dir().join("services").join("causality-go");
+    let mut build = Command::new("go");
+    build
+        .args(["build", "-o"])
+        .arg(&built)
+        .arg(front("front.go"));
+    if let Err(reason) = process::run(&mut build) {
+        return skipped(test, &reason);
+    }
+    let service = built.display().to_string();
+    for fresh in ["0", "1"] {
+        let Some(outcome) = play(test, "row=2&fan=2", &[&service], &[("FRESH", fresh)]) else {
+            return;
+        };
+        at_least(test, &outcome, 4, 90);
+    }
+}
+
+/// Scenario: what is easily taken for a request's work: calls after the answer, pools and workers
+/// that requests share, event loops in a thread. Guarantees: no wrong parent; nothing after the
+/// answer has one.
+#[test]
+fn work_that_is_not_the_requests() {
+    let test = "causality::work_that_is_not_the_requests";
+    let script = source("causality/odd.py").display().to_string();
+    for how in ["after", "pool", "queue", "selected"] {
+        let query = format!("how={how}");
+        let Some(outcome) = play(test, &query, &[services::python(), &script], &[]) else {
+            return;
+        };
+        if how == "after" {
+            assert_eq!(outcome.right, 0, "{how}: {outcome:?}");
+        }
+    }
+}

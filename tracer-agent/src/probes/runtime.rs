@@ -1,0 +1,151 @@
+//! Attaches probes to programs whose runtime hides from system calls what a request is served by.
+//!
+//! In: a program that a process runs. Out: the kind of the process (`abi::kind_of_process`): which
+//! rules about causes hold. A program in which something that has to be seen cannot be found gets
+//! none: its calls have no parents then, which is said once.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::programs::UProbe;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeScope};
+use rustc_hash::FxHashMap;
+use tracer_common::abi::kind_of_process as kind;
+
+use super::symbols;
+use crate::discover::Runtime;
+
+/// Programs that probes are attached to at a time, replaced ones included.
+const MAX_PROGRAMS: usize = 256;
+
+/// Where a program of the kernel side is attached.
+struct Hook {
+    program: &'static str,
+    symbol: &'static str,
+    /// Without it nothing can be said with certainty; without others some calls have no parent.
+    required: bool,
+}
+
+const fn required(program: &'static str, symbol: &'static str) -> Hook {
+    Hook {
+        program,
+        symbol,
+        required: true,
+    }
+}
+
+const fn optional(program: &'static str, symbol: &'static str) -> Hook {
+    Hook {
+        program,
+        symbol,
+        required: false,
+    }
+}
+
+/// Timers, `setImmediate` and ends of sockets run callbacks within a turn of the loop that are none of
+/// the turn's (what waited for a connection to end, among them).
+const NODE: &[Hook] = &[
+    required(
+        "node_other_work",
+        "_ZN4node11Environment9RunTimersEP10uv_timer_s",
+    ),
+    required(
+        "node_other_work",
+        "_ZN4node11Environment14CheckImmediateEP10uv_check_s",
+    ),
+    required(
+        "node_other_work",
+        "_ZN4node10HandleWrap7OnCloseEP11uv_handle_s",
+    ),
+    optional("uv_begins_second", "uv_getaddrinfo"),
+    optional("uv_begins_first", "uv_tcp_connect"),
+    optional(
+        "uv_done",
+        "_ZN4node10cares_wrap12_GLOBAL__N_116AfterGetAddrInfoEP16uv_getaddrinfo_siP8addrinfo",
+    ),
+    optional(
+        "uv_done",
+        "_ZN4node14ConnectionWrapINS_7TCPWrapE8uv_tcp_sE12AfterConnectEP12uv_connect_si",
+    ),
+];
+
+/// A goroutine's address is used again: without its beginning and its end it is not known whose it is.
+const GO: &[Hook] = &[
+    required("go_makes", "runtime.newproc1"),
+    required("go_runnable", "runtime.runqput"),
+    required("go_ends", "runtime.goexit1"),
+    optional("go_writes", "net/http.persistConnWriter.Write"),
+    optional("go_sends", "net/http.(*persistConn).roundTrip"),
+];
+
+/// What was attached so far.
+#[derive(Debug, Default)]
+pub struct RuntimeProbes {
+    /// By device and inode number: the kind of processes that run it.
+    programs: FxHashMap<(u64, u64), u32>,
+}
+
+impl RuntimeProbes {
+    /// Attaches what `runtime` needs to the program, unless it has it.
+    pub fn follow(&mut self, ebpf: &mut Ebpf, runtime: Runtime, exe: &Path) -> u32 {
+        let (hooks, then) = match runtime {
+            Runtime::Kind(kind) => return kind,
+            Runtime::Node => (NODE, kind::CALLBACKS),
+            Runtime::Go => (GO, kind::GO),
+        };
+        let Ok(file) = std::fs::metadata(exe) else {
+            return kind::NONE;
+        };
+        let id = (file.dev(), file.ino());
+        if let Some(kind) = self.programs.get(&id) {
+            return *kind;
+        }
+        let kind = if self.programs.len() >= MAX_PROGRAMS {
+            tracing::warn!("too many programs are followed: calls of more of them get no parents");
+            return kind::NONE;
+        } else if let Err(why) = attach(ebpf, hooks, exe) {
+            tracing::warn!(
+                program = %exe.display(), why,
+                "cannot follow a program: its calls get no parents"
+            );
+            kind::NONE
+        } else {
+            then
+        };
+        self.programs.insert(id, kind);
+        kind
+    }
+}
+
+fn attach(ebpf: &mut Ebpf, hooks: &[Hook], exe: &Path) -> Result<(), String> {
+    let names: Vec<&str> = hooks.iter().map(|hook| hook.symbol).collect();
+    let found = symbols::offsets(exe, &names);
+    // Either everything that is needed is attached, or nothing.
+    for hook in hooks {
+        if hook.required && !found.contains_key(hook.symbol) {
+            return Err(format!("it has no symbol {}", hook.symbol));
+        }
+    }
+    for hook in hooks {
+        let Some(&offset) = found.get(hook.symbol) else {
+            tracing::debug!(symbol = hook.symbol, "not there");
+            continue;
+        };
+        let probe: &mut UProbe = ebpf
+            .program_mut(hook.program)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| format!("there is no {}", hook.program))?;
+        let attached = probe.attach(
+            UProbeAttachLocation::AbsoluteOffset(offset),
+            exe,
+            UProbeScope::AllProcesses,
+        );
+        match attached {
+            Ok(_) => {}
+            Err(error) if hook.required => return Err(format!("{}: {error}", hook.symbol)),
+            Err(error) => tracing::debug!(symbol = hook.symbol, %error, "not attached"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Where functions are in a program's file, found in one go over its symbol tables.
+//!
+//! In: an ELF file that a process runs, which nobody vouches for, and names. Out: file offsets of
+//! those that are functions in it. What is missing or malformed is left out; what is read is bounded.
+
+use std::fs::File;
+use std::path::Path;
+
+use object::Endianness;
+use object::elf::{FileHeader64, SHT_DYNSYM, SHT_SYMTAB, STT_FUNC, SectionType};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
+use object::read::{ReadCache, ReadRef};
+use rustc_hash::FxHashMap;
+
+/// Longest section that is read: the names of a large C++ program take tens of megabytes.
+const SECTION_MAX: u64 = 128 << 20;
+
+/// File offsets of the functions of these names, of the dynamic symbols and, where some are not
+/// among those, of the others.
+pub fn offsets<'n>(path: &Path, names: &[&'n str]) -> FxHashMap<&'n str, u64> {
+    let mut found = FxHashMap::default();
+    if let Ok(file) = File::open(path)
+        && file.metadata().is_ok_and(|file| file.is_file())
+    {
+        let data = ReadCache::new(file);
+        for table in [SHT_DYNSYM, SHT_SYMTAB] {
+            if found.len() < names.len() {
+                let _ = search(&data, table, names, &mut found);
+            }
+        }
+    }
+    found
+}
+
+fn search<'n>(
+    data: &ReadCache<File>,
+    table: SectionType,
+    names: &[&'n str],
+    found: &mut FxHashMap<&'n str, u64>,
+) -> object::read::Result<()> {
+    let header = FileHeader64::<Endianness>::parse(data)?;
+    let endian = header.endian()?;
+    let programs = header.program_headers(endian, data)?;
+    let sections = header.sections(endian, data)?;
+    for section in sections
+        .iter()
+        .filter(|section| section.sh_type(endian) == table)
+    {
+        let names_of = sections.section(section.link(endian))?;
+        if section.sh_size(endian) > SECTION_MAX || names_of.sh_size(endian) > SECTION_MAX {
+            continue;
+        }
+        let symbols = section.data_as_array::<object::elf::Sym64<Endianness>, _>(endian, data)?;
+        let (at, size) = names_of.file_range(endian).unwrap_or_default();
+        let text = data.read_bytes_at(at, size).unwrap_or_default();
+        for symbol in symbols {
+            if symbol.st_type() != STT_FUNC || symbol.st_value(endian) == 0 {
+                continue;
+            }
+            let name = text.get(symbol.st_name(endian) as usize..);
+            let Some(name) = name else {
+                continue;
+            };
+            let wanted = names.iter().find(|wanted| {
+                name.strip_prefix(wanted.as_bytes())
+                    .is_some_and(|rest| rest.first() == Some(&0))
+            });
+            if let Some(wanted) = wanted {
+                let address = symbol.st_value(endian);
+                let offset = programs.iter().find_map(|program| {
+                    let start = program.p_vaddr(endian);
+                    let within = address.checked_sub(start)?;
+                    (program.p_type(endian) == object::elf::PT_LOAD
+                        && within < program.p_filesz(endian))
+                    .then(|| program.p_offset(endian).checked_add(within))?
+                });
+                if let Some(offset) = offset {
+                    found.entry(wanted).or_insert(offset);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: this test program, and files that are no ELF. Guarantees: functions are found
+    /// where they are, others are not, and nothing panics.
+    #[test]
+    fn functions_of_this_program() {
+        let path = std::env::current_exe().expect("its path");
+        let found = offsets(&path, &["main", "no_such_function"]);
+        assert!(found.get("main").is_some_and(|offset| *offset > 0));
+        assert!(!found.contains_key("no_such_function"));
+        assert!(offsets(Path::new("/etc/hostname"), &["main"]).is_empty());
+        assert!(offsets(Path::new("/"), &["main"]).is_empty());
+    }
+}

@@ -1,0 +1,367 @@
+//! Joins the spans of this host: every exchange gets its ids when its request is first seen, and its
+//! trace and parent as soon as they are certain.
+//!
+//! In: exchanges that begin ([`Opened`], with the context they carry and the cause the kernel side
+//! found) and the spans of those that ended. Out: the same spans with their final ids. Pure: times
+//! are arguments, random numbers come from a generator that the caller seeds.
+//!
+//! A parent comes, in this order, from
+//! 1. the context that the request carries,
+//! 2. a client span: the server span that the kernel side names as its cause,
+//! 3. a server span: the client span at the other end of the same connection on this host, told by
+//!    what only the two ends share ([`wire`]).
+//!
+//! What may still become known is waited for, bounded in time and number: a server's request is often
+//! seen before the client's call that wrote it has returned. With nothing to wait for, spans pass at
+//! once. It cannot see calls between hosts without context in the request.
+
+mod node;
+mod wire;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::protocol::{Connection, ExchangeId, Opened, Role};
+
+use super::FLAG_SAMPLED;
+use super::context::{Propagators, extract};
+use super::ids::Ids;
+use super::span::{Link, Span, SpanId};
+use node::{Node, Parent, Trace};
+use wire::{Ends, WireKey, is_near};
+
+/// How long a server's request waits for the client's call that wrote it to return, and a request
+/// for the exchange that it is sent for.
+const PATIENCE_NS: u64 = 150_000_000;
+/// How long an ended exchange is remembered for what was called for it.
+const MEMORY_NS: u64 = 10_000_000_000;
+/// Steps up a chain of parents in one go; a longer one is followed when more of it is settled.
+const MAX_DEPTH: usize = 64;
+
+/// Bounds of the tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Exchanges remembered, begun and ended ones together.
+    pub exchanges: usize,
+    /// Spans that wait for what their trace is.
+    pub waiting: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            exchanges: 65_536,
+            waiting: 16_384,
+        }
+    }
+}
+
+/// What was joined, and what could not be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JoinCounts {
+    /// Spans by how their parent was found; [`Link::ALL`] is the order.
+    pub parents: [u64; Link::ALL.len()],
+    /// Spans that begin a trace.
+    pub roots: u64,
+    /// Spans that were let go before their trace was certain, because too many waited.
+    pub hurried: u64,
+    /// Exchanges forgotten before they ended, because there were too many.
+    pub forgotten: u64,
+    /// Ends of one connection that were found when one of the spans was gone already.
+    pub late: u64,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Assembler {
+    limits: Limits,
+    propagators: Propagators,
+    ids: Ids,
+    nodes: FxHashMap<ExchangeId, Node>,
+    /// In the order in which they began; those that are gone are skipped.
+    begun: VecDeque<ExchangeId>,
+    /// When they ended.
+    ended: VecDeque<(u64, ExchangeId)>,
+    wires: FxHashMap<WireKey, Ends>,
+    waiting: VecDeque<(u64, ExchangeId, Span)>,
+    counts: JoinCounts,
+}
+
+impl Assembler {
+    /// Reads the formats of `propagators`; draws ids from `rng`.
+    pub fn new(limits: Limits, propagators: Propagators, rng: fastrand::Rng) -> Self {
+        Assembler {
+            limits,
+            propagators,
+            ids: Ids::new(rng),
+            nodes: FxHashMap::default(),
+            begun: VecDeque::new(),
+            ended: VecDeque::new(),
+            wires: FxHashMap::default(),
+            waiting: VecDeque::new(),
+            counts: JoinCounts::default(),
+        }
+    }
+
+    /// What was joined so far.
+    pub fn counts(&self) -> &JoinCounts {
+        &self.counts
+    }
+
+    /// Spans that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// An exchange has begun.
+    pub fn opened(&mut self, opened: Opened, connection: &Arc<Connection>, now_ns: u64) {
+        let id = ExchangeId {
+            connection: connection.id,
+            key: opened.key,
+        };
+        let extraction = extract(&opened.context, &self.propagators);
+        let sampled = extraction.decision.map(|(_, sampled)| sampled);
+        let mut node = Node::new(&opened, self.ids.span_id(), now_ns, sampled);
+        let wire = WireKey::new(&opened, connection);
+        if let Some((_, context)) = extraction.context {
+            node.parent = Parent::Context(context.parent);
+            node.trace = Some(Arc::new(Trace::from(context)));
+        } else if let Some(cause) = opened.cause {
+            node.parent = Parent::Exchange(cause.exchange, Link::Cause(cause.method));
+            node.patience_ns = now_ns.saturating_add(PATIENCE_NS);
+        } else if opened.role == Role::Server && wire.is_some() && is_near(connection) {
+            node.patience_ns = now_ns.saturating_add(PATIENCE_NS);
+        }
+        node.wire = wire;
+        self.begun.push_back(id);
+        if let Some(old) = self.nodes.insert(id, node) {
+            self.unplug(&old, id);
+        }
+        if let Some(wire) = wire {
+            self.plug(wire, id, opened.role);
+        }
+        self.make_room();
+    }
+
+    /// An exchange ended: its span, with the ids it has by itself. What is final comes out at once
+    /// through `out`, what is not with [`Assembler::poll`].
+    pub fn finished(&mut self, id: ExchangeId, span: Span, now_ns: u64, out: &mut Vec<Span>) {
+        if let Some(node) = self.nodes.get_mut(&id)
+            && node.ended_ns.replace(now_ns).is_none()
+        {
+            self.ended.push_back((now_ns, id));
+        }
+        if self.resolve(id, now_ns) {
+            let span = self.complete(id, span);
+            out.push(span);
+            return;
+        }
+        self.waiting.push_back((now_ns, id, span));
+        if self.waiting.len() > self.limits.waiting
+            && let Some((_, id, span)) = self.waiting.pop_front()
+        {
+            self.counts.hurried += 1;
+            self.resolve(id, u64::MAX);
+            let span = self.complete(id, span);
+            out.push(span);
+        }
+    }
+
+    /// Hands out the spans that waited and are final now. `now_ns` of `u64::MAX`: nothing more will
+    /// become known.
+    pub fn poll(&mut self, now_ns: u64, out: &mut Vec<Span>) {
+        for _ in 0..self.waiting.len() {
+            let Some((since_ns, id, span)) = self.waiting.pop_front() else {
+                break;
+            };
+            if self.resolve(id, now_ns) {
+                let span = self.complete(id, span);
+                out.push(span);
+            } else {
+                self.waiting.push_back((since_ns, id, span));
+            }
+        }
+        while let Some(&(ended_ns, id)) = self.ended.front() {
+            if ended_ns.saturating_add(MEMORY_NS) > now_ns {
+                break;
+            }
+            self.ended.pop_front();
+            self.forget(id);
+        }
+        while self
+            .begun
+            .front()
+            .is_some_and(|id| !self.nodes.contains_key(id))
+        {
+            self.begun.pop_front();
+        }
+    }
+
+    /// Makes the trace of an exchange known, if it is certain. False while it is not.
+    fn resolve(&mut self, id: ExchangeId, now_ns: u64) -> bool {
+        let mut chain: Vec<(ExchangeId, Option<SpanId>)> = Vec::new();
+        let mut at = id;
+        let trace = loop {
+            let Some(node) = self.nodes.get(&at) else {
+                // Its own exchange is unknown: nothing will be learnt. A parent that is gone leaves
+                // its child without one.
+                break None;
+            };
+            if let Some(trace) = &node.trace {
+                break Some(Arc::clone(trace));
+            }
+            let above = match node.parent {
+                Parent::Exchange(parent, _) => self.nodes.get(&parent).map(|node| (parent, node)),
+                Parent::None | Parent::Context(_) => None,
+            };
+            let too_deep = chain.len() >= MAX_DEPTH;
+            match above.filter(|(parent, _)| !too_deep && !is_in(&chain, *parent)) {
+                Some((parent, above)) => {
+                    chain.push((at, Some(above.span_id)));
+                    at = parent;
+                }
+                // The parent has to be known before it is followed.
+                None if now_ns < node.patience_ns => return false,
+                None => {
+                    chain.push((at, None));
+                    break None;
+                }
+            }
+        };
+        // From the top down: the first one without a parent begins the trace.
+        let mut trace = trace;
+        for (id, above) in chain.into_iter().rev() {
+            let Some(node) = self.nodes.get_mut(&id) else {
+                continue;
+            };
+            node.above = above;
+            let known = match trace.take() {
+                Some(known) => known,
+                None => Arc::new(Trace::begin(self.ids.trace_id(), node.sampled)),
+            };
+            node.trace = Some(Arc::clone(&known));
+            trace = Some(known);
+        }
+        true
+    }
+
+    /// Gives a span the ids that were settled for its exchange.
+    fn complete(&mut self, id: ExchangeId, mut span: Span) -> Span {
+        let Some(node) = self.nodes.get(&id) else {
+            // It began before this, or was forgotten: what it has by itself is all there is.
+            self.count(span.link);
+            return span;
+        };
+        let Some(trace) = &node.trace else {
+            return span;
+        };
+        span.span_id = node.span_id;
+        span.trace_id = trace.trace_id;
+        span.trace_state.clone_from(&trace.trace_state);
+        let sampled = if trace.sampled.unwrap_or(true) {
+            FLAG_SAMPLED
+        } else {
+            0
+        };
+        span.flags = trace.flags & !FLAG_SAMPLED | sampled;
+        let server = node.role == Role::Server;
+        (span.parent, span.link) = match node.parent {
+            Parent::Context(parent) => (parent, parent.map(|_| Link::Context)),
+            Parent::Exchange(_, link) => (node.above, node.above.map(|_| link)),
+            Parent::None => (None, None),
+        };
+        span.parent_is_remote = span.parent.is_some() && server;
+        self.count(span.link);
+        span
+    }
+
+    fn count(&mut self, link: Option<Link>) {
+        let Some(link) = link else {
+            self.counts.roots += 1;
+            return;
+        };
+        let place = Link::ALL.iter().position(|other| *other == link);
+        if let Some(count) = place.and_then(|place| self.counts.parents.get_mut(place)) {
+            *count += 1;
+        }
+    }
+
+    /// One end of an exchange on this host; the other may be known already.
+    fn plug(&mut self, wire: WireKey, id: ExchangeId, role: Role) {
+        let ends = self.wires.entry(wire).or_default();
+        match role {
+            Role::Server => ends.server = Some(id),
+            Role::Client => ends.client = Some(id),
+        }
+        let (Some(client), Some(server)) = (ends.client, ends.server) else {
+            return;
+        };
+        let Some(sent_ns) = self.nodes.get(&client).map(|node| node.start_ns) else {
+            return;
+        };
+        let Some(node) = self.nodes.get_mut(&server) else {
+            return;
+        };
+        // A request cannot have been read before it was written.
+        if node.start_ns < sent_ns || !matches!(node.parent, Parent::None) {
+            return;
+        }
+        if node.trace.is_some() {
+            self.counts.late += 1;
+            return;
+        }
+        node.parent = Parent::Exchange(client, Link::LocalConnection);
+    }
+
+    fn unplug(&mut self, node: &Node, id: ExchangeId) {
+        let Some(wire) = node.wire else {
+            return;
+        };
+        if let Some(ends) = self.wires.get_mut(&wire) {
+            ends.remove(id);
+            if ends.is_empty() {
+                self.wires.remove(&wire);
+            }
+        }
+    }
+
+    fn forget(&mut self, id: ExchangeId) {
+        if let Some(node) = self.nodes.remove(&id) {
+            self.unplug(&node, id);
+        }
+    }
+
+    /// Forgets ended exchanges, the oldest first, then begun ones.
+    fn make_room(&mut self) {
+        while self.nodes.len() > self.limits.exchanges {
+            if let Some((_, id)) = self.ended.pop_front() {
+                self.forget(id);
+            } else if let Some(id) = self.begun.pop_front() {
+                self.counts.forgotten += u64::from(self.nodes.contains_key(&id));
+                self.forget(id);
+            } else {
+                return;
+            }
+        }
+        // Old ones that never end would keep the queue from being trimmed.
+        while self.begun.len() > self.limits.exchanges.saturating_mul(2) {
+            if let Some(id) = self.begun.pop_front()
+                && self
+                    .nodes
+                    .get(&id)
+                    .is_some_and(|node| node.ended_ns.is_none())
+            {
+                self.begun.push_back(id);
+            }
+        }
+    }
+}
+
+fn is_in(chain: &[(ExchangeId, Option<SpanId>)], id: ExchangeId) -> bool {
+    chain.iter().any(|(other, _)| *other == id)
+}
+
+#[cfg(test)]
+mod tests;

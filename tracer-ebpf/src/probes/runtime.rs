@@ -1,0 +1,59 @@
+//! What runtimes do inside of a process that no system call shows.
+//!
+//! Uprobes, attached to a program when a process runs it:
+//! - Node: `node::Environment::RunTimers` and `CheckImmediate` and `node::HandleWrap::OnClose`, in
+//!   which callbacks of any request run within a turn of the loop; what libuv does elsewhere (`uv_getaddrinfo(loop, req, ...)`,
+//!   `uv_tcp_connect(req, ...)`) and the callbacks that go on with it (`AfterGetAddrInfo(req, ...)`,
+//!   `ConnectionWrap::AfterConnect(req, ...)`).
+//! - Go (register ABI since 1.17): `runtime.newproc1(fn, callergp, callerpc, parked)` makes a
+//!   goroutine, which `runtime.runqput(pp, gp, next)` then makes runnable on the same thread;
+//!   `runtime.goexit1()` ends the current one. In its HTTP client, `(*persistConn).roundTrip` is
+//!   called by who sends a request, `persistConnWriter.Write` by the goroutine that writes it.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::uprobe;
+use aya_ebpf::programs::ProbeContext;
+
+use crate::cause;
+use crate::kernel::Registers;
+
+#[inline(always)]
+fn registers(ctx: &ProbeContext) -> Registers {
+    Registers::at(ctx.as_ptr() as u64)
+}
+
+macro_rules! uprobes {
+    ($($name:ident: |$registers:ident| $body:expr;)*) => {
+        $(
+            /// See the module's text.
+            #[uprobe]
+            pub fn $name(ctx: ProbeContext) -> u32 {
+                let $registers = registers(&ctx);
+                let run = || -> Option<()> {
+                    $body;
+                    None
+                };
+                let _ = run();
+                0
+            }
+        )*
+    };
+}
+
+uprobes! {
+    node_other_work: |_registers| cause::forget();
+    uv_begins_first: |registers| cause::hands_over(registers.c0()?);
+    uv_begins_second: |registers| cause::hands_over(registers.c1()?);
+    uv_done: |registers| cause::goes_on(registers.c0()?);
+    go_makes: |registers| {
+        // One that is made without being run (a coroutine) is run by nobody in particular.
+        if registers.go3()? as u8 == 1 {
+            return None;
+        }
+        cause::goroutine_made(registers.go1()?, registers.go2()?)
+    };
+    go_runnable: |registers| cause::goroutine_runnable(registers.go1()?);
+    go_ends: |registers| cause::goroutine_ended(registers.goroutine()?);
+    go_sends: |registers| cause::goroutine_sends(registers.goroutine()?, registers.go0()?);
+    go_writes: |registers| cause::goroutine_writes(registers.goroutine()?, registers.go0()?);
+}
