@@ -153,7 +153,7 @@ impl Fuzz {
             Some(Record::Exit(event)) => {
                 self.ingest.exit(event.tgid, event.time_ns, &mut self.host)
             }
-            Some(Record::Exec(..) | Record::Fork(_)) => {}
+            Some(Record::Exec(..) | Record::Fork(_) | Record::Mapped(_)) => {}
             None => self.ingest.refuse("malformed_record"),
         }
     }

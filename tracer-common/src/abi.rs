@@ -21,6 +21,8 @@ pub mod kind {
     pub const EXIT: u8 = 5;
     /// [`super::ForkEvent`]: a process made another one.
     pub const FORK: u8 = 6;
+    /// [`super::MappedEvent`]: a process mapped an executable file that nobody has looked into yet.
+    pub const MAPPED: u8 = 7;
 }
 
 /// Direction of bytes as the traced process sees it.
@@ -59,6 +61,8 @@ pub mod connection_flags {
     pub const FROM_START: u8 = 1;
     /// `read_sequence` and `write_sequence` are known.
     pub const SEQUENCES: u8 = 2;
+    /// The plaintext of a TLS session. Told again, with the same id, when its socket becomes known.
+    pub const TLS: u8 = 4;
 }
 
 /// `flags` of the header of data events.
@@ -139,7 +143,7 @@ pub mod setting {
 /// What user space knows of the kernel's connection table entries; asserted by the kernel side.
 pub mod connection_entry {
     /// 64-bit words of an entry; the first is the connection's id.
-    pub const WORDS: usize = 22;
+    pub const WORDS: usize = 24;
     /// Word that says since when the entry is there, `CLOCK_BOOTTIME` nanoseconds.
     pub const SINCE_WORD: usize = 2;
     /// Where the verdict is.
@@ -160,8 +164,12 @@ pub mod drop_reason {
     pub const USER_MEMORY: u32 = 3;
     /// A call had more messages or vectors than are looked at in one go.
     pub const CALL_TOO_COMPLEX: u32 = 4;
+    /// A TLS call returned whose entry was not seen: its plaintext is not known to be missing.
+    pub const TLS_CALL_UNMATCHED: u32 = 5;
+    /// More TLS calls were under way on a CPU, or within each other, than there is room for.
+    pub const TLS_BUSY: u32 = 6;
     /// Number of reasons.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 7;
     /// Names of the reasons, as they appear in the ledger and in metrics.
     pub const NAMES: [&str; COUNT as usize] = [
         "ring_full_data",
@@ -169,6 +177,8 @@ pub mod drop_reason {
         "connections_full",
         "user_memory",
         "call_too_complex",
+        "tls_call_unmatched",
+        "tls_busy",
     ];
 }
 
@@ -214,7 +224,7 @@ abi! {
         inode: u64,
         /// Process whose call made the connection known.
         tgid: u32,
-        /// `AF_INET` 2, `AF_INET6` 10, `AF_UNIX` 1.
+        /// `AF_INET` 2, `AF_INET6` 10, `AF_UNIX` 1; 0 for a TLS session whose socket is not known.
         family: u16,
         /// Local port, host order; 0 for unix sockets.
         local_port: u16,
@@ -347,5 +357,35 @@ abi! {
         tgid: u32,
         /// Its parent.
         parent_tgid: u32,
+    }
+}
+
+abi! {
+    /// A file as the kernel knows it; key of the kernel side's table of known files.
+    MappedFile[24] {
+        /// Inode number.
+        inode: u64,
+        /// Bytes.
+        size: u64,
+        /// The kernel's device number (not encoded as for user space).
+        device: u32,
+        /// Generation of the inode, where the file system has them.
+        generation: u32,
+    }
+}
+
+abi! {
+    /// A process mapped an executable file that is not in the kernel side's table of known files.
+    MappedEvent[48] {
+        /// No selector.
+        header: Header,
+        /// When it happened.
+        time_ns: u64,
+        /// The file, as the table of known files has it.
+        file: MappedFile,
+        /// The process.
+        tgid: u32,
+        /// Zero.
+        reserved: u32,
     }
 }

@@ -5,6 +5,7 @@
 //! copying: user space parses for real and has the last word.
 
 use crate::http2::{FrameHeader, HEADER};
+use crate::tls;
 
 /// Bytes looked at.
 pub const PREFIX: usize = 16;
@@ -70,8 +71,7 @@ pub fn guess(first: u64, second: u64, len: u32) -> Guess {
             Guess::Partial
         };
     }
-    if len >= 3 && first & 0xff == 0x16 && (first >> 8) & 0xff == 0x03 && (first >> 16) & 0xff <= 4
-    {
+    if len >= 3 && tls::begins_record(first) {
         return Guess::Tls;
     }
     if begins(first, word(b"PRI * HT"), 8, len) {
@@ -256,6 +256,7 @@ mod tests {
                 Guess::Http2Settings,
             ),
             (b"\x16\x03\x01\x02\x00\x01", Guess::Tls),
+            (b"\x17\x03\x03\x02\x00\x01", Guess::Tls),
             (b"SSH-2.0-OpenSSH", Guess::Other),
             (b"220 mail ESMTP", Guess::Other),
             (b"*1\r\n$4\r\nPING\r\n", Guess::Other),

@@ -4,6 +4,7 @@
 //! - [`limits`]: every bound that both sides rely on.
 //! - [`infer`]: which protocol the first bytes of a connection speak.
 //! - [`http2`]: frame headers of HTTP/2, for the same purpose.
+//! - [`tls`]: records of TLS, to tell which socket carries a session.
 //! - [`frame`]: how far an HTTP/1 head or body reaches, so that body bytes need not leave the kernel.
 //!
 //! No `std`, no aya, no I/O: the same code runs in the kernel and in the tests of any machine.
@@ -14,3 +15,4 @@ pub mod frame;
 pub mod http2;
 pub mod infer;
 pub mod limits;
+pub mod tls;

@@ -412,7 +412,8 @@ pub fn answer_read(call: &Call, connection: &mut Connection) {
         return;
     }
     if connection.place == 0 {
-        connection.place = kernel::remote_place(call.socket, connection.family);
+        let sock = connection.socket(call.socket);
+        connection.place = kernel::remote_place(sock, connection.family);
     }
     let key = pool(call.tgid, connection);
     connection.pooled = call.tgid;

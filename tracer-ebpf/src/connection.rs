@@ -6,7 +6,7 @@ use tracer_common::abi::{connection_entry, direction, drop_reason, role, setting
 use crate::cause::{Cause, Opener};
 use crate::emit;
 use crate::kernel::{self, AF_UNIX, Sequences, Socket, SocketFile};
-use crate::maps::{CONNECTIONS, IGNORED_PORTS, read_setting};
+use crate::maps::{CONNECTIONS, EMPTY_CONNECTION, IGNORED_PORTS, JOINED, read_setting};
 
 /// Value of the connection table.
 #[repr(C)]
@@ -62,12 +62,22 @@ pub struct Connection {
     pub caller: u64,
     /// As a client with an event loop: the process in whose pool it waits; 0 for none.
     pub pooled: u32,
-    pub reserved: u32,
+    /// Of a socket: the process whose TLS session it carries, 0 if none is known.
+    pub tls_tgid: u32,
     /// Where it leads, of address and port mixed; 0 until that is asked for.
     pub place: u64,
     /// TCP sequence numbers of the bytes at position 0.
     pub read_sequence: u32,
     pub write_sequence: u32,
+    /// Of a socket: key of the TLS session it carries. Of a session: its socket. 0 if not known.
+    pub other: u64,
+    /// This is the plaintext of a TLS session, not a socket.
+    pub is_tls: u8,
+    /// Its end was told.
+    pub ended: u8,
+    /// Of a socket that carries a TLS session: calls wait where there is nothing to read.
+    pub blocking: u8,
+    pub reserved: [u8; 5],
 }
 
 /// Values of [`Connection::open`].
@@ -88,6 +98,72 @@ const _: () = {
     assert!(offset_of!(Connection, since_ns) == 8 * connection_entry::SINCE_WORD);
     assert!(verdict::IGNORED == connection_entry::IGNORED);
 };
+
+impl Connection {
+    /// The socket behind it, of which `key` is the key in the table; 0 if it is not known.
+    #[inline(always)]
+    pub fn socket(&self, key: Socket) -> Socket {
+        if self.is_tls != 0 { self.other } else { key }
+    }
+
+    /// What an empty one is from the beginning.
+    #[inline(always)]
+    fn begin(&mut self, sock: Socket, origin: &Origin, now_ns: u64, inode: u64) {
+        let &Origin {
+            family,
+            role,
+            from_start,
+            sequences,
+            opener,
+        } = origin;
+        self.id = identity(sock, now_ns);
+        self.inode = inode;
+        self.since_ns = now_ns;
+        self.family = family;
+        self.role = role;
+        if ports_ignored(sock, family, role) {
+            self.verdict = verdict::IGNORED;
+        }
+        self.from_start = from_start as u8;
+        self.last = 2;
+        // Of what was asked before nothing is known.
+        self.bodiless = !from_start as u8;
+        self.requests = likely_requests(role);
+        self.call = opener.cause;
+        self.caller = opener.owner;
+        self.sequences = sequences.known;
+        self.read_sequence = sequences.read;
+        self.write_sequence = sequences.write;
+    }
+
+    /// The socket of this session is known now.
+    #[inline(always)]
+    pub fn carried_by(&mut self, socket: Socket, carrier: &Connection) {
+        self.other = socket;
+        self.family = carrier.family;
+        self.inode = carrier.inode;
+        if self.role == role::UNKNOWN {
+            self.role = carrier.role;
+        }
+        // As long as it carries no request: who opened it, and for which exchange.
+        if self.called == 0 && carrier.called == 0 {
+            self.call = carrier.call;
+            self.caller = carrier.caller;
+        }
+        if ports_ignored(socket, self.family, self.role) {
+            self.verdict = verdict::IGNORED;
+        }
+    }
+
+    /// The plaintext of the TLS session that this socket carries.
+    #[inline(always)]
+    pub fn session(&self) -> Option<&'static mut Connection> {
+        if self.other == 0 || self.is_tls != 0 {
+            return None;
+        }
+        find(self.other)
+    }
+}
 
 /// One direction of a connection.
 #[repr(C)]
@@ -163,6 +239,43 @@ const FRESH: Direction = Direction {
     reserved: 0,
 };
 
+/// Zeros, as the entry of `EMPTY_CONNECTION` is.
+const EMPTY: Connection = Connection {
+    id: 0,
+    inode: 0,
+    since_ns: 0,
+    read: FRESH,
+    write: FRESH,
+    family: 0,
+    role: role::UNKNOWN,
+    verdict: verdict::UNKNOWN,
+    from_start: 0,
+    announced: 0,
+    last: 0,
+    misses: 0,
+    bodiless: 0,
+    connect: 0,
+    turned: 0,
+    outstanding: 0,
+    requests: 0,
+    open: open::NOTHING,
+    called: 0,
+    sequences: 0,
+    open_key: 0,
+    call: Cause::NONE,
+    caller: 0,
+    pooled: 0,
+    tls_tgid: 0,
+    place: 0,
+    read_sequence: 0,
+    write_sequence: 0,
+    other: 0,
+    is_tls: 0,
+    ended: 0,
+    blocking: 0,
+    reserved: [0; 5],
+};
+
 /// Where a connection comes from.
 #[derive(Clone, Copy)]
 pub struct Origin {
@@ -182,62 +295,60 @@ pub struct Origin {
 /// speak again, it is joined in the middle, and user space counts what it had outstanding.
 #[inline(always)]
 pub fn insert(sock: Socket, origin: &Origin, now_ns: u64, inode: u64) {
-    let Origin {
-        family,
-        role,
-        from_start,
-        sequences,
-        opener,
-    } = *origin;
-    let verdict = if ports_ignored(sock, family, role) {
-        verdict::IGNORED
-    } else {
-        verdict::UNKNOWN
-    };
-    let connection = Connection {
-        // Unique enough to be an identity: two connections would have to begin in the same
-        // nanosecond at the same address.
-        id: now_ns ^ (sock << 40),
-        inode,
-        since_ns: now_ns,
-        read: FRESH,
-        write: FRESH,
-        family,
-        role,
-        verdict,
-        from_start: from_start as u8,
-        announced: 0,
-        last: 2,
-        misses: 0,
-        // Of what was asked before nothing is known.
-        bodiless: !from_start as u8,
-        connect: 0,
-        turned: 0,
-        outstanding: 0,
-        // A head that comes in parts is more often a request's.
-        requests: if role == role::CLIENT {
-            direction::WRITE
-        } else {
-            direction::READ
-        },
-        open: open::NOTHING,
-        called: 0,
-        sequences: sequences.known,
-        open_key: 0,
-        call: opener.cause,
-        caller: opener.owner,
-        pooled: 0,
-        reserved: 0,
-        place: 0,
-        read_sequence: sequences.read,
-        write_sequence: sequences.write,
-    };
-    if CONNECTIONS
-        .insert(&sock, &connection, BPF_ANY as u64)
-        .is_err()
-    {
+    let mut connection = EMPTY;
+    connection.begin(sock, origin, now_ns, inode);
+    enter(sock, &connection);
+}
+
+#[inline(always)]
+fn enter(key: Socket, connection: &Connection) {
+    let entered = CONNECTIONS.insert(&key, connection, BPF_ANY as u64);
+    if entered.is_err() {
         emit::drop_one(drop_reason::CONNECTIONS_FULL);
     }
+}
+
+/// Unique enough to be an identity: two connections would have to begin in the same nanosecond at
+/// the same address.
+#[inline(always)]
+fn identity(sock: Socket, now_ns: u64) -> u64 {
+    now_ns ^ (sock << 40)
+}
+
+/// A head that comes in parts is more often a request's.
+#[inline(always)]
+fn likely_requests(role: u8) -> u8 {
+    if role == role::CLIENT {
+        direction::WRITE
+    } else {
+        direction::READ
+    }
+}
+
+/// Enters the plaintext of a TLS session that the socket of this entry carries, if that is known. It
+/// is made in the table, because the stack has no room for another one; nobody else has its key.
+#[inline(always)]
+pub fn insert_session(
+    key: Socket,
+    from_start: bool,
+    now_ns: u64,
+    socket: Socket,
+    carrier: Option<&Connection>,
+) -> Option<&'static mut Connection> {
+    enter(key, EMPTY_CONNECTION.get(0)?);
+    let session = find(key)?;
+    session.id = identity(key, now_ns);
+    session.since_ns = now_ns;
+    session.role = role::UNKNOWN;
+    session.from_start = from_start as u8;
+    session.bodiless = !from_start as u8;
+    session.last = 2;
+    session.is_tls = 1;
+    if let Some(carrier) = carrier {
+        session.carried_by(socket, carrier);
+    }
+    session.requests = likely_requests(session.role);
+    Some(session)
 }
 
 /// The table's entry, valid until this program returns.
@@ -285,7 +396,12 @@ pub fn find_or_join(
         sequences,
         opener: Opener::NOBODY,
     };
-    insert(file.sock, &origin, now_ns, number);
+    // SAFETY: data calls' programs run with preemption disabled and not within each other, so the
+    // per-CPU slot is ours.
+    let joined = unsafe { JOINED.get_ptr_mut(0)?.as_mut()? };
+    *joined = EMPTY;
+    joined.begin(file.sock, &origin, now_ns, number);
+    enter(file.sock, joined);
     find(file.sock)
 }
 
@@ -296,8 +412,8 @@ pub fn remove(sock: Socket) {
 }
 
 #[inline(always)]
-fn ports_ignored(sock: Socket, family: u16, role: u8) -> bool {
-    if read_setting(setting::PORTS_ACTIVE) == 0 || family == AF_UNIX {
+pub fn ports_ignored(sock: Socket, family: u16, role: u8) -> bool {
+    if read_setting(setting::PORTS_ACTIVE) == 0 || family == AF_UNIX || family == 0 {
         return false;
     }
     let local = (kernel::local_port(sock) as u32) << 1;

@@ -2,20 +2,23 @@
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use tracer_common::abi::{
-    ConnectionEvent, EndEvent, ForkEvent, Header, connection_flags, drop_reason, kind,
+    ConnectionEvent, EndEvent, ForkEvent, Header, connection_flags, drop_reason, end as end_cause,
+    kind,
 };
 use tracer_common::limits::{UNIX_PATH_MAX, WINDOW};
 
 use crate::connection::Connection;
 use crate::kernel::{self, AF_UNIX, Socket};
 use crate::maps::{COUNTS, DROPS, EVENTS, Scratch, UNIX_SEEN, WAKE_BYTES, count};
+use crate::memory::add;
 
 /// Counts one thing given up.
 #[inline(always)]
 pub fn drop_one(reason: u32) {
     if let Some(n) = DROPS.get_ptr_mut(reason) {
-        // SAFETY: a per-CPU slot; a lost update under nesting would only undercount.
-        unsafe { *n += 1 }
+        // SAFETY: a word of a per-CPU map. One instruction, because programs of uprobes can be
+        // interrupted by other programs.
+        unsafe { add(n, 1) };
     }
 }
 
@@ -23,8 +26,9 @@ pub fn drop_one(reason: u32) {
 #[inline(always)]
 pub fn count_one(index: u32) {
     if let Some(n) = COUNTS.get_ptr_mut(index) {
-        // SAFETY: as in `drop_one`.
-        unsafe { *n += 1 }
+        // SAFETY: a word of a per-CPU map. One instruction, because programs of uprobes can be
+        // interrupted by other programs.
+        unsafe { add(n, 1) };
     }
 }
 
@@ -34,7 +38,7 @@ pub fn count_one(index: u32) {
 fn flags() -> u64 {
     let pending = EVENTS.query(BPF_RB_AVAIL_DATA as u64);
     if let Some(highest) = COUNTS.get_ptr_mut(count::RING_HIGHEST) {
-        // SAFETY: as in `drop_one`.
+        // SAFETY: a per-CPU slot; a lost update under nesting would only show less.
         unsafe {
             *highest = if pending > *highest {
                 pending
@@ -75,18 +79,27 @@ pub fn data(scratch: &Scratch, captured: u32) {
     }
 }
 
-/// Tells user space of a connection, once.
+/// Tells user space of a connection, once. `key` is its key in the table.
 #[inline(always)]
-pub fn connection(connection: &mut Connection, sock: Socket, tgid: u32) {
+pub fn connection(connection: &mut Connection, key: Socket, tgid: u32) {
     if connection.announced != 0 {
         return;
     }
+    announce(connection, key, tgid);
+}
+
+/// Tells user space of a connection, or again what is known of it now.
+#[inline(always)]
+pub fn announce(connection: &mut Connection, key: Socket, tgid: u32) {
     let Some(mut entry) = EVENTS.reserve::<ConnectionEvent>(0) else {
         drop_one(drop_reason::RING_FULL_CONTROL);
         return;
     };
     let event = entry.as_mut_ptr();
+    let is_tls = connection.is_tls != 0;
+    let sock = connection.socket(key);
     let (local, remote) = kernel::addresses(sock, connection.family);
+    let is_bare = connection.family == AF_UNIX || connection.family == 0;
     let is_unix = connection.family == AF_UNIX;
     // SAFETY: the entry is as large as the event; every field is written before it is submitted.
     unsafe {
@@ -101,18 +114,18 @@ pub fn connection(connection: &mut Connection, sock: Socket, tgid: u32) {
                 connection_flags::SEQUENCES
             } else {
                 0
-            },
+            } | if is_tls { connection_flags::TLS } else { 0 },
             reserved: 0,
             value: 0,
         };
         (*event).time_ns = connection.since_ns;
         (*event).connection = connection.id;
-        (*event).socket = sock;
+        (*event).socket = key;
         (*event).inode = connection.inode;
         (*event).tgid = tgid;
         (*event).family = connection.family;
-        (*event).local_port = if is_unix { 0 } else { kernel::local_port(sock) };
-        (*event).remote_port = if is_unix {
+        (*event).local_port = if is_bare { 0 } else { kernel::local_port(sock) };
+        (*event).remote_port = if is_bare {
             0
         } else {
             kernel::remote_port(sock)
@@ -126,21 +139,34 @@ pub fn connection(connection: &mut Connection, sock: Socket, tgid: u32) {
         (*event).path_len = 0;
         if is_unix {
             let (address, len) = kernel::unix_path(sock);
-            let len = kernel::opaque(len);
             if address != 0 && len <= UNIX_PATH_MAX as u32 {
-                let read = aya_ebpf::helpers::generated::bpf_probe_read_kernel(
-                    core::ptr::addr_of_mut!((*event).path).cast(),
-                    len,
-                    address as *const _,
-                );
-                (*event).path_len = if read == 0 { len as u16 } else { 0 };
+                // Through the record and looked at again: verifiers before Linux 6.3 forget the bound of
+                // a value that is put aside on the stack.
+                let place = core::ptr::addr_of_mut!((*event).path_len);
+                place.write_volatile(len as u16);
+                let len = place.read_volatile() as u32;
+                let read = if len <= UNIX_PATH_MAX as u32 {
+                    aya_ebpf::helpers::generated::bpf_probe_read_kernel(
+                        core::ptr::addr_of_mut!((*event).path).cast(),
+                        len,
+                        address as *const _,
+                    )
+                } else {
+                    -1
+                };
+                if read != 0 {
+                    place.write_volatile(0);
+                }
             }
         }
     }
     entry.submit(flags());
     count_one(count::SUBMITTED);
     connection.announced = 1;
-    if is_unix && let Some(seen) = UNIX_SEEN.get_ptr_mut(0) {
+    if is_unix
+        && !is_tls
+        && let Some(seen) = UNIX_SEEN.get_ptr_mut(0)
+    {
         // SAFETY: the pointer is into the map; everybody writes the same.
         unsafe { *seen = 1 };
     }
@@ -162,9 +188,11 @@ pub struct Ended {
 /// Tells user space of an end, if it knows the connection.
 #[inline(always)]
 pub fn end(connection: &mut Connection, ended: &Ended) {
-    if connection.announced == 0 {
+    if connection.announced == 0 || connection.ended != 0 {
         return;
     }
+    // A session and the socket that carries it both end.
+    connection.ended = connection.is_tls & (ended.cause == end_cause::CLOSED) as u8;
     let Some(mut entry) = EVENTS.reserve::<EndEvent>(0) else {
         drop_one(drop_reason::RING_FULL_CONTROL);
         return;

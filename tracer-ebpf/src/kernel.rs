@@ -7,6 +7,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use tracer_common::abi::MappedFile;
 
 /// An offset that this kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
@@ -66,9 +67,12 @@ offsets! {
     REGS_ARG1,
     REGS_ARG2,
     REGS_ARG3,
+    REGS_ARG4,
+    /// Stack pointer in `struct pt_regs`.
+    REGS_SP,
     /// The register that holds the current goroutine (Go's internal ABI).
     REGS_GOROUTINE,
-    /// First arguments of a function of Go's (internal ABI).
+    /// First arguments of a function of Go's (internal ABI); the first is the first result too.
     REGS_GO0,
     REGS_GO1,
     REGS_GO2,
@@ -76,6 +80,15 @@ offsets! {
     /// First arguments of a function of C's.
     REGS_C0,
     REGS_C1,
+    /// Result of a function of C's.
+    REGS_RESULT,
+    /// What a socket's data goes through (`struct tcp_ulp_ops *`), and its name.
+    SOCK_ULP,
+    ULP_NAME,
+    INODE_SB,
+    INODE_SIZE,
+    INODE_GENERATION,
+    SB_DEV,
     /// `struct pt_regs` from the bottom of a task's stack; only for kernels without the helper.
     STACK_REGS,
 }
@@ -175,6 +188,16 @@ impl Arguments {
     pub fn fourth(&self) -> Option<u64> {
         self.register(&REGS_ARG3)
     }
+    /// Fifth argument.
+    #[inline(always)]
+    pub fn fifth(&self) -> Option<u64> {
+        self.register(&REGS_ARG4)
+    }
+    /// The stack pointer of the process.
+    #[inline(always)]
+    pub fn stack(&self) -> Option<u64> {
+        self.register(&REGS_SP)
+    }
 }
 
 /// Registers of the process at a uprobe.
@@ -250,9 +273,9 @@ const S_IFMT: u16 = 0o170000;
 const S_IFSOCK: u16 = 0o140000;
 const S_IFREG: u16 = 0o100000;
 
-/// `struct file *` and `struct inode *` behind a file descriptor of the current task.
+/// The `struct file` behind a file descriptor of the current task.
 #[inline(always)]
-fn file_of(fd: i32) -> Option<(u64, u64)> {
+pub fn file_of(fd: i32) -> Option<u64> {
     let files: u64 = field(task(), &TASK_FILES)?;
     let table: u64 = field(files, &FILES_FDT)?;
     let max: u32 = field(table, &FDT_MAX_FDS)?;
@@ -261,24 +284,44 @@ fn file_of(fd: i32) -> Option<(u64, u64)> {
     }
     let array: u64 = field(table, &FDT_FD)?;
     let file: u64 = read(array + fd as u64 * 8)?;
-    if file == 0 {
+    (file != 0).then_some(file)
+}
+
+/// Which file it is; `None` where the kernel does not tell.
+#[inline(always)]
+pub fn identity(file: u64) -> Option<MappedFile> {
+    let inode: u64 = field(file, &FILE_INODE)?;
+    if !has(&INODE_SB) || !has(&INODE_SIZE) || !has(&SB_DEV) {
         return None;
     }
-    Some((file, field(file, &FILE_INODE)?))
+    let sb: u64 = field(inode, &INODE_SB)?;
+    let generation = if has(&INODE_GENERATION) {
+        field(inode, &INODE_GENERATION)?
+    } else {
+        0
+    };
+    Some(MappedFile {
+        inode: field(inode, &INODE_INO)?,
+        size: field(inode, &INODE_SIZE)?,
+        device: field(sb, &SB_DEV)?,
+        generation,
+    })
 }
 
 /// True for a file on a disk.
 #[inline(always)]
 pub fn is_regular_file(fd: i32) -> bool {
     file_of(fd)
-        .and_then(|(_, inode)| field::<u16>(inode, &INODE_MODE))
+        .and_then(|file| field::<u64>(file, &FILE_INODE))
+        .and_then(|inode| field::<u16>(inode, &INODE_MODE))
         .is_some_and(|mode| mode & S_IFMT == S_IFREG)
 }
 
 /// The socket behind a file descriptor of the current task; `None` if it is none.
 #[inline(always)]
 pub fn socket_of(fd: i32) -> Option<SocketFile> {
-    let (file, inode) = file_of(fd)?;
+    let file = file_of(fd)?;
+    let inode: u64 = field(file, &FILE_INODE)?;
     let mode: u16 = field(inode, &INODE_MODE)?;
     if mode & S_IFMT != S_IFSOCK {
         return None;
@@ -355,6 +398,18 @@ pub fn is_tcp(sock: Socket) -> bool {
         field::<u16>(sock, &SOCK_PROTOCOL),
         Some(IPPROTO_TCP | IPPROTO_MPTCP)
     )
+}
+
+/// True when the kernel encrypts what the process writes to the socket (kernel TLS).
+#[inline(always)]
+pub fn is_kernel_tls(sock: Socket) -> bool {
+    if !has(&SOCK_ULP) || !has(&ULP_NAME) || !is_tcp(sock) {
+        return false;
+    }
+    let Some(ulp) = field::<u64>(sock, &SOCK_ULP) else {
+        return false;
+    };
+    ulp != 0 && field::<[u8; 4]>(ulp, &ULP_NAME) == Some(*b"tls\0")
 }
 
 /// Pending error of a socket, positive errno or 0.

@@ -7,6 +7,7 @@
 //! pids and ports need no tracking at all.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![allow(
     clippy::needless_borrows_for_generic_args,
     reason = "keys and values of maps are borrowed: a copy would go through the small stack"
@@ -31,6 +32,8 @@ mod kernel;
 mod maps;
 mod memory;
 mod probes;
+mod tls;
+mod way;
 
 /// A reachable panic is an endless loop, which the verifier refuses: none can hide.
 #[cfg(not(test))]

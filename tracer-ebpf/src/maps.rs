@@ -4,11 +4,13 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use tracer_common::abi::{DataEvent, drop_reason, setting};
+use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
 use tracer_common::limits::WINDOW;
 
 use crate::cause::{Actor, Cause, Opener};
 use crate::connection::Connection;
+use crate::tls::{Session, SessionKey, Thread, ThreadKey};
+use crate::way::Lock;
 
 /// All events, in the order they were reserved.
 #[map]
@@ -115,6 +117,52 @@ pub static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(count::COUNT
 /// The call being looked at. Programs of one kind never nest on a CPU (`bpf_prog_active`).
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// TLS calls under way, and what the thread did with TLS last.
+#[map]
+pub static TLS_THREADS: LruHashMap<ThreadKey, Thread> = LruHashMap::with_max_entries(16384, 0);
+
+/// Where the entry of a connection that is joined in the middle is made; the stack has no room for it.
+#[map]
+pub static JOINED: PerCpuArray<Connection> = PerCpuArray::with_max_entries(1, 0);
+
+/// All zeros, to make entries from; never written.
+#[map]
+pub static EMPTY_CONNECTION: Array<Connection> = Array::with_max_entries(1, 0);
+
+/// A thread that does nothing, to make entries from; never written.
+#[map]
+pub static TLS_EMPTY_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
+
+/// TLS sessions by object and process.
+#[map]
+pub static TLS_SESSIONS: LruHashMap<SessionKey, Session> = LruHashMap::with_max_entries(32768, 0);
+
+/// Not 0 once a TLS library is probed: before that no socket is asked for its session.
+#[map]
+pub static TLS_ACTIVE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Like [`SCRATCH`], for uprobes; see `way::Uprobes`.
+#[map]
+pub static TLS_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(TLS_SCRATCH_SLOTS, 0);
+/// Threads that can be in such a program on one CPU at a time.
+pub const TLS_SCRATCH_SLOTS: u32 = 4;
+
+/// Who has which slot of [`TLS_SCRATCH`].
+#[map]
+pub static TLS_LOCKS: PerCpuArray<Lock> = PerCpuArray::with_max_entries(TLS_SCRATCH_SLOTS, 0);
+
+/// Like [`PROGRAMS`], for uprobes.
+#[map]
+pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(4, 0);
+
+/// Executable files that user space has looked into without finding anything to probe.
+#[map]
+pub static KNOWN_FILES: LruHashMap<MappedFile, u8> = LruHashMap::with_max_entries(8192, 0);
+
+/// Not 0 while user space wants to be told of mapped files.
+#[map]
+pub static MAPPED_WANTED: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Not 0 once user space was told of a unix connection: before that close() is not looked at.
 #[map]

@@ -4,6 +4,24 @@
 //! but knows nothing of what a map holds. A loop whose state goes through map memory in every step
 //! is one state per step to it, instead of one per way to get there.
 
+/// Adds in one instruction. What was there before is not asked for: kernels before 5.12 have no
+/// instruction for that (and Rust's atomics need one that has).
+///
+/// # Safety
+/// `place` is an aligned word of map memory.
+#[inline(always)]
+pub unsafe fn add(place: *mut u64, n: i64) {
+    // SAFETY: as the caller says; the instruction changes nothing else.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({place} + 0) += {n}",
+            place = in(reg) place,
+            n = in(reg) n,
+            options(nostack)
+        );
+    }
+}
+
 /// A place of the per-CPU scratch buffer whose value the verifier (and LLVM) should forget.
 #[derive(Clone, Copy)]
 pub struct Forgotten<T>(*mut T);

@@ -131,6 +131,54 @@ pub(crate) fn gunicorn() -> Result<PathBuf, String> {
     Ok(gunicorn)
 }
 
+/// Python of the same venv with what the HTTPS services and clients need.
+pub fn https_python() -> Result<PathBuf, String> {
+    const PACKAGES: [&str; 3] = ["requests", "aiohttp", "uvicorn"];
+    gunicorn()?;
+    let bin = target_dir().join("venv/bin");
+    let python = bin.join("python");
+    let _building = BUILDING
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let all = format!("import {}", PACKAGES.join(", "));
+    if run(Command::new(&python).args(["-c", &all])).is_err() {
+        // Not by bin/pip, whose first line names the directory that the venv was made in.
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet"])
+            .args(PACKAGES))?;
+    }
+    Ok(python)
+}
+
+/// The Go program with the linker's flags (`-s -w` leaves no symbols).
+pub fn go_tls(flags: &str) -> Result<PathBuf, String> {
+    let directory = source("go-tls");
+    let name = if flags.is_empty() {
+        "go-tls"
+    } else {
+        "go-tls-stripped"
+    };
+    once(name, &directory.join("main.go"), |built| {
+        run(Command::new("go")
+            .args(["build", "-ldflags", flags, "-o"])
+            .arg(built)
+            .arg(".")
+            .current_dir(&directory))
+    })
+}
+
+/// The program under a seccomp filter.
+pub fn strict() -> Result<PathBuf, String> {
+    let from = source("c/strict.c");
+    once("c-strict", &from, |built| {
+        run(Command::new("cc")
+            .args(["-O2", "-Wall", "-Werror", "-o"])
+            .arg(built)
+            .arg(&from)
+            .args(["-lssl", "-lcrypto"]))
+    })
+}
+
 /// nginx: the installed one, or the distribution's package unpacked below target.
 pub fn nginx() -> Result<PathBuf, String> {
     let works = |path: &Path| {

@@ -15,6 +15,7 @@ use super::outlet::Outlet;
 use super::pipeline::{Parts, Pipeline};
 use super::reload::Change;
 use super::status::Status;
+use super::tls::Watch;
 use crate::config::Config;
 use crate::discover::{Discovery, Mode, Policy};
 use crate::export::SpanSink;
@@ -31,6 +32,8 @@ const POLL: Duration = Duration::from_millis(10);
 const IDLE_POLL: Duration = Duration::from_millis(40);
 /// Records handled before spans are handed on.
 const BATCH: usize = 4096;
+/// Longest look for TLS libraries before the agent says that it is ready.
+const TLS_LOOK: Duration = Duration::from_secs(6);
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
 /// What takes a walk over everything this often.
@@ -62,6 +65,8 @@ pub struct Start {
 pub struct Capture {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+    /// Told when what runs already has its probes in its TLS libraries.
+    tls_looked: Option<oneshot::Receiver<()>>,
     /// Closed when everything was handed on.
     drained: Receiver<()>,
     /// Settings to follow from now on.
@@ -73,12 +78,13 @@ impl Capture {
     pub async fn start(start: Start) -> Result<Self, AppError> {
         let stop = Arc::new(AtomicBool::new(false));
         let (attached, result) = oneshot::channel();
+        let (looked, tls_looked) = oneshot::channel();
         let stopping = Arc::clone(&stop);
         let (done, drained) = std::sync::mpsc::channel::<()>();
         let (changes, changed) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("capture".into())
-            .spawn(move || match load(start) {
+            .spawn(move || match load(start, looked) {
                 Ok(loaded) => {
                     // The receiver is gone only when the agent is ending already.
                     let _ = attached.send(Ok(()));
@@ -96,9 +102,20 @@ impl Capture {
         Ok(Capture {
             stop,
             thread,
+            tls_looked: Some(tls_looked),
             drained,
             changes,
         })
+    }
+
+    /// Waits until what runs already has its probes in its TLS libraries.
+    pub async fn tls_looked(&mut self) {
+        let Some(looked) = self.tls_looked.take() else {
+            return;
+        };
+        if tokio::time::timeout(TLS_LOOK, looked).await.is_err() {
+            tracing::warn!("looking for TLS libraries takes long; what they carry is seen later");
+        }
     }
 
     /// Has it follow other settings; it says in the log when it does.
@@ -149,11 +166,12 @@ struct Loaded {
     kernel: Kernel,
     reader: Reader,
     pipeline: Pipeline,
+    tls: Watch,
     ledger: Arc<Ledger>,
     status: Arc<Status>,
 }
 
-fn load(start: Start) -> Result<Loaded, AppError> {
+fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     let Start {
         config,
         resource,
@@ -190,6 +208,7 @@ fn load(start: Start) -> Result<Loaded, AppError> {
     }
     let proc = ProcFs::default();
     let processes = ProcessTable::new(proc.clone(), super::meta_options(&config, &resource));
+    let tls = super::tls::start(kernel.tls()?, proc.clone(), mode == Mode::Host, looked)?;
     let mut pipeline = Pipeline::new(Parts {
         maps,
         proc,
@@ -204,27 +223,33 @@ fn load(start: Start) -> Result<Loaded, AppError> {
         ),
         ledger: Arc::clone(&ledger),
         admin,
+        tls: Some(tls.clone()),
         max_connections: config.capture.max_connections as usize,
     });
     if mode == Mode::Host {
         pipeline.apply_policy();
         pipeline.find_runtimes();
     }
-    follow(&mut kernel, &mut pipeline);
+    follow(&mut kernel, &mut pipeline, true);
     status.attached(kernel.attached.len(), kernel.missing.len(), reader.size());
     Ok(Loaded {
         kernel,
         reader,
         pipeline,
+        tls,
         ledger,
         status,
     })
 }
 
-/// Has the kernel side know how new processes run what they serve.
-fn follow(kernel: &mut Kernel, pipeline: &mut Pipeline) {
+/// Has the kernel side know how new processes run what they serve. Those that would have to be waited
+/// for come again next time, unless `wait`.
+fn follow(kernel: &mut Kernel, pipeline: &mut Pipeline, wait: bool) {
     for (tgid, runtime) in pipeline.take_to_follow() {
-        let kind = kernel.follow(runtime, &pipeline.exe_path(tgid));
+        let Some(kind) = kernel.follow(runtime, &pipeline.exe_path(tgid), wait) else {
+            pipeline.follow_later(tgid, runtime);
+            continue;
+        };
         if kind == kind_of_process::NONE {
             continue;
         }
@@ -246,7 +271,7 @@ impl Loaded {
             let n = self.reader.drain(BATCH, |record| {
                 pipeline.record(record);
             });
-            follow(&mut self.kernel, &mut self.pipeline);
+            follow(&mut self.kernel, &mut self.pipeline, false);
             let now_ns = clock::boot_ns();
             let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
             if housekeeping {
@@ -293,6 +318,7 @@ impl Loaded {
             Ok(counts) => {
                 self.status.kernel(&self.ledger, &counts, records);
                 self.status.sizes(connections, processes);
+                self.status.tls(self.tls.counts());
                 self.status.outlet(self.pipeline.outlet());
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
@@ -302,6 +328,7 @@ impl Loaded {
     /// Hands on what happened before now. Detaching comes afterwards: it takes a grace period of the
     /// kernel's for every hook, which is seconds on a busy host, while the ring fills.
     fn end(mut self) -> Kernel {
+        self.tls.stop();
         let cut_ns = clock::boot_ns();
         self.pipeline.cut(cut_ns);
         self.pipeline.begin();

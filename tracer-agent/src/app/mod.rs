@@ -10,6 +10,7 @@ mod reload;
 mod replay;
 mod run;
 mod status;
+mod tls;
 
 use std::time::Duration;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
 
+use super::tls::Watch;
 use crate::discover::{
     Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, Runtime, Runtimes,
 };
@@ -70,6 +71,8 @@ struct Side {
     /// The agent's own endpoint.
     admin: Option<SocketAddr>,
     has_port_rules: bool,
+    /// Who attaches to TLS libraries.
+    tls: Option<Watch>,
     spans: Vec<Span>,
     runtimes: Runtimes,
     /// Processes whose runtimes are to be followed.
@@ -97,6 +100,8 @@ pub struct Parts {
     pub ledger: Arc<Ledger>,
     /// The agent's own endpoint, whose clients are not reported.
     pub admin: Option<SocketAddr>,
+    /// Who attaches to TLS libraries.
+    pub tls: Option<Watch>,
     /// Connections tracked at a time.
     pub max_connections: usize,
 }
@@ -113,6 +118,7 @@ impl Pipeline {
             outlet,
             ledger,
             admin,
+            tls,
             max_connections,
         } = parts;
         Pipeline {
@@ -130,6 +136,7 @@ impl Pipeline {
                 ),
                 builder,
                 admin,
+                tls,
                 now_ns: clock::boot_ns(),
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
@@ -183,6 +190,11 @@ impl Pipeline {
                 self.host.follow(tgid);
             }
             Some(Record::Exit(event)) => self.exit(event),
+            Some(Record::Mapped(event)) => {
+                if let Some(tls) = &self.host.tls {
+                    tls.mapped(event.tgid, event.file);
+                }
+            }
             None => self.ingest.refuse("malformed_record"),
         }
         true
@@ -191,6 +203,9 @@ impl Pipeline {
     fn exit(&mut self, event: &ExitEvent) {
         self.ingest.exit(event.tgid, event.time_ns, &mut self.host);
         self.host.processes.on_exit(event.tgid, event.time_ns);
+        if let Some(tls) = &self.host.tls {
+            tls.ended(event.tgid);
+        }
         self.outlet.process_ended(event.tgid, event.time_ns);
         if let Some(update) = self.host.discovery.on_exit(event.tgid) {
             self.host.apply(update);
@@ -351,6 +366,17 @@ impl Pipeline {
         std::mem::take(&mut self.host.to_follow)
     }
 
+    /// One of them cannot be followed now: it comes with the next call. Beyond a limit its calls get
+    /// no parents.
+    pub fn follow_later(&mut self, tgid: u32, runtime: Runtime) {
+        const MOST: usize = 4096;
+        if self.host.to_follow.len() < MOST {
+            self.host.to_follow.push((tgid, runtime));
+        } else {
+            tracing::debug!(tgid, "too many processes wait to be followed");
+        }
+    }
+
     /// Looks at the processes that run already.
     pub fn find_runtimes(&mut self) {
         let Side {
@@ -391,6 +417,9 @@ impl Side {
 
     fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
         self.follow(event.tgid);
+        if let Some(tls) = &self.tls {
+            tls.started(event.tgid);
+        }
         let facts = self.processes.on_exec(&ExecInfo::new(event, tail));
         if let Some(update) = self.discovery.on_exec(facts) {
             self.apply(update);

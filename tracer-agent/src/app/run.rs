@@ -105,13 +105,14 @@ pub async fn run(
         metrics_interval: settings.metrics.interval,
     })
     .await;
-    let capture = match started {
+    let mut capture = match started {
         Ok(capture) => capture,
         Err(error) => {
             pipeline.drain(Instant::now()).await;
             return Err(error);
         }
     };
+    capture.tls_looked().await;
     readiness.ready();
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 

@@ -10,7 +10,7 @@ use crate::metrics::Recorded;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::metrics::{Exporter, Probes, ProgramCost, Snapshot};
+use crate::telemetry::metrics::{Exporter, Probes, ProgramCost, Snapshot, Tls};
 use crate::trace::routes::RouteCounts;
 use crate::trace::sampling::SamplerCounts;
 use crate::trace::{JoinCounts, Link};
@@ -70,6 +70,11 @@ impl Status {
             );
         }
         latest.skipped_runs = n;
+    }
+
+    /// Probes in TLS libraries.
+    pub fn tls(&self, counts: Tls) {
+        self.lock().tls = counts;
     }
 
     /// Sizes of tables.
@@ -159,6 +164,7 @@ impl Status {
             ("responses_without_request", http1.responses_without_request),
             ("resyncs", http1.resyncs),
             ("unparsed_bytes", http1.unparsed_bytes),
+            ("tls_exchanges_without_socket", counts.unbound),
         ];
         let of_http2 = [
             ("sessions", sessions.http2),

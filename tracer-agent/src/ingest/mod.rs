@@ -30,6 +30,8 @@ use crate::telemetry::ledger::BytesSnapshot;
 const LINGER_NS: u64 = 300_000_000;
 /// How long an exchange may stay open after that while the process still holds the descriptor.
 const HELD_NS: u64 = 30_000_000_000;
+/// How long the exchanges of a TLS session wait for its socket to become known.
+const BIND_NS: u64 = 500_000_000;
 
 /// What the caller has to do for ingest, since it does no I/O itself.
 pub trait Host {
@@ -64,6 +66,8 @@ pub struct Counts {
     pub refused: BTreeMap<&'static str, u64>,
     /// Bytes of the connections that are parsed.
     pub bytes: BytesSnapshot,
+    /// Exchanges of TLS sessions whose socket is not known: they have no addresses.
+    pub unbound: u64,
 }
 
 /// All connections that the kernel side told of.
@@ -73,9 +77,13 @@ pub struct Ingest {
     by_socket: FxHashMap<u64, u64>,
     /// Connections that the kernel finished: when to look again, and which.
     closing: VecDeque<(u64, u64)>,
-    /// Connections on unix sockets, whose ends are not all told by the kernel.
-    unix: FxHashSet<u64>,
+    /// Connections on unix sockets and TLS sessions without a socket: not all their ends are told.
+    endless: FxHashSet<u64>,
     sweep: Sweep,
+    /// TLS sessions with exchanges that wait for their socket: until when, and which.
+    binding: VecDeque<(u64, u64)>,
+    /// Exchanges whose socket never became known.
+    unbound: u64,
     outputs: Outputs,
     refused: BTreeMap<&'static str, u64>,
     bytes: BytesSnapshot,
@@ -128,6 +136,7 @@ impl Ingest {
             sessions: std::mem::take(&mut self.outputs.sessions),
             refused: std::mem::take(&mut self.refused),
             bytes: std::mem::take(&mut self.bytes),
+            unbound: std::mem::take(&mut self.unbound),
         };
         counts.http1.abandoned.extend(http1);
         counts.http2.abandoned.extend(http2);
@@ -136,8 +145,16 @@ impl Ingest {
 
     /// A connection becomes known.
     pub fn connection(&mut self, event: &ConnectionEvent, host: &mut impl Host) {
-        if self.connections.contains_key(&event.connection) {
-            // Two threads made it known at the same time.
+        if let Some(tracked) = self.connections.get_mut(&event.connection) {
+            // Two threads made it known at the same time, or its socket became known.
+            tracked.bind(event);
+            if tracked.is_unbound() {
+                return;
+            }
+            if !tracked.ends_with_process() {
+                self.endless.remove(&event.connection);
+            }
+            tracked.hand_on_waiting(host);
             return;
         }
         if let Some(old) = self.by_socket.remove(&event.socket) {
@@ -154,8 +171,8 @@ impl Ingest {
             tracked.parser = Parser::None;
             host.ignore(event.socket, event.connection);
         }
-        if tracked.is_unix() {
-            self.unix.insert(event.connection);
+        if tracked.ends_with_process() {
+            self.endless.insert(event.connection);
         }
         self.by_socket.insert(event.socket, event.connection);
         self.connections.insert(event.connection, tracked);
@@ -218,7 +235,12 @@ impl Ingest {
             // The kernel side knows by itself unless the head came to it in parts.
             host.ignore(tracked.socket, event.connection);
         }
-        hand_on(out, &mut self.abandoned, tracked, host);
+        let was_waiting = !tracked.waiting.is_empty();
+        self.unbound += hand_on(out, &mut self.abandoned, tracked, host);
+        if !was_waiting && !tracked.waiting.is_empty() {
+            let due_ns = event.time_ns.saturating_add(BIND_NS);
+            self.binding.push_back((due_ns, event.connection));
+        }
     }
 
     /// A direction or a connection ended.
@@ -290,13 +312,14 @@ impl Ingest {
             session.receive(direction, input, &at, out);
         });
         session.end(how, &at, out);
-        hand_on(out, &mut self.abandoned, tracked, host);
+        self.unbound += hand_on(out, &mut self.abandoned, tracked, host);
+        self.unbound += tracked.give_up_waiting(host);
     }
 
     /// A process ended: its unix connections ended with it (TCP ones are told by the kernel).
     pub fn exit(&mut self, tgid: u32, time_ns: u64, host: &mut impl Host) {
         let ended: Vec<u64> = self
-            .unix
+            .endless
             .iter()
             .filter(|id| {
                 self.connections
@@ -313,6 +336,15 @@ impl Ingest {
     /// Finishes what the kernel finished a while ago, and what ended without a word; to be called
     /// every so often.
     pub fn tick(&mut self, now_ns: u64, host: &mut impl Host) {
+        while let Some(&(due_ns, id)) = self.binding.front() {
+            if due_ns > now_ns {
+                break;
+            }
+            self.binding.pop_front();
+            if let Some(tracked) = self.connections.get_mut(&id) {
+                self.unbound += tracked.give_up_waiting(host);
+            }
+        }
         // Asking what a process holds is slow: once per process and tick.
         let mut held = FxHashMap::default();
         while let Some(&(due_ns, id)) = self.closing.front() {
@@ -365,7 +397,8 @@ impl Ingest {
         host: &mut impl Host,
     ) -> u64 {
         let mut open = 0;
-        let (by_socket, unix) = (&mut self.by_socket, &mut self.unix);
+        let (by_socket, endless) = (&mut self.by_socket, &mut self.endless);
+        let unbound = &mut self.unbound;
         self.connections.retain(|id, tracked| {
             if !is_ignored(tracked.tgid) {
                 return true;
@@ -375,7 +408,8 @@ impl Ingest {
                 host.abandoned(tracked.tgid, reason, n);
                 open += n;
             }
-            unix.remove(id);
+            endless.remove(id);
+            *unbound += tracked.give_up_waiting(host);
             if by_socket.get(&tracked.socket) == Some(id) {
                 by_socket.remove(&tracked.socket);
                 host.forget(tracked.socket, *id);
@@ -398,7 +432,8 @@ impl Ingest {
         self.connections.clear();
         self.by_socket.clear();
         self.closing.clear();
-        self.unix.clear();
+        self.binding.clear();
+        self.endless.clear();
         open
     }
 
@@ -413,12 +448,13 @@ impl Ingest {
         let Some(mut tracked) = self.connections.remove(&id) else {
             return;
         };
-        self.unix.remove(&id);
+        self.endless.remove(&id);
         // Not there when the address was used again.
         if self.by_socket.get(&tracked.socket) == Some(&id) {
             self.by_socket.remove(&tracked.socket);
             host.forget(tracked.socket, id);
         }
+        self.unbound += tracked.give_up_waiting(host);
         let session = &mut tracked.parser;
         if matches!(session, Parser::None) {
             return;
@@ -457,23 +493,22 @@ impl Ingest {
             }
         };
         session.end(how, &at, out);
-        hand_on(out, &mut self.abandoned, &tracked, host);
+        self.unbound += hand_on(out, &mut self.abandoned, &mut tracked, host);
+        self.unbound += tracked.give_up_waiting(host);
     }
 }
 
-/// What the session found goes on.
+/// What the session found goes on. Returns how many exchanges go without their addresses.
 fn hand_on(
     out: &mut Outputs,
     abandoned: &mut [BTreeMap<&'static str, u64>; 2],
-    tracked: &Tracked,
+    tracked: &mut Tracked,
     host: &mut impl Host,
-) {
+) -> u64 {
     for opened in out.drain_opened() {
         host.opened(opened, &tracked.connection);
     }
-    for exchange in out.drain() {
-        host.exchange(exchange, &tracked.connection);
-    }
+    let without = tracked.hand_on(out, host);
     let given_up = [
         &mut out.http1.counts.abandoned,
         &mut out.http2.counts.abandoned,
@@ -484,6 +519,7 @@ fn hand_on(
             host.abandoned(tracked.tgid, reason, n);
         }
     }
+    without
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! One record of the ring, checked and typed.
 
 use tracer_common::abi::{
-    ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, ForkEvent, kind,
+    ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, ForkEvent, MappedEvent, kind,
 };
 use zerocopy::FromBytes;
 
@@ -20,6 +20,8 @@ pub enum Record<'a> {
     Fork(&'a ForkEvent),
     /// A process ended.
     Exit(&'a ExitEvent),
+    /// A process mapped an executable file.
+    Mapped(&'a MappedEvent),
 }
 
 impl<'a> Record<'a> {
@@ -48,6 +50,7 @@ impl<'a> Record<'a> {
             }
             kind::FORK => Record::Fork(ForkEvent::ref_from_prefix(bytes).ok()?.0),
             kind::EXIT => Record::Exit(ExitEvent::ref_from_prefix(bytes).ok()?.0),
+            kind::MAPPED => Record::Mapped(MappedEvent::ref_from_prefix(bytes).ok()?.0),
             _ => return None,
         })
     }

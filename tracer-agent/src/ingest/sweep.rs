@@ -54,9 +54,10 @@ impl Sweep {
             let sockets = sockets.or_insert_with(|| host.sockets_of(tracked.tgid));
             if !host.tracks(tracked.socket, id) {
                 ended.push((id, None));
-            } else if sockets
-                .as_ref()
-                .is_some_and(|open| !open.contains(&tracked.inode))
+            } else if !tracked.is_unbound()
+                && sockets
+                    .as_ref()
+                    .is_some_and(|open| !open.contains(&tracked.inode))
             {
                 ended.push((id, Some(End::Closed(0))));
             }

@@ -5,11 +5,13 @@ use tracer_common::abi::{Header, connection_flags, kind, role};
 use zerocopy::IntoBytes;
 
 use super::*;
-use crate::protocol::{Outcome, Role};
+use crate::protocol::{Endpoint, Outcome, Role};
 
 #[derive(Default)]
 struct Recorder {
     exchanges: Vec<Exchange>,
+    /// The other end of each exchange.
+    remotes: Vec<Endpoint>,
     forgotten: Vec<u64>,
     ignored: Vec<u64>,
     holds: bool,
@@ -34,8 +36,9 @@ impl Host for Recorder {
     fn ignore(&mut self, _socket: u64, connection: u64) {
         self.ignored.push(connection);
     }
-    fn exchange(&mut self, exchange: Exchange, _connection: &Arc<Connection>) {
+    fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>) {
         self.exchanges.push(exchange);
+        self.remotes.push(connection.remote.clone());
     }
 }
 
@@ -398,4 +401,63 @@ fn upgraded_connection_is_left_alone() {
     let event = data(1, direction::WRITE, 0, 0, UPGRADE, UPGRADE.len() as u32);
     ingest.data(&event, UPGRADE, &mut host);
     assert_eq!(host.ignored, [1]);
+}
+
+/// A TLS session, whose socket is known or not.
+fn session(id: u64, bound: bool) -> ConnectionEvent {
+    let mut event = connection(id, id + 100);
+    event.header.flags |= connection_flags::TLS;
+    if !bound {
+        event.header.selector = role::UNKNOWN;
+        (event.family, event.inode) = (0, 0);
+        (event.local_port, event.remote_port) = (0, 0);
+    }
+    event
+}
+
+fn one_exchange(ingest: &mut Ingest, host: &mut Recorder, id: u64, turn: u64) {
+    request(ingest, host, id, turn * REQUEST.len() as u64);
+    response(ingest, host, id, turn * (RESPONSE.len() as u64 + 10));
+}
+
+/// Scenario: a TLS session whose socket becomes known after its first exchange. Guarantees: the
+/// exchange waits for it and has its addresses, later ones do not wait.
+#[test]
+fn a_session_waits_for_its_socket() {
+    let (mut ingest, mut host) = (Ingest::new(10), Recorder::default());
+    ingest.connection(&session(1, false), &mut host);
+    one_exchange(&mut ingest, &mut host, 1, 0);
+    assert!(host.exchanges.is_empty());
+    ingest.connection(&session(1, true), &mut host);
+    one_exchange(&mut ingest, &mut host, 1, 1);
+    assert_eq!(host.exchanges.len(), 2);
+    let address: std::net::SocketAddr = "127.127.127.127:5000".parse().expect("address");
+    assert_eq!(host.remotes, vec![Endpoint::Ip(address); 2]);
+    assert_eq!(ingest.take_counts().unbound, 0);
+}
+
+/// Scenario: a session's socket never becomes known, and it ends by time, by its own end or with its
+/// process. Guarantees: its exchange comes once, without addresses, and is counted.
+#[test]
+fn a_session_without_socket() {
+    type Way = fn(&mut Ingest, &mut Recorder);
+    let ways: [Way; 3] = [
+        |ingest, host| ingest.tick(BIND_NS + 10_000, host),
+        |ingest, host| {
+            let (read, write) = (REQUEST.len() as u64, RESPONSE.len() as u64 + 10);
+            ingest.end(&ended(1, end::CLOSED, read, write), host);
+            ingest.tick(u64::MAX, host);
+        },
+        |ingest, host| ingest.exit(42, 6000, host),
+    ];
+    for way in ways {
+        let (mut ingest, mut host) = (Ingest::new(10), Recorder::default());
+        ingest.connection(&session(1, false), &mut host);
+        one_exchange(&mut ingest, &mut host, 1, 0);
+        way(&mut ingest, &mut host);
+        assert_eq!(host.remotes, vec![Endpoint::Unknown]);
+        assert_eq!(ingest.take_counts().unbound, 1);
+        ingest.tick(u64::MAX, &mut host);
+        assert_eq!(host.exchanges.len(), 1);
+    }
 }

@@ -5,8 +5,12 @@ use std::sync::Arc;
 
 use tracer_common::abi::{ConnectionEvent, DataEvent, connection_flags, role};
 
-use crate::protocol::{Connection, Endpoint, Input, Parser, Role, Wire};
+use super::Host;
+use crate::protocol::{Connection, Endpoint, Exchange, Input, Outputs, Parser, Role, Wire};
 use crate::telemetry::ledger::BytesSnapshot;
+
+/// Exchanges of one TLS session that may wait for its socket.
+const MOST_WAITING: usize = 64;
 
 /// One end of one connection.
 pub struct Tracked {
@@ -24,6 +28,8 @@ pub struct Tracked {
     pub last_ns: u64,
     /// When the kernel finished it.
     pub closed: Option<Closed>,
+    /// Exchanges of a TLS session that wait for its socket to become known.
+    pub waiting: Vec<Exchange>,
     /// Why nothing more can be written, where no later event says so.
     pub write_errno: i32,
 }
@@ -49,11 +55,7 @@ pub struct Side {
 
 impl Tracked {
     pub fn new(event: &ConnectionEvent) -> Self {
-        let role = match event.header.selector {
-            role::SERVER => Some(Role::Server),
-            role::CLIENT => Some(Role::Client),
-            _ => None,
-        };
+        let role = role_of(event);
         let from_start = event.header.flags & connection_flags::FROM_START != 0;
         let (local, remote) = endpoints(event, role);
         let connection = Connection {
@@ -62,6 +64,7 @@ impl Tracked {
             remote,
             role,
             from_start,
+            tls: is_tls(event),
             wire: wire(event),
         };
         Tracked {
@@ -74,12 +77,70 @@ impl Tracked {
             parser: Parser::http1(role, from_start),
             last_ns: event.time_ns,
             closed: None,
+            waiting: Vec::new(),
             write_errno: 0,
         }
     }
 
+    /// True for a plain unix connection, whose last close() is told.
     pub fn is_unix(&self) -> bool {
-        matches!(self.connection.local, Endpoint::Unix(_))
+        !self.connection.tls && matches!(self.connection.local, Endpoint::Unix(_))
+    }
+
+    /// True for a TLS session whose socket is not known.
+    pub fn is_unbound(&self) -> bool {
+        matches!(self.connection.local, Endpoint::Unknown)
+    }
+
+    /// True when not every end of it is told, but that of its process is.
+    pub fn ends_with_process(&self) -> bool {
+        !matches!(self.connection.local, Endpoint::Ip(_))
+    }
+
+    /// Hands finished exchanges on, or has them wait for the socket.
+    /// Returns how many went without.
+    pub fn hand_on(&mut self, out: &mut Outputs, host: &mut impl Host) -> u64 {
+        let unbound = self.is_unbound();
+        let mut without = 0;
+        for exchange in out.drain() {
+            if unbound && self.waiting.len() < MOST_WAITING {
+                self.waiting.push(exchange);
+            } else {
+                host.exchange(exchange, &self.connection);
+                without += u64::from(unbound);
+            }
+        }
+        without
+    }
+
+    /// The socket is known now.
+    pub fn hand_on_waiting(&mut self, host: &mut impl Host) {
+        for exchange in std::mem::take(&mut self.waiting) {
+            host.exchange(exchange, &self.connection);
+        }
+    }
+
+    /// It will not become known in time. Returns how many exchanges go without.
+    pub fn give_up_waiting(&mut self, host: &mut impl Host) -> u64 {
+        let n = self.waiting.len() as u64;
+        self.hand_on_waiting(host);
+        n
+    }
+
+    /// The socket of a TLS session became known.
+    pub fn bind(&mut self, event: &ConnectionEvent) {
+        if !self.is_unbound() || event.family == 0 {
+            return;
+        }
+        let role = self.connection.role.or(role_of(event));
+        let (local, remote) = endpoints(event, role);
+        self.inode = event.inode;
+        self.connection = Arc::new(Connection {
+            local,
+            remote,
+            role,
+            ..Connection::clone(&self.connection)
+        });
     }
 
     /// True when nothing happened since then, and no end is known.
@@ -151,7 +212,22 @@ impl Side {
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 
+fn role_of(event: &ConnectionEvent) -> Option<Role> {
+    match event.header.selector {
+        role::SERVER => Some(Role::Server),
+        role::CLIENT => Some(Role::Client),
+        _ => None,
+    }
+}
+
+fn is_tls(event: &ConnectionEvent) -> bool {
+    event.header.flags & connection_flags::TLS != 0
+}
+
 fn endpoints(event: &ConnectionEvent, role: Option<Role>) -> (Endpoint, Endpoint) {
+    if event.family == 0 {
+        return (Endpoint::Unknown, Endpoint::Unknown);
+    }
     if event.family == AF_UNIX {
         let path = unix_path(
             event

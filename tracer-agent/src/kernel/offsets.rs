@@ -78,17 +78,28 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("UNIX_PEER", "unix_sock", "peer", false),
     ("UNIX_ADDRESS_LEN", "unix_address", "len", false),
     ("UNIX_ADDRESS_NAME", "unix_address", "name", false),
+    ("SOCK_ULP", "inet_connection_sock", "icsk_ulp_ops", false),
+    ("ULP_NAME", "tcp_ulp_ops", "name", false),
+    ("INODE_SB", "inode", "i_sb", false),
+    ("INODE_SIZE", "inode", "i_size", false),
+    ("INODE_GENERATION", "inode", "i_generation", false),
+    ("SB_DEV", "super_block", "s_dev", false),
 ];
 
-/// Registers of the first four arguments, in `struct pt_regs`.
+/// Registers that hold the arguments of system calls, in `struct pt_regs`.
 #[cfg(target_arch = "x86_64")]
-const REGISTERS: Option<[&str; 4]> = Some(["di", "si", "dx", "r10"]);
+const REGISTERS: Option<[&str; 5]> = Some(["di", "si", "dx", "r10", "r8"]);
 /// `regs` is an array: the others follow from its start.
 #[cfg(not(target_arch = "x86_64"))]
-const REGISTERS: Option<[&str; 4]> = None;
+const REGISTERS: Option<[&str; 5]> = None;
 
-const ARGUMENTS: [&str; 4] = ["REGS_ARG0", "REGS_ARG1", "REGS_ARG2", "REGS_ARG3"];
-
+const ARGUMENTS: [&str; 5] = [
+    "REGS_ARG0",
+    "REGS_ARG1",
+    "REGS_ARG2",
+    "REGS_ARG3",
+    "REGS_ARG4",
+];
 /// Resolves them all.
 pub fn resolve(btf: &Btf) -> Result<Vec<Offset>, OffsetError> {
     let mut offsets = Vec::with_capacity(MEMBERS.len() + 8);
@@ -122,6 +133,8 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
             ("REGS_GO3", "di"),
             ("REGS_C0", "di"),
             ("REGS_C1", "si"),
+            ("REGS_RESULT", "ax"),
+            ("REGS_SP", "sp"),
         ] {
             offsets.push((global, member("pt_regs", name)?));
         }
@@ -136,6 +149,7 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
     for (i, global) in ARGUMENTS.into_iter().enumerate().skip(1) {
         offsets.push((global, regs + 8 * i as u32));
     }
+    offsets.push(("REGS_SP", member("pt_regs", "sp")?));
     // Go keeps the current goroutine in R28.
     for (global, register) in [
         ("REGS_GOROUTINE", 28),
@@ -145,6 +159,7 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
         ("REGS_GO3", 3),
         ("REGS_C0", 0),
         ("REGS_C1", 1),
+        ("REGS_RESULT", 0),
     ] {
         offsets.push((global, regs + 8 * register));
     }

@@ -2,16 +2,18 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
-use aya::programs::{Program, TracePoint};
+use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use rustc_hash::FxHashSet;
 use tracer_common::abi::{connection_entry, drop_reason, setting};
 
 use super::reader::Reader;
 use super::runtime::RuntimeProbes;
+use super::tls::TlsProbes;
 use crate::discover::Runtime;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
@@ -159,7 +161,8 @@ const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 
 /// The loaded and attached kernel side; everything is detached when it is dropped.
 pub struct Kernel {
-    ebpf: Ebpf,
+    /// Shared with the thread that attaches probes to TLS libraries.
+    ebpf: Arc<Mutex<Ebpf>>,
     runtimes: RuntimeProbes,
     /// While it is open the kernel measures every program of the host.
     measuring: Option<OwnedFd>,
@@ -186,23 +189,16 @@ impl Kernel {
     /// Loads all programs without attaching any: what the verifier says of them.
     pub fn verify(options: &Options) -> Result<Vec<Verified>, LoadError> {
         let mut ebpf = open(options)?;
-        load_programs(&mut ebpf)
+        let mut verified = load_programs(&mut ebpf, Set::Always)?;
+        verified.extend(load_programs(&mut ebpf, Set::Tls)?);
+        Ok(verified)
     }
 
     /// Loads and attaches.
     pub fn start(options: &Options) -> Result<Self, LoadError> {
         let mut ebpf = open(options)?;
-        load_programs(&mut ebpf)?;
-        for (index, name) in TAIL_CALLED.into_iter().enumerate() {
-            let point: &TracePoint = program(&ebpf, name)?;
-            let fd = point.fd().map_err(|source| failed("load", name, source))?;
-            let fd = fd.try_clone().map_err(|_| LoadError::Mismatch(name))?;
-            let mut programs: ProgramArray<_> = ebpf
-                .map_mut("PROGRAMS")
-                .ok_or(LoadError::Mismatch("PROGRAMS"))?
-                .try_into()?;
-            programs.set(index as u32, &fd, 0)?;
-        }
+        load_programs(&mut ebpf, Set::Always)?;
+        fill_tail_calls(&mut ebpf, "PROGRAMS", TAIL_CALLED)?;
         let mut settings: Array<_, u32> = ebpf
             .map_mut("SETTINGS")
             .ok_or(LoadError::Mismatch("SETTINGS"))?
@@ -215,7 +211,7 @@ impl Kernel {
         let mut kernel = Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
-            ebpf,
+            ebpf: Arc::new(Mutex::new(ebpf)),
             runtimes: RuntimeProbes::default(),
             measuring: if options.bpf_stats { measure() } else { None },
             ring_bytes: options.ring_size(),
@@ -227,9 +223,10 @@ impl Kernel {
     }
 
     fn attach(&mut self) -> Result<(), LoadError> {
-        for (name, program) in self.ebpf.programs_mut() {
+        let mut ebpf = lock(&self.ebpf);
+        for (name, program) in ebpf.programs_mut() {
             match program {
-                // When a process runs a program that they are for.
+                // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
                 Program::UProbe(_) => {}
                 Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
                 Program::TracePoint(point) => {
@@ -270,9 +267,19 @@ impl Kernel {
     }
 
     /// Attaches what a runtime needs to a process's program, once per program; returns the kind that
-    /// the process then is of (`abi::kind_of_process`).
-    pub fn follow(&mut self, runtime: Runtime, exe: &Path) -> u32 {
-        self.runtimes.follow(&mut self.ebpf, runtime, exe)
+    /// the process then is of (`abi::kind_of_process`). Without `wait`, `None` while a TLS library
+    /// gets its probes or loses them, which may take long.
+    pub fn follow(&mut self, runtime: Runtime, exe: &Path, wait: bool) -> Option<u32> {
+        if let Runtime::Kind(kind) = runtime {
+            return Some(kind);
+        }
+        let mut ebpf = match self.ebpf.try_lock() {
+            Ok(ebpf) => ebpf,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if wait => lock(&self.ebpf),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(self.runtimes.follow(&mut ebpf, runtime, exe))
     }
 
     /// What each program cost since it was loaded; empty unless the kernel counts it, because this
@@ -285,7 +292,11 @@ impl Kernel {
         if self.measuring.is_none() && !counted_anyway() {
             return Vec::new();
         }
-        let costs = self.ebpf.programs().filter_map(|(name, program)| {
+        // While a TLS library gets its probes they are told without: nobody waits here.
+        let Ok(ebpf) = self.ebpf.try_lock() else {
+            return Vec::new();
+        };
+        let costs = ebpf.programs().filter_map(|(name, program)| {
             let info = match program {
                 Program::TracePoint(point) => point.info(),
                 Program::BtfTracePoint(point) => point.info(),
@@ -311,8 +322,7 @@ impl Kernel {
 
     /// The event ring; to be taken once.
     pub fn reader(&mut self) -> Result<Reader, LoadError> {
-        let map = self
-            .ebpf
+        let map = lock(&self.ebpf)
             .take_map("EVENTS")
             .ok_or(LoadError::Mismatch("EVENTS map"))?;
         Ok(Reader::new(
@@ -321,9 +331,15 @@ impl Kernel {
         ))
     }
 
+    /// What attaches probes to TLS libraries; to be taken once.
+    pub fn tls(&mut self) -> Result<TlsProbes, LoadError> {
+        TlsProbes::new(Arc::clone(&self.ebpf))
+    }
+
     /// The maps that user space reads and writes while tracing; to be taken once.
     pub fn maps(&mut self) -> Result<Maps, LoadError> {
-        let mut take = |name| self.ebpf.take_map(name).ok_or(LoadError::Mismatch(name));
+        let mut ebpf = lock(&self.ebpf);
+        let mut take = |name| ebpf.take_map(name).ok_or(LoadError::Mismatch(name));
         Ok(Maps {
             drops: PerCpuArray::try_from(take("DROPS")?)?,
             counts: PerCpuArray::try_from(take("COUNTS")?)?,
@@ -506,16 +522,44 @@ fn open(options: &Options) -> Result<Ebpf, LoadError> {
     })
 }
 
-fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<Verified>, LoadError> {
+/// Programs that are loaded together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Set {
+    /// With the agent's start.
+    Always,
+    /// When the first TLS library is met.
+    Tls,
+}
+
+impl Set {
+    /// That of the program of this name.
+    fn of(name: &str) -> Self {
+        if name.starts_with("tls_") || name.starts_with("go_tls_") {
+            Set::Tls
+        } else {
+            Set::Always
+        }
+    }
+}
+
+/// Loads one set of the programs.
+pub(super) fn load_programs(ebpf: &mut Ebpf, set: Set) -> Result<Vec<Verified>, LoadError> {
     let btf = aya::Btf::from_sys_fs()
         .map_err(|error| LoadError::Object(aya::EbpfError::BtfError(error)))?;
     let mut verified = Vec::new();
     for (name, program) in ebpf.programs_mut() {
+        if Set::of(name) != set {
+            continue;
+        }
         let start = Instant::now();
         match program {
+            Program::UProbe(probe) => match probe.load() {
+                // A first use of them that failed half-way.
+                Err(ProgramError::AlreadyLoaded) => Ok(()),
+                result => result,
+            },
             Program::TracePoint(point) => point.load(),
             Program::BtfTracePoint(point) => point.load(name, &btf),
-            Program::UProbe(probe) => probe.load(),
             _ => return Err(LoadError::Mismatch("known program type")),
         }
         .map_err(|source| {
@@ -542,15 +586,37 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<Verified>, LoadError> {
     Ok(verified)
 }
 
-fn program<'a, P>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a P, LoadError>
-where
-    &'a P: TryFrom<&'a Program>,
-{
-    let program = ebpf.program(name).ok_or(LoadError::Mismatch(name))?;
-    program.try_into().map_err(|_| LoadError::Mismatch(name))
+/// Fills a map of programs to be tail-called, which all are of one type.
+pub(super) fn fill_tail_calls(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+    names: [&'static str; 4],
+) -> Result<(), LoadError> {
+    for (index, name) in names.into_iter().enumerate() {
+        let program = ebpf.program(name).ok_or(LoadError::Mismatch(name))?;
+        let fd = match program {
+            Program::TracePoint(point) => point.fd(),
+            Program::UProbe(probe) => probe.fd(),
+            _ => return Err(LoadError::Mismatch(name)),
+        };
+        let fd = fd.map_err(|source| failed("load", name, source))?;
+        let fd = fd.try_clone().map_err(|_| LoadError::Mismatch(name))?;
+        let programs = ebpf.map_mut(map).ok_or(LoadError::Mismatch(map))?;
+        let mut programs: ProgramArray<_> = programs.try_into()?;
+        programs.set(index as u32, &fd, 0)?;
+    }
+    Ok(())
 }
 
-fn failed(action: &'static str, program: &str, source: aya::programs::ProgramError) -> LoadError {
+pub(super) fn lock(ebpf: &Mutex<Ebpf>) -> MutexGuard<'_, Ebpf> {
+    ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn failed(
+    action: &'static str,
+    program: &str,
+    source: aya::programs::ProgramError,
+) -> LoadError {
     LoadError::Program {
         action,
         program: program.to_owned(),
@@ -595,7 +661,7 @@ fn kernel_version() -> (u32, u32) {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

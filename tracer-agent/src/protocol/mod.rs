@@ -261,6 +261,8 @@ pub enum Endpoint {
     Ip(SocketAddr),
     /// Unix socket, path if it has one (abstract names begin with `@`).
     Unix(Option<Box<str>>),
+    /// Not known: the plaintext of a TLS session whose socket was not found out.
+    Unknown,
 }
 
 /// What is known of a connection from the kernel's own socket.
@@ -276,6 +278,8 @@ pub struct Connection {
     pub role: Option<Role>,
     /// Tracked from its first byte.
     pub from_start: bool,
+    /// The bytes are the plaintext of a TLS session.
+    pub tls: bool,
     /// What the other end of the same connection can be told by, if it is on this host.
     pub wire: Option<Wire>,
 }

@@ -183,6 +183,7 @@ impl<H: Handler> Context<H> {
             id: self.connections,
             local: Endpoint::Ip(local.socket_addr()),
             remote: Endpoint::Ip(key.address(server.other()).socket_addr()),
+            tls: false,
             role: (opened_by == Some(server.other())).then_some(Role::Server),
             from_start,
             wire: None,

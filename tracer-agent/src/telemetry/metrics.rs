@@ -61,6 +61,8 @@ pub struct Snapshot {
     pub processes: u64,
     /// Programs attached, and programs wanted.
     pub probes: Probes,
+    /// Probes in TLS libraries.
+    pub tls: Tls,
     /// What the agent itself uses.
     pub usage: Usage,
 }
@@ -81,6 +83,17 @@ pub struct Probes {
     pub attached: u64,
     /// To be attached on this kernel.
     pub wanted: u64,
+}
+
+/// Probes in TLS libraries at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Files with probes in them.
+    pub files: u64,
+    /// Probes in them.
+    pub probes: u64,
+    /// Functions and files that could not be looked at or attached to.
+    pub failures: u64,
 }
 
 /// What an eBPF program cost so far.
@@ -210,6 +223,12 @@ metrics! {
         out.count(&[], now.probes.wanted);
     "tracer_agent_probes_attached" Gauge [] "eBPF programs attached; all of them are when the agent is ready." => |now, out|
         out.count(&[], now.probes.attached);
+    "tracer_agent_tls_files" Gauge [] "Files with a TLS library that has probes." => |now, out|
+        out.count(&[], now.tls.files);
+    "tracer_agent_tls_probes" Gauge [] "Probes in TLS libraries." => |now, out|
+        out.count(&[], now.tls.probes);
+    "tracer_agent_tls_failures_total" Counter [] "Files, or functions of them, that could not be looked into for TLS or probed; the log says why." => |now, out|
+        out.count(&[], now.tls.failures);
     "tracer_agent_stage_seen_total" Counter ["stage"] "What entered a stage of the pipeline: events, exchanges, spans, spool." => |now, out|
         for (name, stage) in &now.ledger {
             out.count(&[name], stage.seen);

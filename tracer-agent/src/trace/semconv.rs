@@ -225,7 +225,7 @@ fn scheme<'a>(span: &'a Span, target: &Target<'a>) -> &'a str {
     target
         .scheme
         .or(span.exchange.request.scheme.as_deref())
-        .unwrap_or("http")
+        .unwrap_or(if span.connection.tls { "https" } else { "http" })
 }
 
 fn text(text: &str) -> Value<'_> {
@@ -257,11 +257,12 @@ fn server<'a>(
 ) -> (Option<Cow<'a, str>>, Option<u16>) {
     match (server_end(span), authority(span, target)) {
         (Endpoint::Unix(path), _) => (path.as_deref().map(Cow::Borrowed), None),
-        (Endpoint::Ip(_), Some((_, named))) => (
+        (Endpoint::Ip(_) | Endpoint::Unknown, Some((_, named))) => (
             Some(Cow::Borrowed(named.host)),
             Some(named.port.unwrap_or_else(|| default_port(scheme))),
         ),
         (Endpoint::Ip(address), None) => (Some(ip_text(address.ip())), Some(address.port())),
+        (Endpoint::Unknown, None) => (None, None),
     }
 }
 
@@ -282,6 +283,7 @@ fn peer<'a>(span: &'a Span, each: &mut dyn FnMut(&'static str, Value<'a>)) {
             }
             each("network.transport", text("unix"));
         }
+        Endpoint::Unknown => {}
     }
 }
 
@@ -311,10 +313,11 @@ fn full_url<'a>(span: &'a Span, target: &Target<'a>, scheme: &str) -> Option<Cow
         }
         // The custom of the programs that take such URLs.
         (None, Endpoint::Unix(Some(socket))) => {
-            url.push_str("http+unix://");
+            url.push_str(scheme);
+            url.push_str("+unix://");
             push_encoded(&mut url, socket);
         }
-        (None, Endpoint::Unix(None)) => return None,
+        (None, Endpoint::Unix(None) | Endpoint::Unknown) => return None,
     }
     if !path.is_empty() && !path.starts_with(['/', '?']) {
         url.push('/');

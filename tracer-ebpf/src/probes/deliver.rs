@@ -1,7 +1,7 @@
 //! Looks at one head or a stretch of chunks in the window, and ships what user space has to see.
 
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{tracepoint, uprobe};
+use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use tracer_common::abi::{
     DataEvent, Header, cause_method, data_flags, direction, drop_reason, kind,
 };
@@ -13,8 +13,9 @@ use super::window::{action, at_most};
 use crate::cause::{self, Cause};
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit;
-use crate::maps::{CHUNKS_PROGRAM, Call, Found, PROGRAMS, SCRATCH, Scratch, WINDOW_PROGRAM, Walk};
+use crate::maps::{CHUNKS_PROGRAM, Call, Found, Scratch, WINDOW_PROGRAM, Walk};
 use crate::memory::Forgotten;
+use crate::way::{Syscalls, Uprobes, Way};
 
 /// Runs per call after which a window is shipped whole instead of head by head; the kernel allows
 /// 33 tail calls, two or three for each run.
@@ -27,21 +28,36 @@ const CHUNK_STEPS: u32 = 96;
 /// Reached by tail call only: looks at a head (or ships the window as it is).
 #[tracepoint]
 pub fn head(ctx: TracePointContext) -> u32 {
-    let _ = try_head(&ctx);
+    let _ = try_head::<Syscalls>(&ctx);
+    0
+}
+
+/// The same, reached from uprobes.
+#[uprobe]
+pub fn tls_head(ctx: ProbeContext) -> u32 {
+    let _ = try_head::<Uprobes>(&ctx);
+    Uprobes::done();
     0
 }
 
 /// Reached by tail call only: goes over a stretch of a chunked body.
 #[tracepoint]
 pub fn chunks(ctx: TracePointContext) -> u32 {
-    let _ = try_chunks(&ctx);
+    let _ = try_chunks::<Syscalls>(&ctx);
+    0
+}
+
+/// The same, reached from uprobes.
+#[uprobe]
+pub fn tls_chunks(ctx: ProbeContext) -> u32 {
+    let _ = try_chunks::<Uprobes>(&ctx);
+    Uprobes::done();
     0
 }
 
 #[inline(always)]
-fn try_head(ctx: &TracePointContext) -> Option<()> {
-    // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
-    let scratch = unsafe { SCRATCH.get_ptr_mut(0)?.as_mut()? };
+fn try_head<W: Way>(ctx: &W::Context) -> Option<()> {
+    let scratch = W::scratch()?;
     let bytes = Bytes::of(scratch);
     // Before anything else, so that there is one way into the loop.
     let scanned = frame::scan_head(&bytes, 0, scratch.found.scan);
@@ -66,30 +82,29 @@ fn try_head(ctx: &TracePointContext) -> Option<()> {
         let seen = after_scan(&bytes, scanned, found, connection, direction);
         if side(connection, direction).mode == mode::CHUNKED {
             scratch.found.seen = seen;
-            go_on(ctx, scratch, connection, CHUNKS_PROGRAM);
+            go_on::<W>(ctx, scratch, connection, CHUNKS_PROGRAM);
             return None;
         }
         finish(scratch, connection, seen, seen);
     }
-    next_part(ctx, scratch, connection)
+    next_part::<W>(ctx, scratch, connection)
 }
 
 #[inline(always)]
-fn try_chunks(ctx: &TracePointContext) -> Option<()> {
-    // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
-    let scratch = unsafe { SCRATCH.get_ptr_mut(0)?.as_mut()? };
+fn try_chunks<W: Way>(ctx: &W::Context) -> Option<()> {
+    let scratch = W::scratch()?;
     let connection = connection::find(scratch.call.socket)?;
     let bytes = Bytes::of(scratch);
     let side = side(connection, scratch.call.direction as u8);
     let seen = walk_chunks(&bytes, side, scratch.found.seen, scratch.found.len);
     finish(scratch, connection, seen, seen);
-    next_part(ctx, scratch, connection)
+    next_part::<W>(ctx, scratch, connection)
 }
 
 /// Goes to the next window, or to the next message of a `*mmsg` call.
 #[inline(always)]
-pub fn next_part(
-    ctx: &TracePointContext,
+pub fn next_part<W: Way>(
+    ctx: &W::Context,
     scratch: &mut Scratch,
     connection: &mut Connection,
 ) -> Option<()> {
@@ -104,20 +119,19 @@ pub fn next_part(
     if scratch.call.offset >= scratch.call.total {
         next_message(&mut scratch.call)?;
     }
-    go_on(ctx, scratch, connection, WINDOW_PROGRAM);
+    go_on::<W>(ctx, scratch, connection, WINDOW_PROGRAM);
     None
 }
 
 /// Tail-calls; returns only when the call had too many parts.
 #[inline(always)]
-pub fn go_on(
-    ctx: &TracePointContext,
+pub fn go_on<W: Way>(
+    ctx: &W::Context,
     scratch: &mut Scratch,
     connection: &mut Connection,
     program: u32,
 ) {
-    // SAFETY: all indexes hold programs of this type.
-    unsafe { PROGRAMS.tail_call(ctx, program) };
+    W::tail_call(ctx, program);
     trace_log!(
         ctx,
         "connection {:x}: call has too many parts",

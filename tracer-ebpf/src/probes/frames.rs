@@ -4,8 +4,8 @@
 //! lost: the bytes are then shipped as they are (up to the budget), and the next call that begins
 //! like a frame is taken for one.
 
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{tracepoint, uprobe};
+use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use tracer_common::frame::Window;
 use tracer_common::http2::{DATA, FrameHeader, HEADER, LONGEST, PREFACE};
 use tracer_common::limits::WINDOW;
@@ -14,7 +14,8 @@ use super::deliver::{Bytes, finish, go_on, next_part};
 use super::io::side;
 use super::window::{at_most, fill};
 use crate::connection::{self, Connection, Direction, mode, verdict};
-use crate::maps::{FRAMES_PROGRAM, SCRATCH, Scratch, Walk};
+use crate::maps::{FRAMES_PROGRAM, Scratch, Walk};
+use crate::way::{Syscalls, Uprobes, Way};
 
 /// Steps over frames in one run: a frame header, or a payload, or a byte of a cut header.
 const STEPS: u32 = 200;
@@ -26,14 +27,21 @@ const LOST: u32 = u32::MAX;
 /// Reached by tail call only.
 #[tracepoint]
 pub fn frames(ctx: TracePointContext) -> u32 {
-    let _ = try_frames(&ctx);
+    let _ = try_frames::<Syscalls>(&ctx);
+    0
+}
+
+/// The same, reached from uprobes.
+#[uprobe]
+pub fn tls_frames(ctx: ProbeContext) -> u32 {
+    let _ = try_frames::<Uprobes>(&ctx);
+    Uprobes::done();
     0
 }
 
 #[inline(always)]
-fn try_frames(ctx: &TracePointContext) -> Option<()> {
-    // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
-    let scratch = unsafe { SCRATCH.get_ptr_mut(0)?.as_mut()? };
+fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
+    let scratch = W::scratch()?;
     let connection = connection::find(scratch.call.socket)?;
     let bytes = Bytes::of(scratch);
     let side = side(connection, scratch.call.direction as u8);
@@ -43,10 +51,10 @@ fn try_frames(ctx: &TracePointContext) -> Option<()> {
     // in one call: straight to the next window, not by way of the window program.
     if next_window(scratch, connection) {
         scratch.call.runs += 1;
-        go_on(ctx, scratch, connection, FRAMES_PROGRAM);
+        go_on::<W>(ctx, scratch, connection, FRAMES_PROGRAM);
         return None;
     }
-    next_part(ctx, scratch, connection)
+    next_part::<W>(ctx, scratch, connection)
 }
 
 /// Fills the next window of the same call. False if there is none, or it is not as simple as that.

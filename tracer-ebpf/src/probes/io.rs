@@ -18,6 +18,7 @@ use crate::maps::{
     AGENT_TGID, BUFFER, Call, ENTERED, ENTERED_SLOTS, Entered, NO_BYTES, PROCESSES, PROGRAMS,
     SCRATCH, WINDOW_PROGRAM, read_setting,
 };
+use crate::tls;
 
 /// How a syscall names its bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -321,6 +322,10 @@ fn no_data(ret: i64, direction: u8, shape: Shape) -> Option<()> {
         tid,
     };
     emit::end(connection, &ended);
+    // The end of what is read of a session is what its library says: some may wait in a buffer.
+    if fatal && let Some(session) = connection.session() {
+        emit::end(session, &ended);
+    }
     None
 }
 
@@ -382,22 +387,15 @@ fn account(
     let Some(connection) = connection::find_or_join(file, direction, total, time_ns) else {
         return;
     };
-    cause::touched(connection, direction, caller);
-    let verdict = connection.verdict;
-    let turned = connection.last != direction;
-    connection.last = direction;
-    let side = side(connection, direction);
-    if rest.is_none() && whole_call_is_skipped(verdict, side, total) {
-        side.position += total as u64;
-        side.skipped += total as u64;
-        return;
+    tls::on_socket(caller, file, connection, direction, base, vectors);
+    if connection.tls_tgid == 0 {
+        cause::touched(connection, direction, caller);
+    } else {
+        // Its plaintext tells what it is for.
+        connection.blocking = file.is_blocking() as u8;
     }
-    if turned {
-        if side.mode == mode::UNFRAMED {
-            side.mode = mode::START;
-            side.unframed = 0;
-        }
-        connection.turned = 1;
+    if !wants_a_look(connection, direction, total, rest.is_some()) {
+        return;
     }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return;
@@ -434,6 +432,28 @@ fn account(
         };
         PROGRAMS.tail_call(ctx, WINDOW_PROGRAM);
     }
+}
+
+/// Takes note of a call. False when none of its bytes needs a look: then it is accounted for.
+#[inline(always)]
+pub fn wants_a_look(connection: &mut Connection, direction: u8, total: u32, several: bool) -> bool {
+    let verdict = connection.verdict;
+    let turned = connection.last != direction;
+    connection.last = direction;
+    let side = side(connection, direction);
+    if !several && whole_call_is_skipped(verdict, side, total) {
+        side.position += total as u64;
+        side.skipped += total as u64;
+        return false;
+    }
+    if turned {
+        if side.mode == mode::UNFRAMED {
+            side.mode = mode::START;
+            side.unframed = 0;
+        }
+        connection.turned = 1;
+    }
+    true
 }
 
 /// One direction of a connection.

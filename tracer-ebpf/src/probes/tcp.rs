@@ -85,6 +85,13 @@ fn changed(sock: u64, old: u64, new: u64) -> Option<()> {
         tid: id as u32,
     };
     emit::end(connection, &ended);
+    if let Some(session) = connection.session() {
+        cause::closed(session);
+        emit::end(session, &ended);
+        if cause == end::CLOSED && session.announced == 0 {
+            connection::remove(connection.other);
+        }
+    }
     // After an orderly end the process may still read what has arrived: the entry of a connection
     // that user space knows stays until it says so (or the address is used again).
     if cause == end::CLOSED && connection.announced == 0 {

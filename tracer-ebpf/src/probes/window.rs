@@ -8,8 +8,8 @@
 
 use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::helpers::generated::bpf_probe_read_user as read_user_into;
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{tracepoint, uprobe};
+use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use tracer_common::abi::drop_reason;
 use tracer_common::frame;
 use tracer_common::http2::{self, FrameHeader};
@@ -24,10 +24,11 @@ use crate::connection::{self, Connection, mode, verdict};
 use crate::emit;
 use crate::kernel::opaque;
 use crate::maps::{
-    BUFFER, CHUNKS_PROGRAM, FRAMES_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES, SCRATCH,
-    Scratch, WINDOW_PROGRAM, count,
+    BUFFER, CHUNKS_PROGRAM, FRAMES_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES, Scratch,
+    WINDOW_PROGRAM, count,
 };
 use crate::memory::Forgotten;
+use crate::way::{Syscalls, Uprobes, Way};
 
 /// What is to be done with the window.
 pub mod action {
@@ -54,14 +55,21 @@ pub mod action {
 /// Reached by tail call only.
 #[tracepoint]
 pub fn window(ctx: TracePointContext) -> u32 {
-    let _ = try_window(&ctx);
+    let _ = try_window::<Syscalls>(&ctx);
+    0
+}
+
+/// The same, reached from uprobes.
+#[uprobe]
+pub fn tls_window(ctx: ProbeContext) -> u32 {
+    let _ = try_window::<Uprobes>(&ctx);
+    Uprobes::done();
     0
 }
 
 #[inline(always)]
-fn try_window(ctx: &TracePointContext) -> Option<()> {
-    // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
-    let scratch = unsafe { SCRATCH.get_ptr_mut(0)?.as_mut()? };
+fn try_window<W: Way>(ctx: &W::Context) -> Option<()> {
+    let scratch = W::scratch()?;
     let connection = connection::find(scratch.call.socket)?;
     scratch.call.runs += 1;
     scratch.found.action = action::NOTHING;
@@ -75,7 +83,7 @@ fn try_window(ctx: &TracePointContext) -> Option<()> {
         action::PASS => WINDOW_PROGRAM,
         _ => HEAD_PROGRAM,
     };
-    deliver::go_on(ctx, scratch, connection, next);
+    deliver::go_on::<W>(ctx, scratch, connection, next);
     None
 }
 

@@ -10,7 +10,7 @@ use super::peers;
 use crate::sh;
 
 /// Programs and the Debian packages they come with.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
@@ -19,6 +19,8 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("curl", "curl"),
+    ("wget", "wget"),
+    ("openssl", "openssl"),
     ("gcc", "gcc"),
     ("python3", "python3"),
 ];
@@ -43,11 +45,14 @@ const LIBRARIES: [(&str, Install); 3] = [
 /// skipped with its reason, so only a machine without any of them is an error, and not here.
 pub fn for_tests() -> Result<()> {
     let absent = |program: &str| sh::which(program).is_none();
-    let packages: Vec<&str> = PROGRAMS
+    let mut packages: Vec<&str> = PROGRAMS
         .iter()
         .filter(|(program, _)| absent(program))
         .map(|&(_, p)| p)
         .collect();
+    if !Path::new("/usr/include/openssl/ssl.h").exists() {
+        packages.push("libssl-dev");
+    }
     if !packages.is_empty() {
         let _masked = packages
             .contains(&"nginx-light")
@@ -106,9 +111,12 @@ fn collector() -> Result<()> {
 }
 
 /// Python packages of the tests: what to ask them whether they are there, and what needs them.
-const PYTHON_PACKAGES: [(&str, &str, &str); 2] = [
+const PYTHON_PACKAGES: [(&str, &str, &str); 5] = [
     ("gunicorn", "import gunicorn", "the gunicorn service"),
     ("grpcio", "import grpc", "gRPC in Python"),
+    ("requests", "import requests", "HTTPS by requests"),
+    ("aiohttp", "import aiohttp", "HTTPS by aiohttp"),
+    ("uvicorn", "import uvicorn", "HTTPS by uvicorn"),
 ];
 
 /// Makes the venv and installs what is missing in it.

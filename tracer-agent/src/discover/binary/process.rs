@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -86,34 +86,53 @@ impl Scanner {
                 });
                 continue;
             };
-            match self.contents(&file, id) {
-                Ok(contents) => {
-                    crypto.extend(contents.crypto.clone().map(|it| (mapping.path.clone(), it)));
-                    if contents.libraries.is_empty() {
-                        continue;
-                    }
-                    let handle = Arc::new(file);
-                    let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
-                    found
-                        .targets
-                        .extend(contents.libraries.iter().map(|library| Target {
-                            file: id,
-                            path: path.clone(),
-                            handle: Arc::clone(&handle),
-                            shown: mapping.path.clone(),
-                            library: library.library.clone(),
-                            functions: Arc::clone(&library.functions),
-                            refused: Arc::clone(&library.refused),
-                        }));
-                }
-                Err(reason) => found.unseen.push(Unseen {
-                    shown: mapping.path,
-                    reason: reason.as_ref().into(),
-                }),
-            }
+            self.look_into(file, id, mapping.path, &mut found, &mut crypto);
         }
         complete_versions(&mut found.targets, &crypto);
         Some(found)
+    }
+
+    /// What a file of the agent's own mount namespace contains; `None` if it cannot be opened.
+    pub fn file(&mut self, path: &Path) -> Option<Found> {
+        let file = File::open(path).ok()?;
+        let id = identity(&file)?;
+        let mut found = Found::default();
+        self.look_into(file, id, path.to_owned(), &mut found, &mut Vec::new());
+        Some(found)
+    }
+
+    fn look_into(
+        &mut self,
+        file: File,
+        id: FileId,
+        shown: PathBuf,
+        found: &mut Found,
+        crypto: &mut Vec<(PathBuf, TlsLibrary)>,
+    ) {
+        match self.contents(&file, id) {
+            Ok(contents) => {
+                crypto.extend(contents.crypto.clone().map(|it| (shown.clone(), it)));
+                if contents.libraries.is_empty() {
+                    return;
+                }
+                let handle = Arc::new(file);
+                let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+                let libraries = contents.libraries.iter();
+                found.targets.extend(libraries.map(|library| Target {
+                    file: id,
+                    path: path.clone(),
+                    handle: Arc::clone(&handle),
+                    shown: shown.clone(),
+                    library: library.library.clone(),
+                    functions: Arc::clone(&library.functions),
+                    refused: Arc::clone(&library.refused),
+                }));
+            }
+            Err(reason) => found.unseen.push(Unseen {
+                shown,
+                reason: reason.as_ref().into(),
+            }),
+        }
     }
 
     fn contents(&mut self, file: &File, id: FileId) -> Result<Arc<Contents>, Arc<str>> {

@@ -97,6 +97,8 @@ pub enum TlsFunction {
     SslConnect,
     SslAccept,
     SslShutdown,
+    /// Returns the new session.
+    SslNew,
     SslFree,
     SslSetFd,
     SslSetRfd,
@@ -113,6 +115,8 @@ pub enum TlsFunction {
     GnutlsRecordUncork,
     GnutlsHandshake,
     GnutlsBye,
+    /// `gnutls_init(gnutls_session_t *session, unsigned flags)`.
+    GnutlsInit,
     GnutlsDeinit,
     /// `gnutls_transport_set_int2(session, recv_fd, send_fd)` (`_set_int` is a macro for it).
     GnutlsTransportSetInt2,

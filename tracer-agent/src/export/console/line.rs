@@ -112,7 +112,7 @@ impl Row {
             (SpanKind::Client, _, Endpoint::Unix(Some(socket))) => fit(socket, MAX_NAME),
             (SpanKind::Client, Some(authority), _) => fit(authority, MAX_NAME),
             (SpanKind::Client, None, Endpoint::Ip(address)) => address.to_string(),
-            (SpanKind::Client, None, Endpoint::Unix(None)) => String::new(),
+            (SpanKind::Client, None, Endpoint::Unix(None) | Endpoint::Unknown) => String::new(),
         };
         let method = match &span.exchange.grpc {
             Some(_) => "grpc",

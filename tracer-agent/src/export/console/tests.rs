@@ -116,6 +116,7 @@ impl Case {
                 remote: ip(8080),
                 role: None,
                 from_start: true,
+                tls: false,
                 wire: None,
             }),
         }

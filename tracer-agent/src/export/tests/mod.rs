@@ -93,6 +93,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
             remote: Endpoint::Ip(([127, 0, 0, 1], 40000).into()),
             role: Some(Role::Server),
             from_start: true,
+            tls: false,
             wire: None,
         }),
     }

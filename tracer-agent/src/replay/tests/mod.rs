@@ -35,6 +35,7 @@ impl Handler for Recorder {
             remote,
             role,
             from_start,
+            tls: _,
             wire: _,
         } = connection;
         let (Endpoint::Ip(local), Endpoint::Ip(remote)) = (local, remote) else {

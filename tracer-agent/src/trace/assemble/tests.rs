@@ -54,6 +54,7 @@ fn connection(id: u64, role: Role, client: u16, server: u16) -> Arc<Connection> 
         remote: Endpoint::Ip(address(far)),
         role: Some(role),
         from_start: true,
+        tls: false,
         wire: Some(match role {
             Role::Client => Wire::Tcp {
                 read: down,

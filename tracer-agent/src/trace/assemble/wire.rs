@@ -97,5 +97,6 @@ pub fn is_near(connection: &Connection) -> bool {
             remote.ip().is_loopback() || local.ip() == remote.ip()
         }
         (Endpoint::Unix(_), _) | (_, Endpoint::Unix(_)) => true,
+        (Endpoint::Unknown, _) | (_, Endpoint::Unknown) => false,
     }
 }

@@ -55,6 +55,7 @@ fn connection() -> Arc<Connection> {
         remote: ip(4321),
         role: None,
         from_start: true,
+        tls: false,
         wire: None,
     })
 }

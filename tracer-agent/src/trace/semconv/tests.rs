@@ -57,6 +57,7 @@ fn span(exchange: Exchange, local: Endpoint, remote: Endpoint) -> Span {
         remote,
         role: Some(exchange.role),
         from_start: true,
+        tls: false,
         wire: None,
     };
     SpanBuilder::new(
@@ -672,4 +673,36 @@ fn grpc_errors() {
     check(Some(15), Some("DATA_LOSS"), true);
     check(Some(16), Some("UNAUTHENTICATED"), false);
     check(Some(77), Some("77"), false);
+}
+
+/// Scenario: the plaintext of TLS sessions whose sockets are known or not. Guarantees: the scheme is https,
+/// the default port is 443, and what is not known is not said.
+#[test]
+fn inside_of_tls() {
+    let of = |role, local, remote| {
+        let mut span = span(exchange(role), local, remote);
+        let connection = Connection::clone(&span.connection);
+        span.connection = Arc::new(Connection {
+            tls: true,
+            ..connection
+        });
+        span
+    };
+    let known = of(Role::Server, ip("10.0.0.1:443"), ip("10.0.0.2:4321"));
+    assert_eq!(attribute(&known, "url.scheme").as_deref(), Some("https"));
+    let unknown = of(Role::Client, Endpoint::Unknown, Endpoint::Unknown);
+    let url = attribute(&unknown, "url.full").expect("named by the request");
+    assert!(url.starts_with("https://"), "{url}");
+    for absent in [
+        "network.peer.address",
+        "network.peer.port",
+        "network.transport",
+    ] {
+        assert_eq!(attribute(&unknown, absent), None, "{absent}");
+    }
+    let mut nameless = of(Role::Client, Endpoint::Unknown, Endpoint::Unknown);
+    nameless.exchange.request.authority = None;
+    for absent in ["url.full", "server.address", "server.port"] {
+        assert_eq!(attribute(&nameless, absent), None, "{absent}");
+    }
 }

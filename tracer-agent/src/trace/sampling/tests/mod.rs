@@ -103,6 +103,7 @@ pub(crate) fn span(made: Made<'_>) -> Span {
             remote: Endpoint::Ip(([127, 0, 0, 1], 40_000).into()),
             role: Some(role),
             from_start: true,
+            tls: false,
         }),
         template: None,
     }

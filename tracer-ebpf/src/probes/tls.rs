@@ -1,0 +1,372 @@
+//! Calls of TLS libraries: plaintext, and the beginnings and ends of sessions.
+//!
+//! Hooks: uprobes at the entry of a function, and at each of its RET instructions; never
+//! uretprobes, which put a return address of their own on the stack. A return belongs to the entry at
+//! the same stack pointer. Of calls within each other for the same session only the outer one counts.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::macros::uprobe;
+use aya_ebpf::programs::ProbeContext;
+use tracer_common::abi::{cause_method, direction, drop_reason, end};
+
+use super::io::{Caller, wants_a_look};
+use crate::cause::{self, Cause};
+use crate::connection;
+use crate::emit::{self, Ended};
+use crate::kernel::{self, field};
+use crate::maps::{BUFFER, Call, NO_BYTES, WINDOW_PROGRAM};
+use crate::tls::{self, SessionKey, ThreadKey, TlsCall, kind, now};
+use crate::way::{Uprobes, Way};
+
+/// One register of the context. Read through the helper: offsets in it come from BTF.
+#[inline(always)]
+fn register(ctx: &ProbeContext, offset: &aya_ebpf::Global<u32>) -> Option<u64> {
+    field(ctx.as_ptr() as u64, offset)
+}
+
+macro_rules! entries {
+    ($($(#[$meta:meta])* $name:ident: $kind:ident, out $out:literal;)*) => {
+        $(
+            $(#[$meta])*
+            #[uprobe]
+            pub fn $name(ctx: ProbeContext) -> u32 {
+                let _ = enter(&ctx, kind::$kind, $out);
+                0
+            }
+        )*
+    };
+}
+
+entries! {
+    /// `(session, buffer, length)`, returns the length.
+    tls_read: READ, out 0;
+    /// `(session, buffer, length)`, returns the length.
+    tls_write: WRITE, out 0;
+    /// `(session, buffer, length, size_t *read)`.
+    tls_read_ex: READ_EX, out 3;
+    /// `(session, buffer, length, size_t *written)`.
+    tls_write_ex: WRITE_EX, out 3;
+    /// `(session, buffer, length, flags, size_t *written)`.
+    tls_write_ex2: WRITE_EX, out 4;
+    /// `(session, fd, offset, length, flags)`, returns the length.
+    tls_sendfile: SEND_FILE, out 0;
+    /// `(session)`.
+    tls_handshake: HANDSHAKE, out 0;
+    /// Returns a session.
+    tls_new: NEW, out 0;
+    /// `(session *)`.
+    tls_new_out: NEW_OUT, out 0;
+}
+
+/// The thread's key, and a number that is the same at the entry and at the RET of a call, and
+/// lower in calls within it.
+#[inline(always)]
+fn thread_of_c(ctx: &ProbeContext, caller: &Caller) -> Option<(ThreadKey, u64)> {
+    let key = ThreadKey {
+        id: (caller.tgid as u64) << 32 | caller.tid as u64,
+        goroutine: 0,
+    };
+    Some((key, register(ctx, &kernel::REGS_SP)?))
+}
+
+/// The same of a goroutine, whose stack may be moved meanwhile: its place is told from the stack's
+/// upper end (`g.stack.hi`).
+#[inline(always)]
+fn goroutine(ctx: &ProbeContext, caller: &Caller) -> Option<(ThreadKey, u64)> {
+    let goroutine = register(ctx, &kernel::REGS_GOROUTINE)?;
+    // SAFETY: the helper checks the address.
+    let end: u64 = unsafe { bpf_probe_read_user((goroutine + 8) as *const _) }.ok()?;
+    let depth = end.wrapping_sub(register(ctx, &kernel::REGS_SP)?);
+    let key = ThreadKey {
+        id: (caller.tgid as u64) << 32,
+        goroutine,
+    };
+    Some((key, u64::MAX - depth))
+}
+
+#[inline(always)]
+fn enter(ctx: &ProbeContext, kind: u8, out: usize) -> Option<()> {
+    let caller = Caller::traced()?;
+    let (key, stack) = thread_of_c(ctx, &caller)?;
+    let call = TlsCall {
+        stack,
+        object: if kind == kind::NEW { 0 } else { ctx.arg(0)? },
+        buffer: ctx.arg(1)?,
+        out: if out == 0 { 0 } else { ctx.arg(out)? },
+        start_ns: now(),
+        kind,
+        nested: 0,
+        reserved: [0; 6],
+    };
+    remember(&key, call)
+}
+
+/// `crypto/tls.(*Conn).Read(b []byte) (n int, err error)`.
+#[uprobe]
+pub fn go_tls_read(ctx: ProbeContext) -> u32 {
+    let _ = enter_go(&ctx, kind::READ);
+    0
+}
+
+/// `crypto/tls.(*Conn).Write(b []byte) (n int, err error)`.
+#[uprobe]
+pub fn go_tls_write(ctx: ProbeContext) -> u32 {
+    let _ = enter_go(&ctx, kind::WRITE);
+    0
+}
+
+/// `crypto/tls.(*Conn).HandshakeContext(ctx context.Context) error`.
+#[uprobe]
+pub fn go_tls_handshake(ctx: ProbeContext) -> u32 {
+    let _ = enter_go(&ctx, kind::HANDSHAKE);
+    0
+}
+
+#[inline(always)]
+fn enter_go(ctx: &ProbeContext, kind: u8) -> Option<()> {
+    let caller = Caller::traced()?;
+    let (key, stack) = goroutine(ctx, &caller)?;
+    let call = TlsCall {
+        stack,
+        object: register(ctx, &kernel::REGS_GO0)?,
+        buffer: register(ctx, &kernel::REGS_GO1)?,
+        out: 0,
+        start_ns: now(),
+        kind,
+        nested: 0,
+        reserved: [0; 6],
+    };
+    remember(&key, call)
+}
+
+#[inline(always)]
+fn remember(key: &ThreadKey, call: TlsCall) -> Option<()> {
+    let thread = tls::thread_or_new(key)?;
+    let [outer, inner] = &mut thread.calls;
+    // What is not above this call's place on the stack was left without a return.
+    if inner.stack <= call.stack {
+        inner.stack = 0;
+    }
+    if outer.stack <= call.stack {
+        *outer = call;
+        inner.stack = 0;
+    } else if outer.object == call.object && call.object != 0 {
+        return None;
+    } else if inner.stack == 0 {
+        *inner = call;
+    } else if inner.object != call.object {
+        emit::drop_one(drop_reason::TLS_BUSY);
+    }
+    None
+}
+
+/// At every RET of C libraries.
+#[uprobe]
+pub fn tls_return(ctx: ProbeContext) -> u32 {
+    if let Some(caller) = Caller::traced()
+        && let Some((key, stack)) = thread_of_c(&ctx, &caller)
+    {
+        let _ = leave(&ctx, &caller, &key, stack, &kernel::REGS_RESULT);
+    }
+    Uprobes::done();
+    0
+}
+
+/// At every RET of Go functions.
+#[uprobe]
+pub fn go_tls_return(ctx: ProbeContext) -> u32 {
+    if let Some(caller) = Caller::traced()
+        && let Some((key, stack)) = goroutine(&ctx, &caller)
+    {
+        let _ = leave(&ctx, &caller, &key, stack, &kernel::REGS_GO0);
+    }
+    Uprobes::done();
+    0
+}
+
+#[inline(always)]
+fn leave(
+    ctx: &ProbeContext,
+    caller: &Caller,
+    thread_key: &ThreadKey,
+    stack: u64,
+    result: &aya_ebpf::Global<u32>,
+) -> Option<()> {
+    let thread = tls::thread_or_new(thread_key)?;
+    let [outer, inner] = &mut thread.calls;
+    let call = if inner.stack == stack {
+        inner
+    } else if outer.stack == stack {
+        inner.stack = 0;
+        outer
+    } else {
+        if outer.stack <= stack {
+            emit::drop_one(drop_reason::TLS_CALL_UNMATCHED);
+        }
+        return None;
+    };
+    call.stack = 0;
+    let TlsCall {
+        object,
+        buffer,
+        out,
+        start_ns,
+        kind,
+        nested,
+        ..
+    } = *call;
+    let result = register(ctx, result)?;
+    let mut key = SessionKey {
+        object,
+        tgid: caller.tgid,
+        reserved: 0,
+    };
+    let (direction, vectors) = match kind {
+        kind::READ | kind::READ_EX => (direction::READ, BUFFER),
+        kind::WRITE | kind::WRITE_EX => (direction::WRITE, BUFFER),
+        kind::SEND_FILE => (direction::WRITE, NO_BYTES),
+        kind::NEW | kind::NEW_OUT => {
+            if kind == kind::NEW {
+                key.object = result;
+            } else {
+                // SAFETY: the helper checks the address.
+                key.object = unsafe { bpf_probe_read_user(object as *const _) }.ok()?;
+            }
+            if key.object != 0 {
+                tls::end_session(&key, caller);
+                tls::new_session(&key, true);
+            }
+            return None;
+        }
+        _ => return None,
+    };
+    let total = if kind == kind::READ_EX || kind == kind::WRITE_EX {
+        if result as u32 != 1 {
+            return None;
+        }
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_user::<u64>(out as *const _) }.ok()? as i64
+    } else if kind == kind::SEND_FILE {
+        result as i64
+    } else {
+        // `int` or `ssize_t` or Go's `int`; no call moves 2 GiB at once.
+        result as i32 as i64
+    };
+    if total <= 0 || total > i32::MAX as i64 {
+        // In Go 0 comes with an error, which may be a deadline: an HTTP server reads ahead and gives up.
+        let is_end = total == 0 && kind == kind::READ && thread_key.goroutine == 0;
+        thread.readers = 0;
+        return if is_end { read_end(&key, caller) } else { None };
+    }
+    let total = total as u32;
+    if direction == direction::READ {
+        if nested == 0 {
+            tls::match_read(thread, &key, total, caller);
+        }
+        thread.readers = 0;
+    } else if nested == 0 {
+        tls::note_write(thread, object, total);
+    }
+    let session = tls::session_or_new(&key, false)?;
+    let connection = tls::plaintext(session)?;
+    cause::touched(connection, direction, caller);
+    if !wants_a_look(connection, direction, total, false) {
+        return None;
+    }
+    let Some(scratch) = Uprobes::take() else {
+        // What is missing will be told by the position.
+        let side = super::io::side(connection, direction);
+        side.position += total as u64;
+        side.mode = connection::mode::UNFRAMED;
+        emit::drop_one(drop_reason::TLS_BUSY);
+        return None;
+    };
+    let time_ns = now();
+    scratch.call = Call {
+        socket: session.key,
+        base: buffer,
+        vectors,
+        direction: direction as u32,
+        total,
+        offset: 0,
+        time_ns,
+        start_ns: if direction == direction::WRITE {
+            start_ns
+        } else {
+            time_ns
+        },
+        tgid: caller.tgid,
+        tid: caller.tid,
+        // What a session without a socket does is not known.
+        blocking: connection::find(connection.other).map_or(0, |carrier| carrier.blocking as u32),
+        cause_method: cause_method::NONE,
+        cause: Cause::NONE,
+        messages: 0,
+        runs: 0,
+        next_message: 0,
+        before: 0,
+    };
+    Uprobes::tail_call(ctx, WINDOW_PROGRAM);
+    None
+}
+
+/// A read call said that nothing more will come.
+#[inline(always)]
+fn read_end(key: &SessionKey, caller: &Caller) -> Option<()> {
+    ended(key, caller, end::READ_EOF, direction::READ)
+}
+
+#[inline(always)]
+fn ended(key: &SessionKey, caller: &Caller, cause: u8, direction: u8) -> Option<()> {
+    let session = tls::session(key)?;
+    let plaintext = connection::find(session.key)?;
+    let ended = Ended {
+        cause,
+        direction,
+        errno: 0,
+        time_ns: now(),
+        tgid: caller.tgid,
+        tid: caller.tid,
+    };
+    emit::end(plaintext, &ended);
+    None
+}
+
+/// `(session)`: it will send no more.
+#[uprobe]
+pub fn tls_shutdown(ctx: ProbeContext) -> u32 {
+    if let Some((key, caller)) = session_of(ctx.arg(0)) {
+        let _ = ended(&key, &caller, end::WRITE_SHUTDOWN, direction::WRITE);
+    }
+    0
+}
+
+/// `(session)`: it is no more.
+#[uprobe]
+pub fn tls_free(ctx: ProbeContext) -> u32 {
+    if let Some((key, caller)) = session_of(ctx.arg(0)) {
+        tls::end_session(&key, &caller);
+    }
+    0
+}
+
+/// `crypto/tls.(*Conn).Close() error`.
+#[uprobe]
+pub fn go_tls_close(ctx: ProbeContext) -> u32 {
+    if let Some((key, caller)) = session_of(register(&ctx, &kernel::REGS_GO0)) {
+        let _ = ended(&key, &caller, end::WRITE_SHUTDOWN, direction::WRITE);
+    }
+    0
+}
+
+#[inline(always)]
+fn session_of(object: Option<u64>) -> Option<(SessionKey, Caller)> {
+    let caller = Caller::traced()?;
+    let key = SessionKey {
+        object: object?,
+        tgid: caller.tgid,
+        reserved: 0,
+    };
+    Some((key, caller))
+}
