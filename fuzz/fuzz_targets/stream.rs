@@ -11,7 +11,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use rustc_hash::FxHashSet;
 use tracer_agent::ingest::{Host, Ingest, Record};
-use tracer_agent::protocol::{Connection, Exchange};
+use tracer_agent::protocol::{Connection, Exchange, Opened};
 use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, ExitEvent, Header, kind};
 use zerocopy::IntoBytes;
 
@@ -188,6 +188,9 @@ impl Fuzz {
                     local: [127; 16],
                     remote: [*family; 16],
                     path: [*socket; 108],
+                    read_sequence: 0,
+                    write_sequence: 0,
+                    peer: 0,
                 };
                 self.record(event.as_bytes());
             }
@@ -216,7 +219,9 @@ impl Fuzz {
                     length,
                     tgid: u32::from(id % 2),
                     tid: 1,
-                    reserved: 0,
+                    cause_method: 0,
+                    cause_connection: 0,
+                    cause_key: 0,
                 };
                 self.positions[usize::from(*id)][usize::from(direction & 1)] =
                     position.wrapping_add(u64::from(length));

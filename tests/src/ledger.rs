@@ -59,9 +59,11 @@ impl Ledger {
             .all(|stage| self.0.get(*stage).is_some_and(|stage| stage.pending == 0))
     }
 
-    /// Losses of any stage.
-    pub fn losses(&self) -> Vec<String> {
-        let all = self.0.iter().flat_map(|(name, stage)| {
+    /// Losses of any stage but those in `except`.
+    pub fn losses(&self, except: &[&str]) -> Vec<String> {
+        let stages = self.0.iter();
+        let stages = stages.filter(|(name, _)| !except.contains(&name.as_str()));
+        let all = stages.flat_map(|(name, stage)| {
             stage
                 .dropped
                 .iter()
@@ -94,7 +96,7 @@ mod tests {
             assert_eq!(
                 (
                     ledger.wrong_sums().len(),
-                    ledger.losses().len(),
+                    ledger.losses(&[]).len(),
                     ledger.drained()
                 ),
                 (sums, losses, drained),

@@ -101,7 +101,7 @@ fn check(
         "{} connections of {} processes: {warm} KiB after {warm_up} processes, at most {highest} KiB; {:?}",
         all.answered,
         all.processes,
-        ledger.losses()
+        ledger.losses(&[])
     );
     // What was lost on the way to the parsers is in no service's row, but it is counted.
     let lost = ledger.stage("events").dropped.values().sum::<u64>();

@@ -55,7 +55,7 @@ impl Pair {
             late,
         };
         let what = format!("{} to {}", self.client.name, self.server.name);
-        let (spans, _) = finish_own(agent, receiver, &what, 2 * calls.len(), |span| {
+        let (spans, _) = finish_own(agent, receiver, &what, 2 * calls.len(), &[], |span| {
             run.is_own(span)
         });
         let found = run.assert(&spans);

@@ -2,7 +2,7 @@
 //! sees them all; requests are told apart by their markers.
 
 use tracer_tests::agent::Start;
-use tracer_tests::finish::finish;
+use tracer_tests::finish::finish_but_for;
 use tracer_tests::oddities::{SCENARIOS, mismatches, play};
 use tracer_tests::receiver::Receiver;
 use tracer_tests::session::{self, Session, unique};
@@ -54,7 +54,8 @@ fn each_scenario_gives_its_spans() {
         .iter()
         .map(|scenario| 2 * scenario.wants.len())
         .sum();
-    let (spans, _) = finish(agent, &receiver, &session.run, count);
+    // One call has more vectors than are looked at: what is behind them is lost, and told.
+    let (spans, _) = finish_but_for(agent, &receiver, &session.run, count, &["bytes"]);
     let all = SCENARIOS.iter().zip(&played);
     let wrong: Vec<String> = all
         .flat_map(|(scenario, played)| mismatches(scenario, played, &spans))

@@ -64,7 +64,12 @@ fn settled(agent: Agent) -> Ledger {
     let ledger = agent.drained_ledger(ARRIVAL);
     assert_eq!(ledger.wrong_sums(), Vec::<String>::new());
     let stopped = agent.stop();
-    assert_eq!(ledger.losses(), Vec::<String>::new(), "{}", stopped.stderr);
+    assert_eq!(
+        ledger.losses(&[]),
+        Vec::<String>::new(),
+        "{}",
+        stopped.stderr
+    );
     ledger
 }
 

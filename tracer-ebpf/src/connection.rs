@@ -5,7 +5,7 @@ use tracer_common::abi::{connection_entry, direction, drop_reason, role, setting
 
 use crate::cause::{Cause, Opener};
 use crate::emit;
-use crate::kernel::{self, AF_UNIX, Socket, SocketFile};
+use crate::kernel::{self, AF_UNIX, Sequences, Socket, SocketFile};
 use crate::maps::{CONNECTIONS, EMPTY_CONNECTION, IGNORED_PORTS, JOINED, read_setting};
 
 /// Value of the connection table.
@@ -131,11 +131,9 @@ impl Connection {
         self.requests = likely_requests(role);
         self.call = opener.cause;
         self.caller = opener.owner;
-        if let Some((read, write)) = sequences {
-            self.sequences = 1;
-            self.read_sequence = read;
-            self.write_sequence = write;
-        }
+        self.sequences = sequences.known;
+        self.read_sequence = sequences.read;
+        self.write_sequence = sequences.write;
     }
 
     /// The socket of this session is known now.
@@ -288,7 +286,7 @@ pub struct Origin {
     /// Seen from its first byte.
     pub from_start: bool,
     /// TCP sequence numbers of the next bytes read and written.
-    pub sequences: Option<(u32, u32)>,
+    pub sequences: Sequences,
     /// Who opened it, and for which exchange.
     pub opener: Opener,
 }
@@ -384,18 +382,18 @@ pub fn find_or_join(
     if !file.is_stream(family) {
         return None;
     }
+    let mut sequences = kernel::sequences(file.sock, family);
+    // The call has moved its bytes already.
+    if direction == direction::READ {
+        sequences.read = sequences.read.wrapping_sub(moved);
+    } else {
+        sequences.write = sequences.write.wrapping_sub(moved);
+    }
     let origin = Origin {
         family,
         role: role::UNKNOWN,
         from_start: false,
-        sequences: kernel::sequences(file.sock, family).map(|(read, write)| {
-            // The call has moved its bytes already.
-            if direction == direction::READ {
-                (read.wrapping_sub(moved), write)
-            } else {
-                (read, write.wrapping_sub(moved))
-            }
-        }),
+        sequences,
         opener: Opener::NOBODY,
     };
     // SAFETY: data calls' programs run with preemption disabled and not within each other, so the

@@ -451,10 +451,36 @@ pub fn remote_place(sock: Socket, family: u16) -> u64 {
     mixed ^ (remote_port(sock) as u64) << 1 | 1
 }
 
+/// TCP sequence numbers of the next bytes read and written. Not an `Option`: verifiers before Linux 6.3
+/// refuse a value that is there on some paths only.
+#[derive(Clone, Copy)]
+pub struct Sequences {
+    /// 1 when they are known; else the others are 0.
+    pub known: u8,
+    pub read: u32,
+    pub write: u32,
+}
+
 /// Sequence numbers of the next bytes that the process reads and writes. Only of plain TCP: a socket
 /// of multipath TCP is another struct.
 #[inline(always)]
-pub fn sequences(sock: Socket, family: u16) -> Option<(u32, u32)> {
+pub fn sequences(sock: Socket, family: u16) -> Sequences {
+    match known_sequences(sock, family) {
+        Some((read, write)) => Sequences {
+            known: 1,
+            read,
+            write,
+        },
+        None => Sequences {
+            known: 0,
+            read: 0,
+            write: 0,
+        },
+    }
+}
+
+#[inline(always)]
+fn known_sequences(sock: Socket, family: u16) -> Option<(u32, u32)> {
     const IPPROTO_TCP: u16 = 6;
     if family == AF_UNIX || !has(&TCP_COPIED_SEQ) || !has(&TCP_WRITE_SEQ) {
         return None;

@@ -19,7 +19,7 @@ use super::tls::Watch;
 use crate::config::Config;
 use crate::discover::{Discovery, Mode, Policy};
 use crate::export::SpanSink;
-use crate::kernel::clock;
+use crate::kernel::{clock, programs};
 use crate::meta::{ProcFs, ProcessTable};
 use crate::metrics::{Recorded, Recorder};
 use crate::probes::{Kernel, LoadError, Options, Reader};
@@ -293,8 +293,9 @@ impl Loaded {
             }
             if now_ns.saturating_sub(rarely_ns) >= RARELY_NS {
                 rarely_ns = now_ns;
-                let programs = self.kernel.program_costs();
-                self.status.rarely(&self.pipeline.sessions(), programs);
+                let costs = self.kernel.program_costs();
+                self.status.rarely(&self.pipeline.sessions(), costs);
+                self.status.skipped_runs(programs::skipped_runs());
             }
             if stopping {
                 // What is left in the ring is for the end, when no more can come.

@@ -23,6 +23,9 @@ pub struct Status {
     latest: Mutex<Snapshot>,
 }
 
+/// Name of the loss that only the kernel counts; see [`crate::kernel::programs`].
+const SKIPPED: &str = "kernel_skipped";
+
 impl Status {
     /// Probes are attached.
     pub fn attached(&self, attached: usize, missing: usize, ring_bytes: usize) {
@@ -36,8 +39,11 @@ impl Status {
 
     /// The kernel side's counters; the ledger's events stage is counted there.
     pub fn kernel(&self, ledger: &Ledger, counts: &KernelCounts, records: u64) {
-        let mut seen = counts.submitted;
-        let mut drops = Vec::with_capacity(counts.drops.len());
+        let skipped = self.lock().skipped_runs;
+        ledger.events.set_dropped(SKIPPED, skipped);
+        let mut seen = counts.submitted + skipped;
+        let mut drops = Vec::with_capacity(counts.drops.len() + 1);
+        drops.push((SKIPPED, skipped));
         for (index, (name, n)) in drop_reason::NAMES.into_iter().zip(counts.drops).enumerate() {
             drops.push((name, n));
             if [drop_reason::RING_FULL_DATA, drop_reason::RING_FULL_CONTROL]
@@ -58,6 +64,17 @@ impl Status {
     /// Probes in TLS libraries.
     pub fn tls(&self, counts: Tls) {
         self.lock().tls = counts;
+    }
+
+    /// What the kernel says that it left out.
+    pub fn skipped_runs(&self, n: u64) {
+        let mut latest = self.lock();
+        if n > 0 && latest.skipped_runs == 0 {
+            tracing::warn!(
+                "this kernel skips probes while another one is preempted on the same CPU: what those calls moved is lost"
+            );
+        }
+        latest.skipped_runs = n;
     }
 
     /// Sizes of tables.

@@ -7,3 +7,4 @@ pub mod features;
 pub mod host;
 pub mod offsets;
 pub mod prepare;
+pub mod programs;

@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub ledger: BTreeMap<&'static str, StageSnapshot>,
     /// What the kernel side gave up, by reason (`tracer_common::abi::drop_reason::NAMES`).
     pub kernel_drops: Vec<(&'static str, u64)>,
+    /// Runs of eBPF programs that the kernel left out.
+    pub skipped_runs: u64,
     /// Connections that are not parsed, by what they speak.
     pub unparsed_connections: Vec<(&'static str, u64)>,
     /// What the protocol sessions counted beside exchanges, by protocol and name.
