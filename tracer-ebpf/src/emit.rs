@@ -54,10 +54,15 @@ fn flags() -> u64 {
     }
 }
 
-/// Ships the data event in the scratch buffer with its first `captured` window bytes.
+/// Ships the data event in the scratch buffer, with as many window bytes as its header says.
 #[inline(always)]
-pub fn data(scratch: &Scratch, captured: u32) {
+pub fn data(scratch: &Scratch) {
     const HEADER: u64 = core::mem::size_of::<tracer_common::abi::DataEvent>() as u64;
+    let flags = flags();
+    // Read from the record and bounded right before its use: verifiers before Linux 6.3 forget the
+    // bound of a value that is put aside on the stack.
+    // SAFETY: a field of the event that was just written.
+    let captured = unsafe { (&raw const scratch.event.header.value).read_volatile() };
     let captured = if captured > WINDOW as u32 {
         WINDOW as u32
     } else {
@@ -69,7 +74,7 @@ pub fn data(scratch: &Scratch, captured: u32) {
             core::ptr::addr_of!(EVENTS) as *mut _,
             core::ptr::from_ref(&scratch.event) as *mut _,
             HEADER + captured as u64,
-            flags(),
+            flags,
         )
     };
     if result == 0 {

@@ -61,6 +61,11 @@ impl Status {
         latest.unparsed_connections = counts.unparsed_connections.to_vec();
     }
 
+    /// Probes in TLS libraries.
+    pub fn tls(&self, counts: Tls) {
+        self.lock().tls = counts;
+    }
+
     /// What the kernel says that it left out.
     pub fn skipped_runs(&self, n: u64) {
         let mut latest = self.lock();
@@ -70,11 +75,6 @@ impl Status {
             );
         }
         latest.skipped_runs = n;
-    }
-
-    /// Probes in TLS libraries.
-    pub fn tls(&self, counts: Tls) {
-        self.lock().tls = counts;
     }
 
     /// Sizes of tables.

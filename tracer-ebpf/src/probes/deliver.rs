@@ -461,7 +461,7 @@ pub fn ship(scratch: &mut Scratch, connection: &mut Connection, captured: u32, l
     // The cause belongs to the request that begins with these bytes.
     scratch.call.cause_method = cause_method::NONE;
     scratch.call.cause = Cause::NONE;
-    emit::data(scratch, captured);
+    emit::data(scratch);
     if direction == direction::WRITE {
         cause::answered(connection);
     } else {

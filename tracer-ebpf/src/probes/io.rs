@@ -388,10 +388,10 @@ fn account(
         return;
     };
     tls::on_socket(caller, file, connection, direction, base, vectors);
-    if connection.tls_tgid == 0 {
-        cause::touched(connection, direction, caller);
-    } else {
-        // Its plaintext tells what it is for.
+    // Of ciphertext that is read nobody knows what it is for until its plaintext tells: in an event loop
+    // the last callback's cause ends here.
+    cause::touched(connection, direction, caller);
+    if connection.tls_tgid != 0 {
         connection.blocking = file.is_blocking() as u8;
     }
     if !wants_a_look(connection, direction, total, rest.is_some()) {
