@@ -15,6 +15,7 @@ pub mod driver;
 pub mod finish;
 pub mod grpc;
 pub mod http;
+pub mod jaeger;
 pub mod ledger;
 pub mod metrics_receiver;
 pub mod oddities;

@@ -40,6 +40,8 @@ pub enum Via {
     HttpProtobuf,
     /// OTLP/JSON lines of a file.
     File,
+    /// The query API of a tracing backend.
+    Query,
 }
 
 /// One span with its resource.

@@ -1,12 +1,13 @@
-//! Exports to a real OpenTelemetry Collector by every way it takes, and compares every attribute
-//! with what the agent says of the same spans in its own file.
+//! Exports to a real OpenTelemetry Collector by every way it takes, and to a real Jaeger, and
+//! compares every attribute with what the agent says of the same spans in its own file.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tracer_tests::agent::Start;
 use tracer_tests::collector::Collector;
-use tracer_tests::driver::Plan;
+use tracer_tests::driver::{Plan, SERVICE_NAME};
+use tracer_tests::jaeger::Jaeger;
 use tracer_tests::services::{Language, Service};
 use tracer_tests::session::{Session, skipped};
 use tracer_tests::span::{Attribute, Kind, Span, Via, from_json_lines};
@@ -14,10 +15,10 @@ use tracer_tests::span::{Attribute, Kind, Span, Via, from_json_lines};
 const REQUESTS: usize = 40;
 const ARRIVAL: Duration = Duration::from_secs(20);
 
-/// What the Collector took, and what the agent wrote to its file, of one run.
+/// What the receiver took, and what the agent wrote to its file, of one run.
 fn export(
     service: &Service,
-    collector: &Collector,
+    took: impl FnOnce() -> Vec<Span>,
     run: &str,
     env: &[(&str, String)],
 ) -> [Vec<Span>; 2] {
@@ -34,7 +35,7 @@ fn export(
     let agent = start.ready();
     let report = Plan::load(service.address, run, REQUESTS, 2).run();
     assert_eq!(report.failures(), [""; 0]);
-    let took = collector.wait_for(run, 2 * REQUESTS, ARRIVAL);
+    let took = took();
     agent.stop();
     let text = std::fs::read_to_string(&path).expect("the file");
     let mut wrote = from_json_lines(&text).expect("OTLP/JSON lines");
@@ -103,7 +104,8 @@ fn the_collector_gets_every_attribute_by_every_way() {
             env.push(("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", file("client.pem")));
             env.push(("OTEL_EXPORTER_OTLP_CLIENT_KEY", file("client.key")));
         }
-        let [took, wrote] = export(&service, &collector, &run, &env);
+        let took = || collector.wait_for(&run, 2 * REQUESTS, ARRIVAL);
+        let [took, wrote] = export(&service, took, &run, &env);
         for span in &took {
             let mut names = span.attributes.keys().chain(span.resource.keys());
             assert_eq!(names.find(|name| !is_registered(name)), None, "{span:#?}");
@@ -136,7 +138,8 @@ fn the_collector_understands_the_zipkin_json() {
             format!("http://{}/api/v2/spans", collector.zipkin),
         ),
     ];
-    let [took, wrote] = export(&service, &collector, &session.run, &env);
+    let took = || collector.wait_for(&session.run, 2 * REQUESTS, ARRIVAL);
+    let [took, wrote] = export(&service, took, &session.run, &env);
     let (took, wrote) = (by_id(took), by_id(wrote));
     assert!(took.keys().eq(wrote.keys()));
     for (id, wrote) in &wrote {
@@ -176,5 +179,51 @@ fn the_collector_understands_the_zipkin_json() {
             };
             assert_eq!(found.map(shown), Some(shown(value)), "{name} of {took:#?}");
         }
+    }
+}
+
+/// What Jaeger's query API shows: services, names, kinds, status, parents and every attribute.
+#[test]
+fn jaeger_shows_the_traces() {
+    let test = "export_receivers::jaeger_shows_the_traces";
+    let jaeger = match Jaeger::start() {
+        Ok(jaeger) => jaeger,
+        Err(reason) => return skipped(test, &reason),
+    };
+    let Some(session) = Session::begin(test) else {
+        return;
+    };
+    let service = Language::PythonThreaded.start().expect("Python's service");
+    let ways = [("grpc", jaeger.grpc), ("http/protobuf", jaeger.http)];
+    for (number, (protocol, address)) in ways.into_iter().enumerate() {
+        let run = format!("{}w{number}", session.run);
+        let env = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.to_owned()),
+        ];
+        let took = || jaeger.wait_for(&service.name, &run, 2 * REQUESTS, ARRIVAL);
+        let [took, wrote] = export(&service, took, &run, &env);
+        assert_eq!(jaeger.services(), [service.name.as_str(), SERVICE_NAME]);
+        // A server's span is a child of the client's in every trace, and some of them failed.
+        let (took, wrote) = (by_id(took), by_id(wrote));
+        let servers = took.values().filter(|span| span.kind == Kind::Server);
+        let parents = servers.filter_map(|span| took.get(span.parent.as_ref()?));
+        let clients = parents.filter(|parent| parent.kind == Kind::Client);
+        assert_eq!(clients.count(), REQUESTS, "{protocol}");
+        assert!(took.values().any(|span| span.error), "{protocol}");
+        let wrote = wrote.into_iter().map(|(id, span)| (id, as_jaeger(span)));
+        assert_eq!(took, wrote.collect(), "{protocol}");
+    }
+}
+
+/// The span without what Jaeger does not keep.
+fn as_jaeger(span: Span) -> Span {
+    let start = span.start_ns / 1000;
+    let duration = span.end_ns.saturating_sub(span.start_ns) / 1000;
+    Span {
+        start_ns: start * 1000,
+        end_ns: (start + duration) * 1000,
+        schema_url: String::new(),
+        ..span
     }
 }

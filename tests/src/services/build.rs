@@ -81,6 +81,18 @@ pub(crate) fn collector() -> Result<PathBuf, String> {
     go("collector")
 }
 
+/// The Jaeger of tests/services/jaeger. Its first build takes two to four minutes, of which other
+/// tests must not notice; `cargo xtask setup --tests` has done it before.
+pub(crate) fn jaeger() -> Result<PathBuf, String> {
+    let directory = source("jaeger");
+    once("jaeger", &directory.join("go.mod"), |built| {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19", "go", "build", "-o"]).arg(built);
+        command.arg("github.com/jaegertracing/jaeger/cmd/all-in-one");
+        run(command.current_dir(&directory))
+    })
+}
+
 /// The file of a directory, with this ending, that was changed last.
 fn newest(directory: &Path, ending: &str) -> Result<PathBuf, String> {
     let files = std::fs::read_dir(directory).map_err(|error| error.to_string())?;

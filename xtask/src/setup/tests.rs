@@ -27,7 +27,10 @@ const PROGRAMS: [(&str, &str); 12] = [
 
 /// Runtimes of services in other languages: used if they are there.
 const RUNTIMES: [(&str, &str); 3] = [
-    ("go", "the Go service and the OpenTelemetry Collector"),
+    (
+        "go",
+        "the Go service, the OpenTelemetry Collector and Jaeger",
+    ),
     ("node", "the Node service"),
     ("javac", "the Java service"),
 ];
@@ -66,8 +69,11 @@ pub fn for_tests() -> Result<()> {
             eprintln!("setup: without {package} {what} is skipped: {error:#}");
         }
     }
-    if let Err(error) = collector() {
-        eprintln!("setup: no OpenTelemetry Collector, its tests are skipped: {error:#}");
+    for receiver in RECEIVERS {
+        if let Err(error) = receiver.build() {
+            let what = receiver.what;
+            eprintln!("setup: no {what}, its tests are skipped: {error:#}");
+        }
     }
     for (what, install) in LIBRARIES {
         if let Err(error) = install() {
@@ -88,26 +94,55 @@ pub fn venv_bin() -> PathBuf {
     sh::target().join("venv/bin")
 }
 
-/// A real OpenTelemetry Collector from its Go modules: about a minute the first time, where the
-/// tests look for it.
-fn collector() -> Result<()> {
-    let go = sh::which("go").context("there is no go")?;
-    let built = sh::target().join("services/collector");
-    let source = sh::root().join("tests/services/collector");
-    let time = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
-    if time(&built).is_some_and(|built| Some(built) >= time(&source.join("main.go"))) {
-        return Ok(());
+/// A receiver of spans that is built from its Go modules, where the tests look for it.
+struct GoReceiver {
+    what: &'static str,
+    /// Its directory in tests/services, and its program in target/services.
+    name: &'static str,
+    /// The file whose change means another program.
+    file: &'static str,
+    package: &'static str,
+    /// How long the first build takes.
+    takes: &'static str,
+}
+
+const RECEIVERS: [GoReceiver; 2] = [
+    GoReceiver {
+        what: "OpenTelemetry Collector",
+        name: "collector",
+        file: "main.go",
+        package: ".",
+        takes: "about a minute",
+    },
+    GoReceiver {
+        what: "Jaeger",
+        name: "jaeger",
+        file: "go.mod",
+        package: "github.com/jaegertracing/jaeger/cmd/all-in-one",
+        takes: "two to four minutes",
+    },
+];
+
+impl GoReceiver {
+    fn build(&self) -> Result<()> {
+        let go = sh::which("go").context("there is no go")?;
+        let services = sh::target().join("services");
+        let built = services.join(self.name);
+        let source = sh::root().join("tests/services").join(self.name);
+        let time = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
+        if time(&built).is_some_and(|built| Some(built) >= time(&source.join(self.file))) {
+            return Ok(());
+        }
+        eprintln!("setup: building {} ({})", self.what, self.takes);
+        std::fs::create_dir_all(&services).context("make target/services")?;
+        sh::run(
+            Command::new(go)
+                .args(["build", "-o"])
+                .arg(&built)
+                .arg(self.package)
+                .current_dir(source),
+        )
     }
-    eprintln!("setup: building an OpenTelemetry Collector (about a minute)");
-    std::fs::create_dir_all(sh::target().join("services")).context("make target/services")?;
-    sh::run(
-        Command::new(go)
-            .arg("build")
-            .arg("-o")
-            .arg(&built)
-            .arg(".")
-            .current_dir(source),
-    )
 }
 
 /// Python packages of the tests: what to ask them whether they are there, and what needs them.
