@@ -166,7 +166,7 @@ struct Loaded {
     kernel: Kernel,
     reader: Reader,
     pipeline: Pipeline,
-    tls: Watch,
+    tls: Option<Watch>,
     ledger: Arc<Ledger>,
     status: Arc<Status>,
 }
@@ -208,7 +208,19 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     }
     let proc = ProcFs::default();
     let processes = ProcessTable::new(proc.clone(), super::meta_options(&config, &resource));
-    let tls = super::tls::start(kernel.tls()?, proc.clone(), mode == Mode::Host, looked)?;
+    let tls = if config.capture.tls {
+        let whole_host = mode == Mode::Host;
+        Some(super::tls::start(
+            kernel.tls()?,
+            proc.clone(),
+            whole_host,
+            looked,
+        )?)
+    } else {
+        // Nobody has to wait for a look that is not taken; who waits no more does not mind.
+        let _ = looked.send(());
+        None
+    };
     let mut pipeline = Pipeline::new(Parts {
         maps,
         proc,
@@ -223,7 +235,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         ),
         ledger: Arc::clone(&ledger),
         admin,
-        tls: Some(tls.clone()),
+        tls: tls.clone(),
         max_connections: config.capture.max_connections as usize,
     });
     if mode == Mode::Host {
@@ -318,7 +330,9 @@ impl Loaded {
             Ok(counts) => {
                 self.status.kernel(&self.ledger, &counts, records);
                 self.status.sizes(connections, processes);
-                self.status.tls(self.tls.counts());
+                if let Some(tls) = &self.tls {
+                    self.status.tls(tls.counts());
+                }
                 self.status.outlet(self.pipeline.outlet());
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
@@ -328,7 +342,9 @@ impl Loaded {
     /// Hands on what happened before now. Detaching comes afterwards: it takes a grace period of the
     /// kernel's for every hook, which is seconds on a busy host, while the ring fills.
     fn end(mut self) -> Kernel {
-        self.tls.stop();
+        if let Some(tls) = &self.tls {
+            tls.stop();
+        }
         let cut_ns = clock::boot_ns();
         self.pipeline.cut(cut_ns);
         self.pipeline.begin();

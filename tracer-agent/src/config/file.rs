@@ -107,6 +107,7 @@ struct Rules {
 struct Capture {
     ring_size: Scalar,
     max_connections: Scalar,
+    tls: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -242,6 +243,7 @@ impl Lowering<'_> {
                 Capture {
                     ring_size,
                     max_connections,
+                    tls,
                 },
             export:
                 Export {
@@ -287,6 +289,7 @@ impl Lowering<'_> {
         self.scalar(keys::CONTAINERS_ONLY, containers_only);
         self.scalar(keys::RING_SIZE, ring_size);
         self.scalar(keys::MAX_CONNECTIONS, max_connections);
+        self.scalar(keys::TLS, tls);
         self.list(keys::EXPORTERS, exporters);
         self.list(keys::METRICS_EXPORTERS, metrics.exporters);
         self.scalar(keys::METRICS_INTERVAL, metrics.interval_ms);

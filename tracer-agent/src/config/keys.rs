@@ -63,6 +63,8 @@ keys! {
         "Memory between kernel and agent: a power of two from `64KiB` to `1GiB`.";
     MAX_CONNECTIONS = "capture.max_connections", ["TRACER_MAX_CONNECTIONS"], None, "32768", one,
         "Connections tracked at a time, 1024 to 1048576; with more the longest unused one is forgotten.";
+    TLS = "capture.tls", ["TRACER_TLS"], None, "true", one,
+        "Read plaintext from TLS libraries, by probes in them. They cost more than those of system calls.";
     EXPORTERS = "export.exporters", ["OTEL_TRACES_EXPORTER"], None, "", list,
         "Where spans go, one or several: `otlp`, `zipkin`, `console`; or `none`. Unset: `otlp` if an endpoint is set, else `console`.";
     METRICS_EXPORTERS = "export.metrics.exporters", ["OTEL_METRICS_EXPORTER"], None, "", list,

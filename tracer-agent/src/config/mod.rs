@@ -96,6 +96,8 @@ pub struct Capture {
     pub ring_size: u32,
     /// Connections tracked at a time.
     pub max_connections: u32,
+    /// Whether TLS libraries are probed.
+    pub tls: bool,
 }
 
 /// Where spans go. Everything but the file sink and the spool is the export room's to parse, by

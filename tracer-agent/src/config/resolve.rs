@@ -35,6 +35,7 @@ impl Layers {
                 ring_size: self.one(keys::RING_SIZE, parse::ring_size)?,
                 max_connections: self
                     .one(keys::MAX_CONNECTIONS, parse::number(1024..=1_048_576))?,
+                tls: self.one(keys::TLS, parse::boolean)?,
             },
             export: self.export()?,
             propagators: self.propagators()?,

@@ -35,6 +35,7 @@ fn shape(key: &str) -> Shape {
         keys::ADMIN => Shape::TextOrOff,
         keys::PROPAGATE
         | keys::CONTAINERS_ONLY
+        | keys::TLS
         | keys::COMMAND_ARGS
         | keys::KEEP_ERRORS
         | keys::ROUTE_LEARN => Shape::Boolean,

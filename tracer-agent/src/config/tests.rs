@@ -46,7 +46,8 @@ fn nothing_said_gives_the_defaults_of_the_table() {
         config.capture,
         Capture {
             ring_size: 16 << 20,
-            max_connections: 32_768
+            max_connections: 32_768,
+            tls: true,
         }
     );
     assert_eq!(config.discovery, Discovery::default());
