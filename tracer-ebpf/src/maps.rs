@@ -44,7 +44,7 @@ pub fn read_setting(index: u32) -> u32 {
 #[map]
 pub static ENTERED: Array<Entered> = Array::with_max_entries(ENTERED_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
-pub const ENTERED_SLOTS: u32 = 65536;
+pub const ENTERED_SLOTS: u32 = 32768;
 
 /// What threads are doing, direct-mapped by thread id; checked by the full id.
 #[map]
@@ -120,7 +120,7 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// TLS calls under way, and what the thread did with TLS last.
 #[map]
-pub static TLS_THREADS: LruHashMap<ThreadKey, Thread> = LruHashMap::with_max_entries(16384, 0);
+pub static TLS_THREADS: LruHashMap<ThreadKey, Thread> = LruHashMap::with_max_entries(4096, 0);
 
 /// Where the entry of a connection that is joined in the middle is made; the stack has no room for it.
 #[map]
@@ -136,7 +136,7 @@ pub static TLS_EMPTY_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
 
 /// TLS sessions by object and process.
 #[map]
-pub static TLS_SESSIONS: LruHashMap<SessionKey, Session> = LruHashMap::with_max_entries(32768, 0);
+pub static TLS_SESSIONS: LruHashMap<SessionKey, Session> = LruHashMap::with_max_entries(8192, 0);
 
 /// Not 0 once a TLS library is probed: before that no socket is asked for its session.
 #[map]
@@ -158,7 +158,7 @@ pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(4, 0);
 
 /// Executable files that user space has looked into without finding anything to probe.
 #[map]
-pub static KNOWN_FILES: LruHashMap<MappedFile, u8> = LruHashMap::with_max_entries(8192, 0);
+pub static KNOWN_FILES: LruHashMap<MappedFile, u8> = LruHashMap::with_max_entries(2048, 0);
 
 /// Not 0 while user space wants to be told of mapped files.
 #[map]

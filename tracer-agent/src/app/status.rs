@@ -110,10 +110,12 @@ impl Status {
 
     /// What is asked for less often, because it takes a walk over all connections or a system call
     /// per program.
-    pub fn rarely(&self, sessions: &[(&'static str, u64)], programs: Vec<ProgramCost>) {
+    pub fn rarely(&self, sessions: &[(&'static str, u64)], programs: Option<Vec<ProgramCost>>) {
         let mut latest = self.lock();
         latest.sessions = sessions.to_vec();
-        latest.programs = programs;
+        if let Some(programs) = programs {
+            latest.programs = programs;
+        }
     }
 
     /// What sampling and routes did so far.

@@ -283,19 +283,17 @@ impl Kernel {
     }
 
     /// What each program cost since it was loaded; empty unless the kernel counts it, because this
-    /// was asked to or because the host always does.
-    pub fn program_costs(&self) -> Vec<ProgramCost> {
+    /// was asked to or because the host always does. `None` while a TLS library gets its probes.
+    pub fn program_costs(&self) -> Option<Vec<ProgramCost>> {
         let counted_anyway = || {
             std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
                 .is_ok_and(|text| text.trim() == "1")
         };
         if self.measuring.is_none() && !counted_anyway() {
-            return Vec::new();
+            return Some(Vec::new());
         }
-        // While a TLS library gets its probes they are told without: nobody waits here.
-        let Ok(ebpf) = self.ebpf.try_lock() else {
-            return Vec::new();
-        };
+        // While a TLS library gets its probes: nobody waits here.
+        let ebpf = self.ebpf.try_lock().ok()?;
         let costs = ebpf.programs().filter_map(|(name, program)| {
             let info = match program {
                 Program::TracePoint(point) => point.info(),
@@ -309,7 +307,7 @@ impl Kernel {
                 run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
             })
         });
-        costs.collect()
+        Some(costs.collect())
     }
 
     /// Passes the kernel side's debug output on, where it was compiled in.
