@@ -32,6 +32,15 @@ pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) {
     unsafe { libc::poll(&mut poll, 1, millis) };
 }
 
+/// Has the allocator give what is free back to the kernel, where it keeps it otherwise.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers; it may be called at any time, from any thread.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// Starts a process that holds `kept` (sorted) open, and nothing else, until this one has ended: where
 /// the last close of a descriptor takes the kernel long, that process waits for it and not this one.
 pub fn leave_to_child(kept: &[RawFd]) -> io::Result<()> {

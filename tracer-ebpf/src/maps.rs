@@ -53,7 +53,7 @@ pub static THREADS: Array<Actor> = Array::with_max_entries(ACTOR_SLOTS, 0);
 #[map]
 pub static GOROUTINES: Array<Actor> = Array::with_max_entries(GOROUTINE_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
-pub const ACTOR_SLOTS: u32 = 32768;
+pub const ACTOR_SLOTS: u32 = 16384;
 /// See [`ACTOR_SLOTS`].
 pub const GOROUTINE_SLOTS: u32 = 16384;
 
@@ -77,7 +77,7 @@ pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(4096,
 /// What is handed over within a process, by process and address: the exchange that a request of
 /// libuv's or a connection of Go's client works for.
 #[map]
-pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(8192, 0);
+pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(4096, 0);
 
 /// Client connections of processes with event loops that wait for their next request.
 #[map]

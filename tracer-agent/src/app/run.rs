@@ -114,6 +114,8 @@ pub async fn run(
     };
     capture.tls_looked().await;
     readiness.ready();
+    // Loading took more than running needs.
+    crate::sys::give_memory_back();
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 
     let ended = match command {
