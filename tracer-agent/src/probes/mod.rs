@@ -1,13 +1,17 @@
 //! Puts the eBPF programs into the kernel: load, attach, tier. The only room that names aya.
 
+pub mod error;
+pub mod kernel;
 pub mod load;
+pub mod maps;
 pub mod reader;
 mod runtime;
 mod symbols;
 pub mod tls;
 
-pub use load::{
-    Kernel, KernelCounts, LoadError, Maps, Options, Switches, check_rights, object_size,
-};
+pub use error::LoadError;
+pub use kernel::Kernel;
+pub use load::{Options, check_rights, object_size};
+pub use maps::{KernelCounts, Maps, Switches};
 pub use reader::Reader;
 pub use tls::{Attached, TlsProbes};

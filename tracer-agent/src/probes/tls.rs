@@ -13,7 +13,8 @@ use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
 use tracer_common::abi::MappedFile;
 
-use super::load::{self, LoadError};
+use super::error::{self, LoadError};
+use super::load;
 use crate::discover::binary::{Target, TlsFunction};
 
 /// Programs reached by tail call, in the order of their indexes in the `TLS_PROGRAMS` map.
@@ -129,7 +130,7 @@ impl TlsProbes {
                 Ok(()) => attached.functions.push(function.probe),
                 Err(error) => {
                     detach_links(&mut ebpf, attached.links.drain(before..));
-                    attached.failed.push((function.probe, load::chain(&error)));
+                    attached.failed.push((function.probe, error::chain(&error)));
                 }
             }
         }
@@ -166,7 +167,7 @@ fn attach_at(
 ) -> Result<UProbeLinkId, LoadError> {
     program(ebpf, name)?
         .attach(at, path, UProbeScope::AllProcesses)
-        .map_err(|source| load::failed("attach", name, source))
+        .map_err(|source| error::failed("attach", name, source))
 }
 
 /// Programs at the entry and at the RETs of a function; `None` for functions that nothing is to be

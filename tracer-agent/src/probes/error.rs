@@ -1,0 +1,93 @@
+//! Why the kernel side could not be loaded, in words for people, and what may be done at all.
+
+use crate::kernel::offsets::OffsetError;
+
+/// Why nothing can be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Plain `cargo build`.
+    #[error("this binary was built without its kernel side; build it with `cargo xtask build`")]
+    NotBuilt,
+    /// Missing rights.
+    #[error("loading eBPF programs is not permitted; run as root (see `tracer-agent doctor`)")]
+    NotPermitted,
+    /// No usable type information.
+    #[error(transparent)]
+    Offsets(#[from] OffsetError),
+    /// The object or a map was refused.
+    #[error("cannot load the eBPF object; see `tracer-agent doctor`")]
+    Object(#[from] aya::EbpfError),
+    /// A program was refused.
+    #[error("cannot {action} eBPF program {program}")]
+    Program {
+        /// `load` or `attach`.
+        action: &'static str,
+        /// Its name.
+        program: String,
+        /// Why, with the verifier's log.
+        #[source]
+        source: aya::programs::ProgramError,
+    },
+    /// Nothing could be attached.
+    #[error("no data syscall could be attached: {0}; is tracefs mounted at /sys/kernel/tracing?")]
+    NothingAttached(String),
+    /// The object and the agent do not fit.
+    #[error("the eBPF object has no {0}; rebuild with `cargo xtask build`")]
+    Mismatch(&'static str),
+    /// A map operation failed.
+    #[error("cannot set up an eBPF map")]
+    Map(#[from] aya::maps::MapError),
+}
+
+pub(super) fn failed(
+    action: &'static str,
+    program: &str,
+    source: aya::programs::ProgramError,
+) -> LoadError {
+    LoadError::Program {
+        action,
+        program: program.to_owned(),
+        source,
+    }
+}
+
+pub(super) fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io
+                .raw_os_error()
+                .is_some_and(|code| code == libc::EPERM || code == libc::EACCES)
+            && !rights()
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// True when this process may load eBPF: then EACCES is the verifier's word, not a missing right.
+pub(super) fn rights() -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    const CAP_PERFMON: u64 = 1 << 38;
+    const CAP_BPF: u64 = 1 << 39;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    effective & CAP_SYS_ADMIN != 0 || effective & (CAP_BPF | CAP_PERFMON) == CAP_BPF | CAP_PERFMON
+}
+
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}

@@ -1,0 +1,231 @@
+//! The kernel side while it runs: its programs attached, its parts handed out.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, TryLockError};
+
+use aya::Ebpf;
+use aya::maps::{Array, RingBuf};
+use aya::programs::Program;
+
+use super::error::{LoadError, chain};
+use super::load::{
+    Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, lock, open,
+};
+use super::maps::Maps;
+use super::reader::Reader;
+use super::runtime::RuntimeProbes;
+use super::tls::TlsProbes;
+use crate::discover::Runtime;
+use crate::telemetry::metrics::ProgramCost;
+/// Programs that are attached to several tracepoints, by the first of them; all others are named
+/// after theirs.
+const SHARED: &[&[&str]] = &[
+    &[
+        "sys_enter_write",
+        "sys_enter_writev",
+        "sys_enter_pwritev2",
+        "sys_enter_sendto",
+        "sys_enter_sendmsg",
+        "sys_enter_sendmmsg",
+        "sys_enter_sendfile64",
+    ],
+    &[
+        "sys_exit_epoll_wait",
+        "sys_exit_epoll_pwait",
+        "sys_exit_epoll_pwait2",
+    ],
+    &["sys_exit_poll", "sys_exit_ppoll"],
+    &["sys_exit_select", "sys_exit_pselect6"],
+];
+
+/// Tracepoints that not every architecture, or not every kernel, has: calls of other names do their
+/// work there.
+const OPTIONAL: &[&str] = &[
+    "sys_exit_epoll_wait",
+    "sys_exit_epoll_pwait2",
+    "sys_exit_poll",
+    "sys_exit_select",
+];
+
+/// The loaded and attached kernel side; everything is detached when it is dropped.
+pub struct Kernel {
+    /// Shared with the thread that attaches probes to TLS libraries.
+    ebpf: Arc<Mutex<Ebpf>>,
+    runtimes: RuntimeProbes,
+    /// While it is open the kernel measures every program of the host.
+    measuring: Option<OwnedFd>,
+    ring_bytes: u32,
+    #[cfg(feature = "ebpf-log")]
+    logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    /// Programs attached, and what could not be with the reason.
+    pub attached: Vec<String>,
+    /// What this kernel does not have: hook and reason.
+    pub missing: Vec<(String, String)>,
+}
+
+impl Kernel {
+    /// Loads all programs without attaching any: what the verifier says of them.
+    pub fn verify(options: &Options) -> Result<Vec<Verified>, LoadError> {
+        let mut ebpf = open(options)?;
+        let mut verified = load_programs(&mut ebpf, Set::Always)?;
+        verified.extend(load_programs(&mut ebpf, Set::Tls)?);
+        Ok(verified)
+    }
+
+    /// Loads and attaches.
+    pub fn start(options: &Options) -> Result<Self, LoadError> {
+        let mut ebpf = open(options)?;
+        load_programs(&mut ebpf, Set::Always)?;
+        fill_tail_calls(&mut ebpf, "PROGRAMS", TAIL_CALLED)?;
+        let mut settings: Array<_, u32> = ebpf
+            .map_mut("SETTINGS")
+            .ok_or(LoadError::Mismatch("SETTINGS"))?
+            .try_into()?;
+        options.switches.write(&mut settings)?;
+        #[cfg(feature = "ebpf-log")]
+        let logger = aya_log::EbpfLogger::init(&mut ebpf)
+            .map_err(|error| tracing::warn!(%error, "no debug output of the kernel side"))
+            .ok();
+        let mut kernel = Kernel {
+            #[cfg(feature = "ebpf-log")]
+            logger,
+            ebpf: Arc::new(Mutex::new(ebpf)),
+            runtimes: RuntimeProbes::default(),
+            measuring: if options.bpf_stats { measure() } else { None },
+            ring_bytes: options.ring_size(),
+            attached: Vec::new(),
+            missing: Vec::new(),
+        };
+        kernel.attach()?;
+        Ok(kernel)
+    }
+
+    fn attach(&mut self) -> Result<(), LoadError> {
+        let mut ebpf = lock(&self.ebpf);
+        for (name, program) in ebpf.programs_mut() {
+            match program {
+                // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
+                Program::UProbe(_) => {}
+                Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
+                Program::TracePoint(point) => {
+                    let own = [name];
+                    let shared = SHARED.iter().find(|points| points.first() == Some(&name));
+                    for target in shared.copied().unwrap_or(&own) {
+                        let category = if target.starts_with("sched_") {
+                            "sched"
+                        } else {
+                            "syscalls"
+                        };
+                        match point.attach(category, target) {
+                            Ok(_) => self.attached.push((*target).to_owned()),
+                            Err(_) if OPTIONAL.contains(target) => {}
+                            Err(error) => self.missing.push(((*target).to_owned(), chain(&error))),
+                        }
+                    }
+                }
+                Program::BtfTracePoint(point) => match point.attach() {
+                    Ok(_) => self.attached.push(name.to_owned()),
+                    Err(error) => self.missing.push((name.to_owned(), chain(&error))),
+                },
+                _ => return Err(LoadError::Mismatch("known program type")),
+            }
+        }
+        if !self
+            .attached
+            .iter()
+            .any(|name| name.starts_with("sys_exit_read"))
+        {
+            let why = self
+                .missing
+                .first()
+                .map_or(String::new(), |(hook, why)| format!("{hook}: {why}"));
+            return Err(LoadError::NothingAttached(why));
+        }
+        Ok(())
+    }
+
+    /// Attaches what a runtime needs to a process's program, once per program; returns the kind that
+    /// the process then is of (`abi::kind_of_process`). Without `wait`, `None` while a TLS library
+    /// gets its probes or loses them, which may take long.
+    pub fn follow(&mut self, runtime: Runtime, exe: &Path, wait: bool) -> Option<u32> {
+        if let Runtime::Kind(kind) = runtime {
+            return Some(kind);
+        }
+        let mut ebpf = match self.ebpf.try_lock() {
+            Ok(ebpf) => ebpf,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if wait => lock(&self.ebpf),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(self.runtimes.follow(&mut ebpf, runtime, exe))
+    }
+
+    /// What each program cost since it was loaded; empty unless the kernel counts it, because this
+    /// was asked to or because the host always does. `None` while a TLS library gets its probes.
+    pub fn program_costs(&self) -> Option<Vec<ProgramCost>> {
+        let counted_anyway = || {
+            std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
+                .is_ok_and(|text| text.trim() == "1")
+        };
+        if self.measuring.is_none() && !counted_anyway() {
+            return Some(Vec::new());
+        }
+        // While a TLS library gets its probes: nobody waits here.
+        let ebpf = self.ebpf.try_lock().ok()?;
+        let costs = ebpf.programs().filter_map(|(name, program)| {
+            let info = match program {
+                Program::TracePoint(point) => point.info(),
+                Program::BtfTracePoint(point) => point.info(),
+                _ => return None,
+            };
+            let info = info.ok()?;
+            Some(ProgramCost {
+                program: name.to_owned(),
+                runs: info.run_count(),
+                run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+            })
+        });
+        Some(costs.collect())
+    }
+
+    /// Passes the kernel side's debug output on, where it was compiled in.
+    pub fn flush_log(&mut self) {
+        #[cfg(feature = "ebpf-log")]
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    /// The event ring; to be taken once.
+    pub fn reader(&mut self) -> Result<Reader, LoadError> {
+        let map = lock(&self.ebpf)
+            .take_map("EVENTS")
+            .ok_or(LoadError::Mismatch("EVENTS map"))?;
+        Ok(Reader::new(
+            RingBuf::try_from(map)?,
+            self.ring_bytes as usize,
+        ))
+    }
+
+    /// What attaches probes to TLS libraries; to be taken once.
+    pub fn tls(&mut self) -> Result<TlsProbes, LoadError> {
+        TlsProbes::new(Arc::clone(&self.ebpf))
+    }
+
+    /// The maps that user space reads and writes while tracing; to be taken once.
+    pub fn maps(&mut self) -> Result<Maps, LoadError> {
+        Maps::take(&mut lock(&self.ebpf))
+    }
+}
+
+/// Has the kernel measure programs until the descriptor is closed (since Linux 5.8).
+fn measure() -> Option<OwnedFd> {
+    let measuring = aya::sys::enable_stats(aya::sys::Stats::RunTime);
+    measuring
+        .map_err(|error| {
+            let why = chain(&error);
+            tracing::warn!(%why, "the kernel does not measure eBPF programs: no run times in the metrics");
+        })
+        .ok()
+}
