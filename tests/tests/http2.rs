@@ -50,7 +50,7 @@ fn nginx() -> Result<Nginx, String> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| error.to_string())?;
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while std::net::TcpStream::connect(address).is_err() {
         if Instant::now() > deadline {
             return Err("nginx does not listen".to_owned());
@@ -130,7 +130,7 @@ fn check(test: &str, start: impl FnOnce() -> Result<(Box<dyn std::any::Any>, Soc
         run("curl", &[&plain[..], &[&url(kind)]].concat());
     }
     // 100 streams at a time ask for the same: their numbers alone tell the service graph who is who.
-    let paired = process::poll_until(Duration::from_secs(20), || {
+    let paired = process::poll_until(Duration::from_secs(120), || {
         let samples = scrape::parse(&agent.metrics()).expect("a page of samples");
         let edge = [("client", "h2load")];
         let paired = scrape::sum(&samples, "traces_service_graph_request_total", &edge);

@@ -20,7 +20,7 @@ use tracer_tests::wire::{Stream, Tcpdump, has_tshark, http2_streams, replayed};
 /// Requests of h2load, on so many connections.
 const REQUESTS: usize = 600;
 const CONNECTIONS: usize = 3;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// One exchange as both witnesses can tell it: client's port, method, path, status.
 type Row = (u64, String, String, String);

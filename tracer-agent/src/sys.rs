@@ -32,6 +32,16 @@ pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) {
     unsafe { libc::poll(&mut poll, 1, millis) };
 }
 
+/// Has the allocator take what is large from the kernel, and give it back when it is freed. By itself it
+/// keeps more the larger the blocks are that it has seen: here what once looked into a large program.
+pub fn return_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes plain numbers; called before there is a second thread, as its manual asks.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024)
+    };
+}
+
 /// Has the allocator give what is free back to the kernel, where it keeps it otherwise.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::process;
 
 /// Longest start; a Java program on a busy machine is the slowest.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// A running service; ended when dropped.
 #[derive(Debug)]

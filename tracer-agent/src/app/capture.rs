@@ -24,6 +24,7 @@ use crate::meta::{ProcFs, ProcessTable};
 use crate::metrics::{Recorded, Recorder};
 use crate::probes::{Kernel, LoadError, Options, Reader};
 use crate::telemetry::ledger::Ledger;
+use crate::telemetry::open::OpenExchanges;
 
 /// The reader looks this often; the kernel side wakes it earlier when much is pending. A wake-up
 /// for every record would cost the traced programs more than all probes together.
@@ -169,6 +170,7 @@ struct Loaded {
     tls: Option<Watch>,
     ledger: Arc<Ledger>,
     status: Arc<Status>,
+    open: Arc<OpenExchanges>,
 }
 
 fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
@@ -250,6 +252,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         pipeline,
         tls,
         ledger,
+        open: status.open(),
         status,
     })
 }
@@ -290,6 +293,7 @@ impl Loaded {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
                 self.kernel.flush_log();
+                self.open.answer(|| self.pipeline.unfinished(now_ns));
             }
             let counts = self.pipeline.commit(n);
             if n > 0 {

@@ -16,8 +16,9 @@ use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
 use crate::probes::Maps;
-use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, Opened};
+use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, Opened, Role};
 use crate::telemetry::ledger::Ledger;
+use crate::telemetry::open::{MOST_OPEN, OpenExchange};
 use crate::telemetry::services::Outcome;
 use crate::trace::assemble::Limits;
 use crate::trace::{Assembler, JoinCounts, Span, SpanBuilder};
@@ -400,6 +401,26 @@ impl Pipeline {
         self.ingest.sessions()
     }
 
+    /// Exchanges that have begun and not ended, as far as there is room to show them.
+    pub fn unfinished(&mut self, now_ns: u64) -> Vec<OpenExchange> {
+        let processes = &mut self.host.processes;
+        let open = self.ingest.unfinished().take(MOST_OPEN);
+        open.map(|(one, connection)| OpenExchange {
+            service: processes.get(one.tgid).service_name.clone(),
+            pid: one.tgid,
+            role: one.role.map(|role| match role {
+                Role::Server => "server",
+                Role::Client => "client",
+            }),
+            method: one.request.method.clone(),
+            path: path_of(&one.request.target).into(),
+            peer: connection.remote.to_string().into(),
+            seconds: now_ns.saturating_sub(one.began_ns) as f64 / 1e9,
+            answered: one.answered,
+        })
+        .collect()
+    }
+
     /// Applies the policy to the processes that run already.
     pub fn apply_policy(&mut self) {
         for update in self.host.discovery.start(&self.host.proc) {
@@ -457,6 +478,12 @@ impl Side {
         let role = Some(exchange.role);
         policy.decide_ports(facts, local.port(), remote.port(), role) != Decision::Trace
     }
+}
+
+/// Path of a target in origin form; in any other form it may hold more than that.
+fn path_of(target: &str) -> &str {
+    let path = target.split(['?', '#']).next();
+    path.filter(|path| path.starts_with('/')).unwrap_or("")
 }
 
 /// The exporters' `User-Agent`; libraries may append their own.

@@ -204,6 +204,7 @@ fn serve(admin: Admin, readiness: &Readiness, telemetry: Telemetry) -> Serving {
     let sources = Sources {
         readiness: readiness.clone(),
         ledger: Arc::clone(&telemetry.ledger),
+        open: telemetry.status.open(),
         metrics: Arc::new(move |format| render(&telemetry.snapshot(), &telemetry.recorded, format)),
     };
     let serving = admin.serve(sources, async move {

@@ -11,6 +11,7 @@ use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::{Exporter, Probes, ProgramCost, Snapshot, Tls};
+use crate::telemetry::open::OpenExchanges;
 use crate::trace::routes::RouteCounts;
 use crate::trace::sampling::SamplerCounts;
 use crate::trace::{JoinCounts, Link};
@@ -21,6 +22,7 @@ use super::outlet::Outlet;
 #[derive(Debug, Default)]
 pub struct Status {
     latest: Mutex<Snapshot>,
+    open: Arc<OpenExchanges>,
 }
 
 /// Name of the loss that only the kernel counts; see [`crate::kernel::programs`].
@@ -59,6 +61,11 @@ impl Status {
         latest.kernel_drops = drops;
         latest.ring.highest_bytes = counts.ring_highest;
         latest.unparsed_connections = counts.unparsed_connections.to_vec();
+    }
+
+    /// Where exchanges that have not ended are asked for.
+    pub fn open(&self) -> Arc<OpenExchanges> {
+        Arc::clone(&self.open)
     }
 
     /// Probes in TLS libraries.

@@ -20,7 +20,7 @@ use tracked::{Closed, Tracked};
 
 use crate::protocol::{
     At, Cause, CauseMethod, Connection, Direction, End, Exchange, ExchangeId, Input, Opened,
-    Outputs, Parser, Sessions,
+    Outputs, Parser, Sessions, Unfinished,
 };
 use crate::protocol::{http1, http2};
 use crate::telemetry::ledger::BytesSnapshot;
@@ -125,6 +125,14 @@ impl Ingest {
             .values()
             .map(|tracked| tracked.in_flight() as u64)
             .sum()
+    }
+
+    /// Exchanges that have begun and not ended, with their connections.
+    pub fn unfinished(&self) -> impl Iterator<Item = (Unfinished<'_>, &Connection)> {
+        self.connections.values().flat_map(|tracked| {
+            let unfinished = tracked.parser.unfinished();
+            unfinished.map(|one| (one, &*tracked.connection))
+        })
     }
 
     /// Counters since the last call.

@@ -181,6 +181,21 @@ pub struct Request {
     pub body_bytes: Option<u64>,
 }
 
+/// An exchange that has begun and not ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Unfinished<'a> {
+    /// Of this end, if it is known.
+    pub role: Option<Role>,
+    /// What its request says.
+    pub request: &'a Request,
+    /// Boot time, when its request began.
+    pub began_ns: u64,
+    /// The process at this end; 0 when not known.
+    pub tgid: u32,
+    /// The head of its response was seen.
+    pub answered: bool,
+}
+
 /// What a response says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -263,6 +278,16 @@ pub enum Endpoint {
     Unix(Option<Box<str>>),
     /// Not known: the plaintext of a TLS session whose socket was not found out.
     Unknown,
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Endpoint::Ip(address) => address.fmt(f),
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.as_deref().unwrap_or("")),
+            Endpoint::Unknown => f.write_str("unknown"),
+        }
+    }
 }
 
 /// What is known of a connection from the kernel's own socket.

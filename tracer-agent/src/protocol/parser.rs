@@ -4,7 +4,7 @@
 //! In: pieces of both directions; at the beginning, or when whoever looks at the bytes first says
 //! so, the protocol. Out: exchanges and counts, in [`Outputs`].
 
-use super::{At, Direction, End, Exchange, Input, Opened, Role, http1, http2};
+use super::{At, Direction, End, Exchange, Input, Opened, Role, Unfinished, http1, http2};
 
 /// Who parses a connection.
 #[derive(Debug)]
@@ -128,6 +128,15 @@ impl Parser {
             Parser::Http1(session) => session.in_flight(),
             Parser::Http2(session) => session.in_flight(),
             Parser::None => 0,
+        }
+    }
+
+    /// Exchanges that have begun and not ended; one that asked for an upgrade is left out meanwhile.
+    pub fn unfinished(&self) -> Box<dyn Iterator<Item = Unfinished<'_>> + '_> {
+        match self {
+            Parser::Http1(session) => Box::new(session.unfinished()),
+            Parser::Http2(session) => Box::new(session.unfinished()),
+            Parser::None => Box::new(std::iter::empty()),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::super::{At, Exchange, Outcome, Request, Response, Role};
+use super::super::{At, Exchange, Outcome, Request, Response, Role, Unfinished};
 use super::head::RequestHead;
 
 /// Most requests of one connection that may wait.
@@ -174,6 +174,17 @@ impl Answer {
 impl Queue {
     pub(super) fn len(&self) -> usize {
         self.pending.len()
+    }
+
+    /// All of them, oldest first.
+    pub(super) fn iter(&self, role: Option<Role>) -> impl Iterator<Item = Unfinished<'_>> {
+        self.pending.iter().map(move |pending| Unfinished {
+            role,
+            request: &pending.head.request,
+            began_ns: pending.began_ns,
+            tgid: pending.tgid,
+            answered: pending.response.is_some(),
+        })
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -4,7 +4,7 @@
 //! request becomes exactly one exchange or is counted as abandoned, or is still in flight.
 
 use super::super::opposite;
-use super::super::{At, Direction, Input, Role};
+use super::super::{At, Direction, Input, Role, Unfinished};
 use super::body::Body;
 use super::direction::{Found, Lane, State};
 use super::head::{Head, Kind};
@@ -122,6 +122,11 @@ impl Session {
     /// Requests without a finished exchange (for the ledger's `pending`).
     pub fn in_flight(&self) -> usize {
         self.queue.len() + usize::from(self.upgrade.as_ref().is_some_and(|u| u.exchange.is_some()))
+    }
+
+    /// Requests without a finished exchange; one that asked for an upgrade is left out.
+    pub fn unfinished(&self) -> impl Iterator<Item = Unfinished<'_>> {
+        self.queue.iter(self.role)
     }
 
     /// Nothing was received yet.
