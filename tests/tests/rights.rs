@@ -179,10 +179,8 @@ fn what_is_not_needed_is_given_up_and_not_by_the_command() {
     let agent = Start::new()
         .export_http(&receiver)
         .env("OTEL_TRACES_EXPORTER", "otlp,zipkin")
-        .env("OTEL_EXPORTER_ZIPKIN_ENDPOINT", format!("http://u:{secret}@{nobody}/api/v2/spans"))
+        .env("OTEL_EXPORTER_ZIPKIN_ENDPOINT", format!("http://{nobody}/api/v2/spans?key={secret}"))
         .env("OTEL_EXPORTER_OTLP_HEADERS", format!("authorization=Bearer%20{secret},x-key={secret}"))
-        .env("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", format!("http://u:{secret}@{nobody}/v1/metrics"))
-        .env("OTEL_METRIC_EXPORT_INTERVAL", "200")
         .env("RUST_LOG", "trace,h2=info,hyper=info")
         .ready();
     let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("threads");
