@@ -34,7 +34,9 @@ fn without(name: &str) -> Vec<&'static str> {
 /// Checks of `doctor` that say `missing`, by name, and whether anything can be traced.
 fn doctor(user: u32, capabilities: &[&str]) -> (BTreeSet<String>, bool) {
     let mut command = rights::command(user, capabilities);
-    command.arg(rights::reachable_agent()).args(["doctor", "--json"]);
+    command
+        .arg(rights::reachable_agent())
+        .args(["doctor", "--json"]);
     let output = command.output().expect("doctor");
     let checks: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let checks = checks.as_array().expect("an array");
@@ -100,7 +102,11 @@ fn without_a_capability_only_its_feature_is_off() {
         }
         // Uprobes take CAP_SYS_ADMIN on some kernels: the log and the doctor agree on it.
         let uprobes = missing.contains("probe programs");
-        assert_eq!(log.contains("no CAP_SYS_ADMIN"), uprobes, "{missing:?}\n{log}");
+        assert_eq!(
+            log.contains("no CAP_SYS_ADMIN"),
+            uprobes,
+            "{missing:?}\n{log}"
+        );
         spans
     };
     let has_paths = |spans: &[Span]| {
@@ -147,9 +153,21 @@ fn without_an_essential_capability_it_says_so() {
         let (found, can_trace) = doctor(NOBODY, capabilities);
         assert!(!can_trace && found.contains(missing), "{found:?}");
     };
-    check(&without("bpf"), "CAP_BPF and CAP_PERFMON", "load eBPF programs");
-    check(&without("perfmon"), "CAP_BPF and CAP_PERFMON", "load eBPF programs");
-    check(&without("dac_read_search"), "CAP_DAC_READ_SEARCH", "tracefs");
+    check(
+        &without("bpf"),
+        "CAP_BPF and CAP_PERFMON",
+        "load eBPF programs",
+    );
+    check(
+        &without("perfmon"),
+        "CAP_BPF and CAP_PERFMON",
+        "load eBPF programs",
+    );
+    check(
+        &without("dac_read_search"),
+        "CAP_DAC_READ_SEARCH",
+        "tracefs",
+    );
 }
 
 /// `CapEff`, `NoNewPrivs` and `Seccomp` of `/proc/…/status`.
@@ -179,8 +197,14 @@ fn what_is_not_needed_is_given_up_and_not_by_the_command() {
     let agent = Start::new()
         .export_http(&receiver)
         .env("OTEL_TRACES_EXPORTER", "otlp,zipkin")
-        .env("OTEL_EXPORTER_ZIPKIN_ENDPOINT", format!("http://{nobody}/api/v2/spans?key={secret}"))
-        .env("OTEL_EXPORTER_OTLP_HEADERS", format!("authorization=Bearer%20{secret},x-key={secret}"))
+        .env(
+            "OTEL_EXPORTER_ZIPKIN_ENDPOINT",
+            format!("http://{nobody}/api/v2/spans?key={secret}"),
+        )
+        .env(
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            format!("authorization=Bearer%20{secret},x-key={secret}"),
+        )
         .env("RUST_LOG", "trace,h2=info,hyper=info")
         .ready();
     let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("threads");
@@ -199,7 +223,9 @@ fn what_is_not_needed_is_given_up_and_not_by_the_command() {
     let service = Language::PythonThreaded.start().expect("the service");
     let run = session::unique();
     let spans = trace(&service, &run, &receiver);
-    let failed = poll_until(LIMIT, || agent.stderr().contains("cannot export").then_some(()));
+    let failed = poll_until(LIMIT, || {
+        agent.stderr().contains("cannot export").then_some(())
+    });
     assert!(failed.is_some(), "{}", agent.stderr());
     let mut said = vec![agent.metrics()];
     for page in ["/ledger", "/ledger/services", "/healthz", "/readyz"] {
@@ -208,12 +234,22 @@ fn what_is_not_needed_is_given_up_and_not_by_the_command() {
     let stopped = agent.stop();
     assert_exact(&spans, &run, &stopped.stderr);
     said.extend([stopped.stderr, stopped.stdout]);
-    for arguments in [&["config", "print"][..], &["config", "check"], &["doctor", "--json"]] {
+    for arguments in [
+        &["config", "print"][..],
+        &["config", "check"],
+        &["doctor", "--json"],
+    ] {
         let output = Command::new(agent::binary())
             .args(arguments)
             .env("OTEL_EXPORTER_OTLP_HEADERS", format!("x-key={secret}"))
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://u:{secret}@{nobody}"))
-            .env("OTEL_EXPORTER_ZIPKIN_ENDPOINT", format!("http://u:{secret}@{nobody}/"))
+            .env(
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                format!("http://u:{secret}@{nobody}"),
+            )
+            .env(
+                "OTEL_EXPORTER_ZIPKIN_ENDPOINT",
+                format!("http://u:{secret}@{nobody}/"),
+            )
             .output()
             .expect("the agent");
         said.push(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -238,5 +274,10 @@ fn command_has_all_rights() {
         .spawn();
     let stopped = agent.wait(LIMIT);
     assert!(stopped.status.success(), "{}", stopped.stderr);
-    assert_eq!(rights_in(&stopped.stdout), rights_in(&own), "{}", stopped.stderr);
+    assert_eq!(
+        rights_in(&stopped.stdout),
+        rights_in(&own),
+        "{}",
+        stopped.stderr
+    );
 }

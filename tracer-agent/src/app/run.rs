@@ -8,11 +8,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::AppError;
 use super::capture::{Capture, Start};
+use super::command::{self, Launcher};
 use super::reload::{Load, Reloader};
 use super::status::Status;
-use super::command::{self, Launcher};
-use super::AppError;
 use crate::config::Config;
 use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};

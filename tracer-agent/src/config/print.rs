@@ -24,7 +24,9 @@ impl Layers {
             let value = match (key.list, values.is_empty()) {
                 _ if key.name == keys::OTLP_HEADERS => headers(&values),
                 _ if key.name.ends_with(".endpoint") => {
-                    let shown = values.first().map(|value| quoted(&without_user(&value.text)));
+                    let shown = values
+                        .first()
+                        .map(|value| quoted(&without_user(&value.text)));
                     shown.unwrap_or_else(|| "~".to_owned())
                 }
                 (true, _) => {

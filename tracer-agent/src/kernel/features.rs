@@ -237,7 +237,11 @@ fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 /// No version tells what the kernel asks for (see `rights`), so it is asked itself where this is about
 /// the host that this process runs on.
 fn uprobes(host: &Host, features: &Features) -> Uprobes {
-    if !host.sys.join("bus/event_source/devices/uprobe/type").exists() {
+    if !host
+        .sys
+        .join("bus/event_source/devices/uprobe/type")
+        .exists()
+    {
         return Uprobes::Absent;
     }
     let may = match host.is_real() {

@@ -10,7 +10,9 @@ pub enum LoadError {
     #[error("this binary was built without its kernel side; build it with `cargo xtask build`")]
     NotBuilt,
     /// Missing rights.
-    #[error("loading eBPF programs is not permitted; run as root, or with CAP_BPF and CAP_PERFMON (see `tracer-agent doctor`)")]
+    #[error(
+        "loading eBPF programs is not permitted; run as root, or with CAP_BPF and CAP_PERFMON (see `tracer-agent doctor`)"
+    )]
     NotPermitted,
     /// No usable type information.
     #[error(transparent)]
@@ -30,7 +32,9 @@ pub enum LoadError {
         source: aya::programs::ProgramError,
     },
     /// Nothing could be attached.
-    #[error("no data syscall could be attached: {0}; is tracefs mounted at /sys/kernel/tracing, and may this user read it (CAP_DAC_READ_SEARCH)?")]
+    #[error(
+        "no data syscall could be attached: {0}; is tracefs mounted at /sys/kernel/tracing, and may this user read it (CAP_DAC_READ_SEARCH)?"
+    )]
     NothingAttached(String),
     /// The object and the agent do not fit.
     #[error("the eBPF object has no {0}; rebuild with `cargo xtask build`")]

@@ -159,7 +159,10 @@ pub fn take_refused() -> Vec<String> {
     let name = |number: u32| {
         let mut known = NEVER.iter().chain(OF_ARCH);
         let known = known.find(|(_, of)| *of == i64::from(number));
-        known.map_or_else(|| format!("number {number}"), |(name, _)| (*name).to_owned())
+        known.map_or_else(
+            || format!("number {number}"),
+            |(name, _)| (*name).to_owned(),
+        )
     };
     sys::take_refused().into_iter().map(name).collect()
 }
@@ -229,7 +232,9 @@ mod tests {
         });
         filtered.join().expect("the filtered thread");
         assert!(!rustix::thread::no_new_privs().expect("asked"));
-        let started = std::process::Command::new("true").status().expect("started");
+        let started = std::process::Command::new("true")
+            .status()
+            .expect("started");
         assert!(started.success());
     }
 }

@@ -132,7 +132,11 @@ fn needed(permitted: CapabilitySet, wanted: &Wanted<'_>, takes_sys_admin: bool) 
             CapabilitySet::NET_BIND_SERVICE,
         ),
         (
-            wanted.written.iter().flatten().any(|path| is_of_others(path)),
+            wanted
+                .written
+                .iter()
+                .flatten()
+                .any(|path| is_of_others(path)),
             CapabilitySet::DAC_OVERRIDE,
         ),
     ];
@@ -151,7 +155,13 @@ fn is_of_others(path: &Path) -> bool {
     let me = rustix::process::geteuid().as_raw();
     let there = path
         .ancestors()
-        .map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path })
+        .map(|path| {
+            if path.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                path
+            }
+        })
         .find_map(|path| std::fs::metadata(path).ok());
     there.is_some_and(|metadata| metadata.uid() != me)
 }
@@ -226,30 +236,48 @@ mod tests {
         let nothing = Wanted::default();
         check(all, nothing, false, base);
         check(all, nothing, true, base);
-        let uprobes = Wanted { uprobes: true, ..nothing };
+        let uprobes = Wanted {
+            uprobes: true,
+            ..nothing
+        };
         check(all, uprobes, false, base);
         check(all, uprobes, true, base | CapabilitySet::SYS_ADMIN);
         // What is not held is not kept, and what stands for it is.
         check(EBPF, uprobes, true, EBPF);
         let admin = CapabilitySet::SYS_ADMIN;
         check(admin, nothing, false, admin);
-        let propagate = Wanted { propagate: true, ..nothing };
+        let propagate = Wanted {
+            propagate: true,
+            ..nothing
+        };
         check(all, propagate, false, base | CapabilitySet::NET_ADMIN);
-        let measure = Wanted { measure: true, ..nothing };
+        let measure = Wanted {
+            measure: true,
+            ..nothing
+        };
         check(all, measure, false, base | admin);
         for (port, more) in [
             (80, CapabilitySet::NET_BIND_SERVICE),
             (9468, CapabilitySet::empty()),
         ] {
-            let wanted = Wanted { admin_port: Some(port), ..nothing };
+            let wanted = Wanted {
+                admin_port: Some(port),
+                ..nothing
+            };
             check(all, wanted, false, base | more);
         }
         let own = std::env::current_exe().expect("a file of this user");
-        let wanted = Wanted { written: [Some(&own), None], ..nothing };
+        let wanted = Wanted {
+            written: [Some(&own), None],
+            ..nothing
+        };
         check(all, wanted, false, base);
         let directory = tempfile::tempdir().expect("directory");
         let inside = directory.path().join("not/there/yet");
-        let wanted = Wanted { written: [None, Some(&inside)], ..nothing };
+        let wanted = Wanted {
+            written: [None, Some(&inside)],
+            ..nothing
+        };
         check(all, wanted, false, base);
     }
 

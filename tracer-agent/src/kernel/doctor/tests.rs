@@ -284,10 +284,7 @@ fn exactly_the_capabilities_that_are_needed() {
     );
     // And CHECKPOINT_RESTORE 40.
     fake.capabilities("000001c000080004", 1000);
-    fake.check(
-        true,
-        &[("attach to sockets", Missing, "no CAP_NET_ADMIN")],
-    );
+    fake.check(true, &[("attach to sockets", Missing, "no CAP_NET_ADMIN")]);
 }
 
 #[test]
