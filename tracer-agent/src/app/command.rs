@@ -17,7 +17,12 @@ pub fn start(command: &[OsString]) -> Result<Child, AppError> {
     let [program, args @ ..] = command else {
         unreachable!("clap gives no empty command");
     };
-    let started = Command::new(program).args(args).kill_on_drop(true).spawn();
+    let started = Command::new(program)
+        .args(args)
+        // The service manager is the agent's, not the command's.
+        .env_remove("NOTIFY_SOCKET")
+        .kill_on_drop(true)
+        .spawn();
     started.map_err(|source| AppError::Command {
         command: program.to_string_lossy().into_owned(),
         source,

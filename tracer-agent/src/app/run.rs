@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::capture::{Capture, Start};
+use super::notify::Notify;
 use super::reload::{Load, Reloader};
 use super::status::Status;
 use super::{AppError, command};
@@ -114,18 +115,21 @@ pub async fn run(
     };
     capture.tls_looked().await;
     readiness.ready();
+    let notify = Notify::from_environment();
+    notify.ready();
     // Loading took more than running needs.
     crate::sys::give_memory_back();
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 
     let ended = match command {
-        Some(words) => follow(&words, &mut signals, &capture, &mut reloader).await,
-        None => wait(&mut signals, &capture, &mut reloader)
+        Some(words) => follow(&words, &mut signals, &capture, &mut reloader, &notify).await,
+        None => wait(&mut signals, &capture, &mut reloader, &notify)
             .await
             .map(|()| ExitCode::SUCCESS),
     };
     let deadline = Instant::now() + SHUTDOWN;
     readiness.not_ready("the agent is shutting down");
+    notify.stopping(SHUTDOWN);
     let capture = tokio::task::spawn_blocking(move || capture.stop());
     if tokio::time::timeout_at(deadline, capture).await.is_err() {
         tracing::warn!("the ring could not be emptied in time");
@@ -260,13 +264,18 @@ async fn wait(
     signals: &mut Signals,
     capture: &Capture,
     reloader: &mut Reloader,
+    notify: &Notify,
 ) -> Result<(), AppError> {
     let mut watch = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             asked = signals.any() => match asked {
                 Asked::Stop => return Ok(()),
-                Asked::Reload => reloader.reload(capture),
+                Asked::Reload => {
+                    notify.reloading();
+                    reloader.reload(capture);
+                    notify.ready();
+                }
             },
             _ = watch.tick() => if capture.ended() { return Err(AppError::CaptureEnded) },
         }
@@ -279,10 +288,11 @@ async fn follow(
     signals: &mut Signals,
     capture: &Capture,
     reloader: &mut Reloader,
+    notify: &Notify,
 ) -> Result<ExitCode, AppError> {
     let mut child: Child = command::start(words)?;
     tokio::select! {
-        ended = wait(signals, capture, reloader) => {
+        ended = wait(signals, capture, reloader, notify) => {
             command::end(&mut child).await;
             ended?;
         }
