@@ -117,6 +117,22 @@ impl Start {
         self
     }
 
+    /// Has this command start it, which takes the agent's own as further arguments.
+    pub fn under(mut self, mut wrapper: Command) -> Self {
+        wrapper
+            .arg(self.command.get_program())
+            .args(self.command.get_args())
+            .stdin(Stdio::null());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => wrapper.env(name, value),
+                None => wrapper.env_remove(name),
+            };
+        }
+        self.command = wrapper;
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub fn ready(self) -> Agent {
         let mut agent = self.spawn();

@@ -17,8 +17,24 @@ pub enum Arch {
     Aarch64,
 }
 
-/// Cargo's profile of what is given to users.
-const PROFILE: &str = "dist";
+/// How well it is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// For users.
+    Dist,
+    /// For tests of what is around it: soon done, and slower.
+    Test,
+}
+
+impl Profile {
+    /// Cargo's name for it.
+    fn name(self) -> &'static str {
+        match self {
+            Profile::Dist => "dist",
+            Profile::Test => "dist-test",
+        }
+    }
+}
 
 impl Arch {
     /// Where this program runs.
@@ -63,7 +79,7 @@ impl Arch {
     }
 
     /// Builds the agent, whose kernel side lies where its build script looks for it.
-    pub fn build(self) -> Result<PathBuf> {
+    pub fn build(self, profile: Profile) -> Result<PathBuf> {
         let target = self.target();
         setup::standard_library(target)?;
         let compiler = setup::c_compiler(self.name())?;
@@ -71,7 +87,7 @@ impl Arch {
         let linker = format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase());
         let mut command = sh::cargo();
         command
-            .args(["build", "--locked", "--profile", PROFILE])
+            .args(["build", "--locked", "--profile", profile.name()])
             .args(["--target", target])
             .args(["--package", "tracer-agent", "--bin", "tracer-agent"])
             .arg("--target-dir")
@@ -82,7 +98,10 @@ impl Arch {
             .env(linker, "rust-lld")
             .env("CARGO_ENCODED_RUSTFLAGS", remapped());
         sh::run(&mut command)?;
-        let binary = sh::target().join(target).join(PROFILE).join("tracer-agent");
+        let binary = sh::target()
+            .join(target)
+            .join(profile.name())
+            .join("tracer-agent");
         self.check(&binary)?;
         Ok(binary)
     }

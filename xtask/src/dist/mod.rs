@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use crate::setup::Setup;
 use crate::{ebpf, setup, sh};
-use arch::Arch;
+use arch::{Arch, Profile};
 use archive::Entry;
 
 /// Of every package of the workspace.
@@ -43,7 +43,7 @@ pub struct Built {
 pub fn dist(args: &DistArgs) -> Result<()> {
     let time = archive::epoch()?;
     let mut sums = String::new();
-    for built in build(&args.arches, time)? {
+    for built in build(&args.arches, Profile::Dist, time)? {
         let name = format!("tracer-agent-{VERSION}-linux-{}", built.arch.name());
         let archive = format!("{name}.tar.gz");
         let packed = archive::gzip(&archive::tar(entries(&name, &built)?, time)?)?;
@@ -62,21 +62,24 @@ pub fn dist(args: &DistArgs) -> Result<()> {
 }
 
 /// Builds each, this machine's if none is named, and writes its bill of materials beside it.
-pub fn build(arches: &[Arch], time: u64) -> Result<Vec<Built>> {
+pub fn build(arches: &[Arch], profile: Profile, time: u64) -> Result<Vec<Built>> {
     let arches = wanted(arches)?;
     let setup = setup::for_build()?;
     ebpf::build(&setup, false)?;
     arches
         .into_iter()
         .map(|arch| {
-            let binary = place(arch, &arch.build()?)?;
+            let mut binary = arch.build(profile)?;
+            if profile == Profile::Dist {
+                binary = place(arch, &binary)?;
+            }
             finish(&setup, arch, binary, time)
         })
         .collect()
 }
 
 /// Without repetition, in a stable order.
-pub fn wanted(arches: &[Arch]) -> Result<Vec<Arch>> {
+fn wanted(arches: &[Arch]) -> Result<Vec<Arch>> {
     let mut arches = match arches {
         [] => vec![Arch::host()?],
         some => some.to_vec(),

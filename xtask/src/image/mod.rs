@@ -6,12 +6,10 @@
 
 mod layout;
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 
-use crate::dist::arch::Arch;
+use crate::dist::arch::{Arch, Profile};
 use crate::dist::archive::{self, Entry};
 use crate::dist::{self, VERSION};
 use crate::sh;
@@ -23,12 +21,9 @@ pub struct ImageArgs {
     /// Only this architecture (repeatable; default: this machine's)
     #[arg(long = "arch", value_name = "ARCH")]
     arches: Vec<Arch>,
-    /// Take this static binary, of this machine's architecture, in place of one built now
-    #[arg(long, value_name = "FILE", conflicts_with = "arches")]
-    agent: Option<PathBuf>,
-    /// Where the layout goes; the archive goes beside it
-    #[arg(long, value_name = "DIRECTORY")]
-    output: Option<PathBuf>,
+    /// Build faster what runs slower, as target/image-test: what the end-to-end tests use
+    #[arg(long, conflicts_with = "arches")]
+    test: bool,
 }
 
 /// Where distributions of Linux keep the authorities, and where the agent looks for them.
@@ -36,62 +31,53 @@ const AUTHORITIES: &str = "etc/ssl/certs/ca-certificates.crt";
 
 /// `cargo xtask image`.
 pub fn image(args: &ImageArgs) -> Result<()> {
-    let output = args
-        .output
-        .clone()
-        .unwrap_or_else(|| sh::target().join("image"));
+    make(&args.arches, args.test)
+}
+
+/// The image of the end-to-end tests.
+pub fn for_tests() -> Result<()> {
+    make(&[], true)
+}
+
+fn make(arches: &[Arch], test: bool) -> Result<()> {
+    let (name, profile) = match test {
+        true => ("image-test", Profile::Test),
+        false => ("image", Profile::Dist),
+    };
+    let output = sh::target().join(name);
     let time = archive::epoch()?;
     let common = Common {
         time,
         revision: archive::revision(),
     };
     let mut layout = Layout::new(&output, common)?;
-    match &args.agent {
-        Some(agent) => {
-            let arch = Arch::host()?;
-            arch.check(agent)?;
-            layout.add(arch, files(dist::read(agent)?, None)?)?;
-        }
-        None => {
-            for built in dist::build(&args.arches, time)? {
-                let name = format!("image-{}.cdx.json", built.arch.name());
-                dist::write(&output.with_file_name(name), built.sbom.as_bytes())?;
-                let files = files(dist::read(&built.binary)?, Some(&built.sbom))?;
-                layout.add(built.arch, files)?;
-            }
-        }
+    for built in dist::build(arches, profile, time)? {
+        let bill = format!("{name}-{}.cdx.json", built.arch.name());
+        dist::write(&output.with_file_name(bill), built.sbom.as_bytes())?;
+        layout.add(built.arch, files(dist::read(&built.binary)?, &built.sbom)?)?;
     }
     let digest = layout.finish()?;
     let packed = layout::pack(&output, time)?;
-    let archive = output.with_extension("tar");
-    dist::write(&archive, &packed)?;
+    dist::write(&output.with_extension("tar"), &packed)?;
     eprintln!(
-        "image: {}: version {VERSION}, {digest}, {:.1} MiB; as one file: {}",
-        output.display(),
-        dist::mebibytes(&packed),
-        archive.display()
+        "image: target/{name}, and as one file target/{name}.tar: version {VERSION}, {:.1} MiB, {digest}",
+        dist::mebibytes(&packed)
     );
     Ok(())
 }
 
 /// The image's root file system. Mount points are there, because it is meant to be mounted read-only.
-fn files(agent: Vec<u8>, sbom: Option<&str>) -> Result<Vec<Entry>> {
+fn files(agent: Vec<u8>, sbom: &str) -> Result<Vec<Entry>> {
     const DOC: &str = "usr/share/doc/tracer-agent";
     let mut files = vec![
         Entry::file("usr/bin/tracer-agent", 0o755, agent),
         Entry::file(AUTHORITIES, 0o644, authorities()?),
+        Entry::file(&format!("{DOC}/tracer-agent.cdx.json"), 0o644, sbom),
         Entry::directory("tmp", 0o1777),
         Entry::directory("var/spool/tracer-agent", 0o700),
     ];
     for mount_point in ["dev", "proc", "run", "sys", "etc/tracer-agent"] {
         files.push(Entry::directory(mount_point, 0o755));
-    }
-    if let Some(sbom) = sbom {
-        files.push(Entry::file(
-            &format!("{DOC}/tracer-agent.cdx.json"),
-            0o644,
-            sbom,
-        ));
     }
     for (name, bytes) in dist::licences()? {
         files.push(Entry::file(&format!("{DOC}/{name}"), 0o644, bytes));
@@ -135,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_root_file_system_is_whole() {
-        let files = files(vec![1], Some("{}")).expect("files");
+        let files = files(vec![1], "{}").expect("files");
         let find = |path: &str| files.iter().find(|file| file.path == path).expect(path);
         assert_eq!(find("usr/bin/tracer-agent").mode, 0o755);
         assert_eq!(find("tmp").mode, 0o1777);
