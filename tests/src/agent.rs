@@ -117,19 +117,20 @@ impl Start {
         self
     }
 
-    /// Has this command start it, which takes the agent's own as further arguments.
-    pub fn under(mut self, mut wrapper: Command) -> Self {
-        wrapper
-            .arg(self.command.get_program())
+    /// As this user, with these capabilities (`bpf`, `perfmon`, …) and no others.
+    pub fn with_rights(mut self, user: u32, capabilities: &[&str]) -> Self {
+        let mut command = crate::rights::command(user, capabilities);
+        command
+            .arg(crate::rights::reachable_agent())
             .args(self.command.get_args())
             .stdin(Stdio::null());
         for (name, value) in self.command.get_envs() {
             match value {
-                Some(value) => wrapper.env(name, value),
-                None => wrapper.env_remove(name),
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
             };
         }
-        self.command = wrapper;
+        self.command = command;
         self
     }
 

@@ -14,12 +14,13 @@ use tracer_tests::span::{Span, from_json_lines};
 
 const REQUESTS: usize = 500;
 /// What docs/install.md says that the container needs, with the bits of the kernel.
-const CAPABILITIES: [(&str, u32); 5] = [
+const CAPABILITIES: [(&str, u32); 6] = [
     ("CAP_DAC_READ_SEARCH", 2),
     ("CAP_SYS_PTRACE", 19),
     ("CAP_SYS_ADMIN", 21),
     ("CAP_PERFMON", 38),
     ("CAP_BPF", 39),
+    ("CAP_CHECKPOINT_RESTORE", 40),
 ];
 const ARRIVAL: Duration = Duration::from_secs(60);
 

@@ -11,6 +11,7 @@ use tracer_tests::check::{Server, Sides, assert_run};
 use tracer_tests::driver::Plan;
 use tracer_tests::finish::finish;
 use tracer_tests::receiver::Receiver;
+use tracer_tests::rights::NOBODY;
 use tracer_tests::services::Language;
 use tracer_tests::session::{Session, skipped};
 use tracer_tests::span::from_json_lines;
@@ -19,8 +20,6 @@ use tracer_tests::sys;
 const REQUESTS: usize = 200;
 /// In tenths, as `systemd-analyze` takes it: 2.5.
 const EXPOSURE: u32 = 25;
-/// Nobody's user and group.
-const USER: &str = "61234";
 const WAIT: Duration = Duration::from_secs(30);
 
 fn unit() -> PathBuf {
@@ -80,17 +79,11 @@ fn the_rights_of_the_unit_are_enough() {
     };
     let capabilities = setting("AmbientCapabilities");
     assert_eq!(capabilities, setting("CapabilityBoundingSet"));
-    let mut sets = "-all".to_owned();
-    for capability in capabilities.split(' ') {
-        let name = capability.strip_prefix("CAP_").expect("CAP_");
-        sets.push_str(",+");
-        sets.push_str(&name.to_lowercase());
-    }
-    let mut wrapper = Command::new("setpriv");
-    wrapper
-        .args(["--reuid", USER, "--regid", USER, "--clear-groups"])
-        .args(["--inh-caps", &sets, "--ambient-caps", &sets])
-        .args(["--bounding-set", &sets, "--no-new-privs"]);
+    let names: Vec<String> = capabilities
+        .split(' ')
+        .map(|name| name.strip_prefix("CAP_").expect("CAP_").to_lowercase())
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("notify");
     let manager = UnixDatagram::bind(&path).expect("bind");
@@ -109,12 +102,12 @@ fn the_rights_of_the_unit_are_enough() {
     let agent = Start::new()
         .export_http(&receiver)
         .env("NOTIFY_SOCKET", &path)
-        .under(wrapper)
+        .with_rights(NOBODY, &names)
         .ready();
     assert_eq!(told(), "READY=1");
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("status");
     let user = status.lines().find(|line| line.starts_with("Uid:"));
-    let users = [USER; 4].join("\t");
+    let users = [NOBODY.to_string().as_str(); 4].join("\t");
     assert_eq!(user, Some(format!("Uid:\t{users}").as_str()));
     let log = agent.stderr();
     assert!(!log.contains("cannot be probed"), "{log}");
