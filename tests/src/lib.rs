@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod check;
 pub mod collector;
+pub mod container;
 pub mod driver;
 pub mod finish;
 pub mod grpc;

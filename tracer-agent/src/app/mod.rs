@@ -4,6 +4,7 @@
 
 mod capture;
 mod command;
+mod notify;
 mod outlet;
 mod pipeline;
 mod reload;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::AppError;
 use super::capture::{Capture, Start};
 use super::command::{self, Launcher};
+use super::notify::Notify;
 use super::reload::{Load, Reloader};
 use super::status::Status;
 use crate::config::Config;
@@ -109,18 +110,21 @@ pub async fn run(
     };
     capture.tls_looked().await;
     readiness.ready();
+    let notify = Notify::from_environment();
+    notify.ready();
     // Loading took more than running needs.
     crate::sys::give_memory_back();
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 
     let ended = match command {
-        Some(launcher) => follow(launcher, &mut signals, &capture, &mut reloader).await,
-        None => wait(&mut signals, &capture, &mut reloader)
+        Some(launcher) => follow(launcher, &mut signals, &capture, &mut reloader, &notify).await,
+        None => wait(&mut signals, &capture, &mut reloader, &notify)
             .await
             .map(|()| ExitCode::SUCCESS),
     };
     let deadline = Instant::now() + SHUTDOWN;
     readiness.not_ready("the agent is shutting down");
+    notify.stopping(SHUTDOWN);
     let capture = tokio::task::spawn_blocking(move || capture.stop());
     if tokio::time::timeout_at(deadline, capture).await.is_err() {
         tracing::warn!("the ring could not be emptied in time");
@@ -256,6 +260,7 @@ async fn wait(
     signals: &mut Signals,
     capture: &Capture,
     reloader: &mut Reloader,
+    notify: &Notify,
 ) -> Result<(), AppError> {
     let mut watch = tokio::time::interval(Duration::from_secs(1));
     let mut told = std::collections::BTreeSet::new();
@@ -263,7 +268,11 @@ async fn wait(
         tokio::select! {
             asked = signals.any() => match asked {
                 Asked::Stop => return Ok(()),
-                Asked::Reload => reloader.reload(capture),
+                Asked::Reload => {
+                    notify.reloading();
+                    reloader.reload(capture);
+                    notify.ready();
+                }
             },
             _ = watch.tick() => {
                 if capture.ended() {
@@ -285,10 +294,11 @@ async fn follow(
     signals: &mut Signals,
     capture: &Capture,
     reloader: &mut Reloader,
+    notify: &Notify,
 ) -> Result<ExitCode, AppError> {
     let mut child = launcher.start().await?;
     tokio::select! {
-        ended = wait(signals, capture, reloader) => {
+        ended = wait(signals, capture, reloader, notify) => {
             child.end().await;
             ended?;
         }

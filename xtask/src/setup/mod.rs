@@ -5,6 +5,7 @@
 //! source. Both need bpf-linker, made for the same LLVM.
 
 mod apt;
+mod dist;
 mod linker;
 mod mounts;
 mod peers;
@@ -12,6 +13,7 @@ mod tests;
 mod toolchain;
 mod vm;
 
+pub use dist::{c_compiler, rust_tool, standard_library, target_libraries};
 pub use linker::Linker;
 pub use mounts::mount_all;
 pub use tests::{for_tests, venv_bin};

@@ -10,7 +10,7 @@ use super::peers;
 use crate::sh;
 
 /// Programs and the Debian packages they come with.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 16] = [
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
@@ -23,6 +23,10 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("openssl", "openssl"),
     ("gcc", "gcc"),
     ("python3", "python3"),
+    ("setpriv", "util-linux"),
+    ("umoci", "umoci"),
+    ("runc", "runc"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Runtimes of services in other languages: used if they are there.
@@ -146,12 +150,17 @@ impl GoReceiver {
 }
 
 /// Python packages of the tests: what to ask them whether they are there, and what needs them.
-const PYTHON_PACKAGES: [(&str, &str, &str); 5] = [
+const PYTHON_PACKAGES: [(&str, &str, &str); 6] = [
     ("gunicorn", "import gunicorn", "the gunicorn service"),
     ("grpcio", "import grpc", "gRPC in Python"),
     ("requests", "import requests", "HTTPS by requests"),
     ("aiohttp", "import aiohttp", "HTTPS by aiohttp"),
     ("uvicorn", "import uvicorn", "HTTPS by uvicorn"),
+    (
+        "cyclonedx-python-lib[json-validation]",
+        "import cyclonedx.validation.json, jsonschema",
+        "the check of the bill of materials",
+    ),
 ];
 
 /// Makes the venv and installs what is missing in it.
