@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::UProbe;
-use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
-use tracer_common::abi::MappedFile;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope};
+use rustc_hash::FxHashSet;
+use tracer_common::abi::{MappedFile, place};
 
 use super::error::{self, LoadError};
 use super::load;
-use crate::discover::binary::{Target, TlsFunction};
+use crate::discover::binary::{Function, Target, TlsFunction};
 
 /// Programs reached by tail call, in the order of their indexes in the `TLS_PROGRAMS` map.
 const TAIL_CALLED: [&str; 4] = ["tls_window", "tls_head", "tls_chunks", "tls_frames"];
@@ -36,6 +37,7 @@ pub struct TlsProbes {
 #[derive(Debug)]
 pub struct Attached {
     links: Vec<(&'static str, UProbeLinkId)>,
+    places: FxHashSet<(&'static str, Place)>,
     /// Functions probed.
     pub functions: Vec<TlsFunction>,
     /// Functions that could not be, with the reason.
@@ -88,6 +90,7 @@ impl TlsProbes {
     pub fn attach(&mut self, target: &Target) -> Result<Attached, LoadError> {
         let mut attached = Attached {
             links: Vec::new(),
+            places: FxHashSet::default(),
             functions: Vec::new(),
             failed: Vec::new(),
         };
@@ -120,8 +123,13 @@ impl TlsProbes {
             let returns = function.returns.iter().map(|at| (exit, *at));
             let mut points = returns.chain([(Some(entry), function.entry)]);
             let result = points.try_for_each(|(program, at)| {
-                if let Some(program) = program {
-                    let link = attach_at(&mut ebpf, program, at, &target.path)?;
+                let Some(program) = program else {
+                    return Ok(());
+                };
+                let place = Place::of(function, at);
+                // Functions that end in a jump to another one share its RETs.
+                if attached.places.insert((program, place)) {
+                    let link = attach_at(&mut ebpf, program, place, &target.path)?;
                     attached.links.push((program, link));
                 }
                 Ok::<(), LoadError>(())
@@ -159,14 +167,44 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe,
     program.try_into().map_err(|_| LoadError::Mismatch(name))
 }
 
+/// Where a probe goes: offset in the file, and what its program is told (`abi::place`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    at: u64,
+    cookie: u64,
+}
+
+impl Place {
+    /// The place that the kernel handles with one trap, if there is one, for an entry or a RET.
+    fn of(function: &Function, at: u64) -> Self {
+        let mut quick = function.quick.iter();
+        match quick.find(|quick| quick.of == at && load::has_cookies()) {
+            Some(quick) => Place {
+                at: quick.at,
+                cookie: u64::from(quick.depth)
+                    | if at == function.entry {
+                        0
+                    } else {
+                        place::IF_EQUAL
+                    },
+            },
+            None => Place { at, cookie: 0 },
+        }
+    }
+}
+
 fn attach_at(
     ebpf: &mut Ebpf,
     name: &'static str,
-    at: u64,
+    Place { at, cookie }: Place,
     path: &Path,
 ) -> Result<UProbeLinkId, LoadError> {
+    let point = UProbeAttachPoint {
+        location: UProbeAttachLocation::AbsoluteOffset(at),
+        cookie: (cookie != 0).then_some(cookie),
+    };
     program(ebpf, name)?
-        .attach(at, path, UProbeScope::AllProcesses)
+        .attach(point, path, UProbeScope::AllProcesses)
         .map_err(|source| error::failed("attach", name, source))
 }
 

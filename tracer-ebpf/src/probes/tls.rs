@@ -3,12 +3,14 @@
 //! Hooks: uprobes at the entry of a function, and at each of its RET instructions; never
 //! uretprobes, which put a return address of their own on the stack. A return belongs to the entry at
 //! the same stack pointer. Of calls within each other for the same session only the outer one counts.
+//! A probe may be at another instruction in place of an entry or of a RET (`abi::place`).
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
 use aya_ebpf::macros::uprobe;
 use aya_ebpf::programs::ProbeContext;
-use tracer_common::abi::{cause_method, direction, drop_reason, end};
+use tracer_common::abi::{cause_method, direction, drop_reason, end, place};
 
 use super::io::{Caller, wants_a_look};
 use crate::cause::{self, Cause};
@@ -23,6 +25,25 @@ use crate::way::{Uprobes, Way};
 #[inline(always)]
 fn register(ctx: &ProbeContext, offset: &aya_ebpf::Global<u32>) -> Option<u64> {
     field(ctx.as_ptr() as u64, offset)
+}
+
+/// The stack pointer at the entry and at the RET, whichever instruction this is.
+#[inline(always)]
+fn stack_pointer(ctx: &ProbeContext) -> Option<u64> {
+    let mut depth = 0;
+    if kernel::COOKIES.load() != 0 {
+        // SAFETY: the helper takes the context.
+        let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+        depth = cookie & place::DEPTH;
+        if cookie & place::IF_EQUAL != 0 {
+            const ZERO: u64 = 1 << 6;
+            let flags = register(ctx, &kernel::REGS_FLAGS)?;
+            if flags & ZERO == 0 {
+                return None;
+            }
+        }
+    }
+    Some(register(ctx, &kernel::REGS_SP)?.wrapping_add(depth))
 }
 
 macro_rules! entries {
@@ -67,7 +88,7 @@ fn thread_of_c(ctx: &ProbeContext, caller: &Caller) -> Option<(ThreadKey, u64)> 
         id: (caller.tgid as u64) << 32 | caller.tid as u64,
         goroutine: 0,
     };
-    Some((key, register(ctx, &kernel::REGS_SP)?))
+    Some((key, stack_pointer(ctx)?))
 }
 
 /// The same of a goroutine, whose stack may be moved meanwhile: its place is told from the stack's
@@ -77,7 +98,7 @@ fn goroutine(ctx: &ProbeContext, caller: &Caller) -> Option<(ThreadKey, u64)> {
     let goroutine = register(ctx, &kernel::REGS_GOROUTINE)?;
     // SAFETY: the helper checks the address.
     let end: u64 = unsafe { bpf_probe_read_user((goroutine + 8) as *const _) }.ok()?;
-    let depth = end.wrapping_sub(register(ctx, &kernel::REGS_SP)?);
+    let depth = end.wrapping_sub(stack_pointer(ctx)?);
     let key = ThreadKey {
         id: (caller.tgid as u64) << 32,
         goroutine,

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use super::code::Quick;
+
 /// Which file this is, and which content of it: a file that was replaced or rewritten has another
 /// identity, a file that was renamed or deleted while mapped keeps its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -143,6 +145,8 @@ pub struct Function {
     /// File offsets of all RETs through which a call of it can return, sorted; all of them or, only
     /// for those that can do without ([`TlsFunction::needs_returns`]), none.
     pub returns: Vec<u64>,
+    /// What costs less to probe in place of the entry and of some of the RETs, as file offsets.
+    pub quick: Vec<Quick>,
 }
 
 /// A function that is there but cannot be attached to.

@@ -9,7 +9,7 @@ mod pclntab;
 use std::ops::Range;
 
 use super::BinaryError;
-use super::code::{self, Extents, NotUnderstood};
+use super::code::{self, Convention, Extents, NotUnderstood, Points, Quick};
 use super::elf::{Elf, Machine};
 use super::libraries::Library;
 use super::types::{Function, GoLayout, GoTls, Refused, TlsFunction, TlsLibrary};
@@ -46,6 +46,8 @@ pub struct GoFunction {
     pub entry: u64,
     /// File offsets of its RETs, or why they are not known.
     pub returns: Result<Vec<u64>, String>,
+    /// What costs less to probe in place of some of these, as file offsets.
+    pub quick: Vec<Quick>,
 }
 
 /// A Go program whose function table was understood.
@@ -90,19 +92,22 @@ impl<'a> GoProgram<'a> {
             .into_iter()
             .filter_map(|(name, range)| {
                 let entry = self.elf.code_offset(&range)?;
+                let (returns, quick) = match self.points(&range) {
+                    Ok(Points { returns, quick }) => (Ok(returns), quick),
+                    Err(error) => (Err(error.to_string()), Vec::new()),
+                };
                 Some(GoFunction {
                     name,
                     entry,
-                    returns: self.returns(&range).map_err(|error| error.to_string()),
+                    returns,
+                    quick,
                 })
             })
             .collect())
     }
 
-    fn returns(&self, range: &Range<u64>) -> Result<Vec<u64>, NotUnderstood> {
-        let addresses = code::returns(self.elf, self, range.clone())?;
-        let offset = |address: &u64| self.elf.offset(*address).ok_or(NotUnderstood::NoCode);
-        addresses.iter().map(offset).collect()
+    fn points(&self, range: &Range<u64>) -> Result<Points, NotUnderstood> {
+        code::points(self.elf, self, range.clone(), Convention::Go)?.offsets(self.elf)
     }
 
     /// crypto/tls: what it is and what of it can be attached to; `None` if the program has none.
@@ -119,11 +124,13 @@ impl<'a> GoProgram<'a> {
                     probe,
                     entry,
                     returns,
+                    quick: function.quick,
                 }),
                 Err(_) if !probe.needs_returns() => functions.push(Function {
                     probe,
                     entry,
                     returns: Vec::new(),
+                    quick: Vec::new(),
                 }),
                 Err(reason) => refused.push(Refused { probe, reason }),
             }
