@@ -46,6 +46,8 @@ const OPENSSL: &[(&str, TlsFunction)] = &[
     ("SSL_write", F::SslWrite),
     ("SSL_write_ex", F::SslWriteEx),
     ("SSL_write_ex2", F::SslWriteEx2),
+    ("SSL_read_early_data", F::SslReadEarlyData),
+    ("SSL_write_early_data", F::SslWriteEarlyData),
     ("SSL_sendfile", F::SslSendfile),
     ("SSL_do_handshake", F::SslDoHandshake),
     ("SSL_connect", F::SslConnect),
@@ -277,6 +279,7 @@ fn function(
         entry,
         returns,
         quick,
+        deferred: None,
     })
 }
 

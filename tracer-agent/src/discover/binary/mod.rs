@@ -28,7 +28,7 @@ pub use go::GoFunction;
 pub use libraries::{Contents, Library};
 pub use process::{Found, Scanner, Unseen};
 pub use types::{
-    FileId, Function, GoLayout, GoTls, Quick, Refused, Target, TlsFunction, TlsLibrary,
+    Deferred, FileId, Function, GoLayout, GoTls, Quick, Refused, Target, TlsFunction, TlsLibrary,
 };
 
 /// Why a file could not be understood.
