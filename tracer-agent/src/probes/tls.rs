@@ -5,7 +5,7 @@
 //! a while; the caller has a thread of its own for it.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
@@ -15,7 +15,7 @@ use tracer_common::abi::{MappedFile, place};
 
 use super::error::{self, LoadError};
 use super::load;
-use crate::discover::binary::{Deferred, Function, Target, TlsFunction};
+use crate::discover::binary::{Deferred, Function, Quick, Target, TlsFunction};
 
 /// Programs reached by tail call, in the order of their indexes in the `TLS_PROGRAMS` map.
 const TAIL_CALLED: [&str; 4] = ["tls_window", "tls_head", "tls_chunks", "tls_frames"];
@@ -199,7 +199,8 @@ impl Place {
     /// The place that the kernel handles with one trap, if there is one, for an entry or a RET.
     fn of(function: &Function, at: u64) -> Self {
         let mut quick = function.quick.iter();
-        match quick.find(|quick| quick.of == at && load::has_cookies()) {
+        let usable = |quick: &Quick| load::has_cookies() && !(quick.is_call && has_shadow_stacks());
+        match quick.find(|quick| quick.of == at && usable(quick)) {
             Some(quick) => Place {
                 at: quick.at,
                 cookie: u64::from(quick.depth)
@@ -212,6 +213,16 @@ impl Place {
             None => Place { at, cookie: 0 },
         }
     }
+}
+
+/// Whether programs of this host may have shadow stacks.
+fn has_shadow_stacks() -> bool {
+    static FOUND: LazyLock<bool> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/cpuinfo");
+        // Not to be told is no permission.
+        text.map_or(true, |text| text.contains("user_shstk"))
+    });
+    *FOUND
 }
 
 fn attach_at(

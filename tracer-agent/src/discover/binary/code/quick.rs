@@ -2,8 +2,8 @@
 //!
 //! A breakpoint is one trap into the kernel; letting the instruction below it run needs a second one,
 //! of a kind that virtual machines pay ten times as much for. Only what the kernel carries out
-//! itself goes without: jumps and `push` (kernel commit 8ad8e9d3fd64, in 3.16, and e7ed9d9bd007, in
-//! 4.15). So a probe goes to the first of them behind an entry that is reached before anything the probe reads
+//! itself goes without: jumps and calls (kernel commit 8ad8e9d3fd64, in 3.16) and `push` (e7ed9d9bd007,
+//! in 4.15). So a probe goes to the first of them behind an entry that is reached before anything the probe reads
 //! has changed, and to the `jne` that compilers' stack protectors put before a RET. Where there is none, the
 //! entry or the RET is used as it is.
 
@@ -39,6 +39,9 @@ pub struct Quick {
     pub at: u64,
     /// How much lower the stack pointer is here.
     pub depth: u16,
+    /// It is a call. The kernel leaves the return address on the stack, but not on the shadow stack
+    /// that some processors keep: there it must not be probed.
+    pub is_call: bool,
 }
 
 impl Quick {
@@ -60,9 +63,15 @@ fn behind(code: &[Instruction], arguments: &[Register]) -> Option<Quick> {
     let mut factory = InstructionInfoFactory::new();
     let mut depth = 0_u16;
     for instruction in code.iter().take(MOST) {
-        if is_push(instruction) || is_jump(instruction) {
+        let is_call = instruction.code() == Code::Call_rel32_64 && instruction.len() == 5;
+        if is_call || is_push(instruction) || is_jump(instruction) {
             let at = instruction.ip();
-            return (at != of).then_some(Quick { of, at, depth });
+            return (at != of).then_some(Quick {
+                of,
+                at,
+                depth,
+                is_call,
+            });
         }
         if instruction.flow_control() != FlowControl::Next {
             return None;
@@ -96,6 +105,7 @@ pub(super) fn exit(code: &[Instruction]) -> Option<Quick> {
                 of: ret.ip(),
                 at: instruction.ip(),
                 depth: depth.try_into().ok()?,
+                is_call: false,
             });
         }
         if instruction.flow_control() != FlowControl::Next {

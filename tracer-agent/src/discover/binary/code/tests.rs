@@ -305,6 +305,14 @@ fn cheap_places_beside_entries_and_returns() {
         None,
     );
     check(
+        // sub rsp, 8; call; add rsp, 8; ret
+        "a wrapper",
+        b"\x48\x83\xec\x08\xe8\0\0\0\0\x48\x83\xc4\x08\xc3",
+        Some((0x104, 8)),
+        Some((0x104, 8)),
+        None,
+    );
+    check(
         "a call in between",
         b"\x75\x00\xe8\0\0\0\0\xc3",
         None,
@@ -319,6 +327,7 @@ fn a_jump_between_a_return_and_its_cheap_place_rules_it_out() {
         of: 0x20,
         at: 0x10,
         depth: 0,
+        is_call: false,
     };
     let check = |target, passed| assert_eq!(quick.is_passed_by(target), passed, "{target:#x}");
     check(0x0f, false);
@@ -330,6 +339,7 @@ fn a_jump_between_a_return_and_its_cheap_place_rules_it_out() {
         of: 0x10,
         at: 0x20,
         depth: 0,
+        is_call: false,
     };
     assert!(!entry.is_passed_by(0x10) && entry.is_passed_by(0x20));
 }

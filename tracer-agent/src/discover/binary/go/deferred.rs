@@ -253,6 +253,7 @@ mod tests {
                 of: candidate,
                 at: candidate + 4,
                 depth: 16,
+                is_call: false,
             };
             let found = find(&code, 0x1000, &[(candidate, quick)]);
             let expected = expected.then(|| Deferred {
