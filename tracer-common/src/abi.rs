@@ -140,6 +140,17 @@ pub mod setting {
     pub const COUNT: u32 = 3;
 }
 
+/// Cookie of a probe in a TLS library: which instruction it is at. 0 at entries and RETs.
+pub mod place {
+    /// How much lower the stack pointer is here than at the entry and at the RET.
+    pub const DEPTH: u64 = 0xffff;
+    /// The call returns from here only if what was compared last is equal.
+    pub const IF_EQUAL: u64 = 1 << 16;
+    /// Of functions that Go defers: where the result is, from the stack pointer at the entry of
+    /// the function that returns downwards.
+    pub const RESULT_SHIFT: u32 = 32;
+}
+
 /// What user space knows of the kernel's connection table entries; asserted by the kernel side.
 pub mod connection_entry {
     /// 64-bit words of an entry; the first is the connection's id.

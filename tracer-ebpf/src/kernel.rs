@@ -70,6 +70,8 @@ offsets! {
     REGS_ARG4,
     /// Stack pointer in `struct pt_regs`.
     REGS_SP,
+    /// Condition flags, where a condition may have to be known (x86-64).
+    REGS_FLAGS,
     /// The register that holds the current goroutine (Go's internal ABI).
     REGS_GOROUTINE,
     /// First arguments of a function of Go's (internal ABI); the first is the first result too.
@@ -96,6 +98,10 @@ offsets! {
 /// 1 when the kernel has `bpf_task_pt_regs`.
 #[unsafe(no_mangle)]
 pub static TASK_REGS_HELPER: Global<u32> = Global::new(0);
+
+/// 1 when uprobes can have cookies (since 5.15).
+#[unsafe(no_mangle)]
+pub static COOKIES: Global<u32> = Global::new(0);
 
 /// A kernel `struct sock *`, as a number.
 pub type Socket = u64;

@@ -139,6 +139,7 @@ impl Tracked {
             local,
             remote,
             role,
+            wire: wire(event),
             ..Connection::clone(&self.connection)
         });
     }

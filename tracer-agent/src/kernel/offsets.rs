@@ -135,6 +135,7 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
             ("REGS_C1", "si"),
             ("REGS_RESULT", "ax"),
             ("REGS_SP", "sp"),
+            ("REGS_FLAGS", "flags"),
         ] {
             offsets.push((global, member("pt_regs", name)?));
         }

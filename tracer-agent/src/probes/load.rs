@@ -61,6 +61,7 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
     }
     let offsets = offsets::resolve(&Btf::of_running_kernel().map_err(OffsetError::from)?)?;
     let helper = u32::from(kernel_version() >= (5, 15));
+    let cookies = u32::from(has_cookies());
     let ring = options.ring_size();
     let wake = u64::from(ring / 8);
     let mut loader = EbpfLoader::new();
@@ -69,6 +70,7 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
     }
     loader
         .override_global("TASK_REGS_HELPER", &helper, true)
+        .override_global("COOKIES", &cookies, true)
         .override_global("AGENT_TGID", &options.agent_tgid, true)
         .override_global("WAKE_BYTES", &wake, true)
         .map_max_entries("EVENTS", ring)
@@ -180,6 +182,11 @@ pub(super) fn fill_tail_calls(
 
 pub(super) fn lock(ebpf: &Mutex<Ebpf>) -> MutexGuard<'_, Ebpf> {
     ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a probe can be given a number that its program reads (kernel commit 7adfc6c9b315).
+pub(super) fn has_cookies() -> bool {
+    kernel_version() >= (5, 15)
 }
 
 /// Major and minor version of the running kernel.

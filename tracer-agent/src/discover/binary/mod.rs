@@ -27,7 +27,9 @@ pub use bytes::ReadAt;
 pub use go::GoFunction;
 pub use libraries::{Contents, Library};
 pub use process::{Found, Scanner, Unseen};
-pub use types::{FileId, Function, GoLayout, GoTls, Refused, Target, TlsFunction, TlsLibrary};
+pub use types::{
+    Deferred, FileId, Function, GoLayout, GoTls, Quick, Refused, Target, TlsFunction, TlsLibrary,
+};
 
 /// Why a file could not be understood.
 #[derive(Debug, Error)]
@@ -82,6 +84,7 @@ pub fn fuzz(data: &[u8]) {
         let libraries = contents.libraries.iter();
         for function in libraries.flat_map(|library| library.functions.iter()) {
             inside(function.entry, &function.returns);
+            assert!(function.quick.iter().all(|quick| quick.at < len));
         }
     }
     if let Ok(Some(functions)) = go_functions(&data, len, &["runtime.newproc1", "runtime.main"]) {
