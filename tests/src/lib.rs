@@ -28,4 +28,5 @@ pub mod services;
 pub mod session;
 pub mod span;
 pub mod sys;
+pub mod tls;
 pub mod wire;

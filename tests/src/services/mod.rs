@@ -5,6 +5,7 @@
 pub mod build;
 mod catalog;
 mod clients;
+pub mod nginx;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;

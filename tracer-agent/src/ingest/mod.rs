@@ -16,7 +16,7 @@ use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, data_flags, direc
 
 pub use record::Record;
 use sweep::Sweep;
-use tracked::{Closed, Tracked};
+use tracked::{Closed, Shutdown, Tracked};
 
 use crate::protocol::{
     At, Cause, CauseMethod, Connection, Direction, End, Exchange, ExchangeId, Input, Opened,
@@ -30,6 +30,10 @@ use crate::telemetry::ledger::BytesSnapshot;
 const LINGER_NS: u64 = 300_000_000;
 /// How long an exchange may stay open after that while the process still holds the descriptor.
 const HELD_NS: u64 = 30_000_000_000;
+/// A TLS library's write is told when the call returns, and its bytes have left before: the peer may
+/// have answered with its end, and another thread closed the connection, while the call's own thread waits
+/// for a CPU. So long the end of a session with open exchanges is put off.
+const TLS_LATE_NS: u64 = 1_000_000_000;
 /// How long the exchanges of a TLS session wait for its socket to become known.
 const BIND_NS: u64 = 500_000_000;
 
@@ -77,6 +81,8 @@ pub struct Ingest {
     by_socket: FxHashMap<u64, u64>,
     /// Connections that the kernel finished: when to look again, and which.
     closing: VecDeque<(u64, u64)>,
+    /// TLS sessions that will send no more but have exchanges open: until when, and which.
+    shutting: VecDeque<(u64, u64)>,
     /// Connections on unix sockets and TLS sessions without a socket: not all their ends are told.
     endless: FxHashSet<u64>,
     sweep: Sweep,
@@ -308,6 +314,17 @@ impl Ingest {
                 }
                 return;
             }
+            End::WriteShutdown if tracked.connection.tls && tracked.parser.in_flight() > 0 => {
+                if tracked.shutdown.is_none() {
+                    tracked.shutdown = Some(Shutdown {
+                        time_ns: event.time_ns,
+                        position: event.write_position,
+                    });
+                    let due_ns = event.time_ns.saturating_add(TLS_LATE_NS);
+                    self.shutting.push_back((due_ns, event.connection));
+                }
+                return;
+            }
             End::WriteShutdown => (write, Direction::Write, event.write_position),
             End::ReadEof | End::Error(_) => (read, Direction::Read, event.read_position),
         };
@@ -353,6 +370,20 @@ impl Ingest {
                 self.unbound += tracked.give_up_waiting(host);
             }
         }
+        while let Some(&(due_ns, id)) = self.shutting.front() {
+            if due_ns > now_ns {
+                break;
+            }
+            self.shutting.pop_front();
+            // A connection that is closing brings it along.
+            if let Some(tracked) = self.connections.get_mut(&id)
+                && tracked.closed.is_none()
+            {
+                tracked.shut_down(&mut self.bytes, &mut self.outputs);
+                self.unbound += hand_on(&mut self.outputs, &mut self.abandoned, tracked, host);
+                self.unbound += tracked.give_up_waiting(host);
+            }
+        }
         // Asking what a process holds is slow: once per process and tick.
         let mut held = FxHashMap::default();
         while let Some(&(due_ns, id)) = self.closing.front() {
@@ -368,12 +399,15 @@ impl Ingest {
             };
             let waiting =
                 tracked.in_flight() > 0 && now_ns < closed.time_ns.saturating_add(HELD_NS);
+            let late =
+                tracked.connection.tls && now_ns < closed.time_ns.saturating_add(TLS_LATE_NS);
             if waiting
-                && held
-                    .entry(tracked.tgid)
-                    .or_insert_with(|| host.sockets_of(tracked.tgid))
-                    .as_ref()
-                    .is_some_and(|sockets| sockets.contains(&tracked.inode))
+                && (late
+                    || held
+                        .entry(tracked.tgid)
+                        .or_insert_with(|| host.sockets_of(tracked.tgid))
+                        .as_ref()
+                        .is_some_and(|sockets| sockets.contains(&tracked.inode)))
             {
                 self.closing
                     .push_back((now_ns.saturating_add(LINGER_NS), id));
@@ -463,6 +497,7 @@ impl Ingest {
             host.forget(tracked.socket, id);
         }
         self.unbound += tracked.give_up_waiting(host);
+        tracked.shut_down(&mut self.bytes, &mut self.outputs);
         let session = &mut tracked.parser;
         if matches!(session, Parser::None) {
             return;

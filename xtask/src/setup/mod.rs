@@ -10,6 +10,7 @@ mod linker;
 mod mounts;
 mod peers;
 mod tests;
+mod tls;
 mod toolchain;
 mod vm;
 

@@ -6,11 +6,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::apt::{self, Masked};
-use super::peers;
+use super::{peers, tls};
 use crate::sh;
 
 /// Programs and the Debian packages they come with.
-const PROGRAMS: [(&str, &str); 16] = [
+const PROGRAMS: [(&str, &str); 18] = [
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
@@ -22,6 +22,8 @@ const PROGRAMS: [(&str, &str); 16] = [
     ("wget", "wget"),
     ("openssl", "openssl"),
     ("gcc", "gcc"),
+    ("pkg-config", "pkg-config"),
+    ("unshare", "util-linux"),
     ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("umoci", "umoci"),
@@ -42,10 +44,12 @@ const RUNTIMES: [(&str, &str); 3] = [
 type Install = fn() -> Result<()>;
 
 /// Libraries of other languages, and how each is had. Nothing of them is installed system-wide.
-const LIBRARIES: [(&str, Install); 3] = [
+const LIBRARIES: [(&str, Install); 5] = [
     ("grpc-js", peers::grpc_js),
     ("grpc-java", peers::grpc_java),
     ("grpc-go", peers::grpc_go),
+    ("OpenSSL in a Python wheel", tls::wheel),
+    ("HTTPS in Rust", tls::rust),
 ];
 
 /// Installs what is missing and says what will be skipped. A test whose program cannot be had is
