@@ -5,7 +5,7 @@
 //! a while; the caller has a thread of its own for it.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
@@ -15,6 +15,7 @@ use tracer_common::abi::MappedFile;
 
 use super::error::{self, LoadError};
 use super::load;
+use super::shared::SharedEbpf;
 use crate::discover::binary::{Target, TlsFunction};
 
 /// Programs reached by tail call, in the order of their indexes in the `TLS_PROGRAMS` map.
@@ -25,7 +26,7 @@ const GO_RETURN: &str = "go_tls_return";
 
 /// Attaches and detaches.
 pub struct TlsProbes {
-    ebpf: Arc<Mutex<Ebpf>>,
+    ebpf: Arc<SharedEbpf>,
     known: HashMap<MapData, [u64; 3], u8>,
     wanted: Array<MapData, u32>,
     active: Array<MapData, u32>,
@@ -55,8 +56,8 @@ impl Attached {
 }
 
 impl TlsProbes {
-    pub(super) fn new(ebpf: Arc<Mutex<Ebpf>>) -> Result<Self, LoadError> {
-        let mut locked = load::lock(&ebpf);
+    pub(super) fn new(ebpf: Arc<SharedEbpf>) -> Result<Self, LoadError> {
+        let mut locked = ebpf.lock();
         let mut take = |name| locked.take_map(name).ok_or(LoadError::Mismatch(name));
         let (known, wanted, active) = (
             take("KNOWN_FILES")?,
@@ -99,10 +100,13 @@ impl TlsProbes {
             return Ok(attached);
         }
         let shared = Arc::clone(&self.ebpf);
-        let mut ebpf = load::lock(&shared);
         if !self.loaded {
-            load::load_programs(&mut ebpf, load::Set::Tls)?;
-            load::fill_tail_calls(&mut ebpf, "TLS_PROGRAMS", TAIL_CALLED)?;
+            let btf = load::kernel_btf()?;
+            let names = load::names(&shared.lock_in_turn(), load::Set::Tls);
+            for name in names {
+                load::load_program(&mut shared.lock_in_turn(), &btf, name)?;
+            }
+            load::fill_tail_calls(&mut shared.lock_in_turn(), "TLS_PROGRAMS", TAIL_CALLED)?;
             self.active.set(0, 1, 0)?;
             self.loaded = true;
         }
@@ -121,6 +125,7 @@ impl TlsProbes {
             let mut points = returns.chain([(Some(entry), function.entry)]);
             let result = points.try_for_each(|(program, at)| {
                 if let Some(program) = program {
+                    let mut ebpf = shared.lock_in_turn();
                     let link = attach_at(&mut ebpf, program, at, &target.path)?;
                     attached.links.push((program, link));
                 }
@@ -129,7 +134,7 @@ impl TlsProbes {
             match result {
                 Ok(()) => attached.functions.push(function.probe),
                 Err(error) => {
-                    detach_links(&mut ebpf, attached.links.drain(before..));
+                    detach_links(&shared, attached.links.drain(before..));
                     attached.failed.push((function.probe, error::chain(&error)));
                 }
             }
@@ -139,15 +144,15 @@ impl TlsProbes {
 
     /// Takes the probes out of a file.
     pub fn detach(&mut self, attached: Attached) {
-        let mut ebpf = load::lock(&self.ebpf);
         // Entries first, for the same reason.
-        detach_links(&mut ebpf, attached.links.into_iter().rev());
+        detach_links(&self.ebpf, attached.links.into_iter().rev());
     }
 }
 
-fn detach_links(ebpf: &mut Ebpf, links: impl Iterator<Item = (&'static str, UProbeLinkId)>) {
+fn detach_links(shared: &SharedEbpf, links: impl Iterator<Item = (&'static str, UProbeLinkId)>) {
     for (name, link) in links {
-        if let Ok(program) = program(ebpf, name) {
+        let mut ebpf = shared.lock_in_turn();
+        if let Ok(program) = program(&mut ebpf, name) {
             // The file may be gone: then so are its probes.
             let _ = program.detach(link);
         }

@@ -146,12 +146,13 @@ impl GoReceiver {
 }
 
 /// Python packages of the tests: what to ask them whether they are there, and what needs them.
-const PYTHON_PACKAGES: [(&str, &str, &str); 5] = [
+const PYTHON_PACKAGES: [(&str, &str, &str); 6] = [
     ("gunicorn", "import gunicorn", "the gunicorn service"),
     ("grpcio", "import grpc", "gRPC in Python"),
     ("requests", "import requests", "HTTPS by requests"),
     ("aiohttp", "import aiohttp", "HTTPS by aiohttp"),
     ("uvicorn", "import uvicorn", "HTTPS by uvicorn"),
+    ("httpx", "import httpx", "`bench causality` of httpx"),
 ];
 
 /// Makes the venv and installs what is missing in it.
