@@ -94,7 +94,7 @@ impl Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
             ebpf: Arc::new(SharedEbpf::new(ebpf)),
-            runtimes: RuntimeProbes::default(),
+            runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
             python: PythonProbes::default(),
             measuring: if options.bpf_stats { measure() } else { None },
             ring_bytes: options.ring_size(),

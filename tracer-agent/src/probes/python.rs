@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 
 use crate::discover::binary::{self, PythonEvent, PythonPoint};
 use crate::meta::ProcFs;
+use crate::meta::proc_fs::Mapping;
 
 /// Processes that probes are attached to at a time.
 const MAX_PROCESSES: usize = 256;
@@ -144,8 +145,14 @@ fn files(proc: &ProcFs, tgid: u32) -> Result<Vec<(File, What)>, String> {
             name.as_encoded_bytes().starts_with(prefix.as_bytes())
         })
     };
-    let open = |mapping| {
+    let open = |mapping: &Mapping| {
+        let same = |file: &File| {
+            file.metadata()
+                .is_ok_and(|facts| facts.ino() == mapping.inode)
+        };
+        // The mapping's own link needs rights that the agent may not have.
         proc.open_mapping(tgid, mapping)
+            .or_else(|| proc.open_in_root(tgid, &mapping.path).filter(same))
             .ok_or("a file of it cannot be opened")
     };
     let futures = named("_asyncio.").map(open).transpose()?;
