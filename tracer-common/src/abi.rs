@@ -101,8 +101,12 @@ pub mod cause_method {
     pub const GOROUTINE_CREATED: u32 = 7;
     /// The goroutine was woken by one that served that exchange.
     pub const GOROUTINE_WOKEN: u32 = 8;
+    /// The task was made, or woken, when that exchange's request was read.
+    pub const TASK: u32 = 9;
+    /// The task was made by one that serves that exchange.
+    pub const TASK_CREATED: u32 = 10;
     /// Number of methods.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 11;
 }
 
 /// How a process runs what it serves, which decides what can be said about causes. Low byte of
@@ -118,6 +122,8 @@ pub mod kind_of_process {
     pub const CALLBACKS: u32 = 3;
     /// Goroutines.
     pub const GO: u32 = 4;
+    /// Tasks of an event loop, which run in contexts of their own (Python's asyncio).
+    pub const TASKS: u32 = 5;
     /// The low byte.
     pub const MASK: u32 = 0xff;
     /// A thread was seen to have two requests open: what a thread does says nothing.

@@ -82,6 +82,7 @@ offsets! {
     /// First arguments of a function of C's.
     REGS_C0,
     REGS_C1,
+    REGS_C2,
     /// Result of a function of C's.
     REGS_RESULT,
     /// What a socket's data goes through (`struct tcp_ulp_ops *`), and its name.
@@ -259,6 +260,21 @@ impl Registers {
     #[inline(always)]
     pub fn c1(&self) -> Option<u64> {
         self.register(&REGS_C1)
+    }
+    /// Third argument of a C function.
+    #[inline(always)]
+    pub fn c2(&self) -> Option<u64> {
+        self.register(&REGS_C2)
+    }
+    /// The stack pointer.
+    #[inline(always)]
+    pub fn stack(&self) -> Option<u64> {
+        self.register(&REGS_SP)
+    }
+    /// Result of a C function, at its RET.
+    #[inline(always)]
+    pub fn c_result(&self) -> Option<u64> {
+        self.register(&REGS_RESULT)
     }
 }
 

@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Ring
 use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
 use tracer_common::limits::WINDOW;
 
-use crate::cause::{Actor, Cause, Opener};
+use crate::cause::{Actor, Cause, Opener, Task, Wake};
 use crate::connection::Connection;
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
 use crate::way::Lock;
@@ -78,6 +78,14 @@ pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(4096,
 /// libuv's or a connection of Go's client works for.
 #[map]
 pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(4096, 0);
+
+/// Contexts of Python processes, by process and address.
+#[map]
+pub static CONTEXTS: LruHashMap<Handed, Task> = LruHashMap::with_max_entries(8192, 0);
+
+/// Futures of Python processes whose results were set in a turn that read a request.
+#[map]
+pub static WAKES: LruHashMap<Handed, Wake> = LruHashMap::with_max_entries(1024, 0);
 
 /// Client connections of processes with event loops that wait for their next request.
 #[map]

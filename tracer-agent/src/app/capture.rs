@@ -17,7 +17,7 @@ use super::reload::Change;
 use super::status::Status;
 use super::tls::Watch;
 use crate::config::Config;
-use crate::discover::{Discovery, Mode, Policy};
+use crate::discover::{Discovery, Mode, Policy, Runtime};
 use crate::export::SpanSink;
 use crate::kernel::{clock, programs};
 use crate::meta::{ProcFs, ProcessTable};
@@ -270,8 +270,34 @@ fn follow(kernel: &mut Kernel, pipeline: &mut Pipeline, wait: bool) {
         }
         if let Err(error) = pipeline.maps().set_kind(tgid, kind) {
             tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
+        } else if runtime == Runtime::Python {
+            pipeline.python().0.started(tgid);
         }
     }
+}
+
+/// Follows the tasks of Python processes that were seen to serve with an event loop.
+fn follow_tasks(kernel: &mut Kernel, pipeline: &mut Pipeline) {
+    let (processes, maps, proc) = pipeline.python();
+    processes.retain_ended(|tgid| !kernel.unfollow_tasks(tgid));
+    processes.retain_candidates(|tgid| {
+        let Some(kind) = maps.kind(tgid) else {
+            return false;
+        };
+        if kind & kind_of_process::MULTIPLEXED == 0 {
+            return true;
+        }
+        match kernel.follow_tasks(proc, tgid) {
+            None => return true,
+            Some(false) => {}
+            Some(true) => {
+                if let Err(error) = maps.set_kind(tgid, kind_of_process::TASKS) {
+                    tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
+                }
+            }
+        }
+        false
+    });
 }
 
 impl Loaded {
@@ -292,6 +318,7 @@ impl Loaded {
             if housekeeping {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
+                follow_tasks(&mut self.kernel, &mut self.pipeline);
                 self.kernel.flush_log();
                 self.open.answer(|| self.pipeline.unfinished(now_ns));
             }

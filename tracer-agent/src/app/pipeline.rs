@@ -9,7 +9,8 @@ use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
 
 use super::tls::Watch;
 use crate::discover::{
-    Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, Runtime, Runtimes,
+    Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, PythonProcesses, Runtime,
+    Runtimes,
 };
 use crate::export::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
@@ -76,6 +77,7 @@ struct Side {
     tls: Option<Watch>,
     spans: Vec<Span>,
     runtimes: Runtimes,
+    python: PythonProcesses,
     /// Processes whose runtimes are to be followed.
     to_follow: Vec<(u32, Runtime)>,
     /// Exchanges that are none of ours to report.
@@ -142,6 +144,7 @@ impl Pipeline {
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
                 runtimes: Runtimes::default(),
+                python: PythonProcesses::default(),
                 to_follow: Vec::new(),
                 foreign: 0,
                 ledger: Arc::clone(&ledger),
@@ -187,6 +190,7 @@ impl Pipeline {
                     ..
                 } = *event;
                 self.host.processes.on_fork(tgid, parent_tgid, time_ns);
+                self.host.python.forked(tgid, parent_tgid);
                 // Its parent may have forked it before its own kind was said.
                 self.host.follow(tgid);
             }
@@ -204,6 +208,7 @@ impl Pipeline {
     fn exit(&mut self, event: &ExitEvent) {
         self.ingest.exit(event.tgid, event.time_ns, &mut self.host);
         self.host.processes.on_exit(event.tgid, event.time_ns);
+        self.host.python.ended(event.tgid);
         if let Some(tls) = &self.host.tls {
             tls.ended(event.tgid);
         }
@@ -391,6 +396,14 @@ impl Pipeline {
         }
     }
 
+    /// The processes that run Python, and what else following them takes.
+    pub fn python(&mut self) -> (&mut PythonProcesses, &mut Maps, &ProcFs) {
+        let Side {
+            python, maps, proc, ..
+        } = &mut self.host;
+        (python, maps, proc)
+    }
+
     /// Where a process's program can be opened.
     pub fn exe_path(&self, tgid: u32) -> PathBuf {
         self.host.proc.exe_path(tgid)
@@ -437,6 +450,7 @@ impl Side {
     }
 
     fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
+        self.python.ended(event.tgid);
         self.follow(event.tgid);
         if let Some(tls) = &self.tls {
             tls.started(event.tgid);

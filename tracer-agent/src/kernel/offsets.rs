@@ -133,6 +133,7 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
             ("REGS_GO3", "di"),
             ("REGS_C0", "di"),
             ("REGS_C1", "si"),
+            ("REGS_C2", "dx"),
             ("REGS_RESULT", "ax"),
             ("REGS_SP", "sp"),
             ("REGS_FLAGS", "flags"),
@@ -160,6 +161,7 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
         ("REGS_GO3", 3),
         ("REGS_C0", 0),
         ("REGS_C1", 1),
+        ("REGS_C2", 2),
         ("REGS_RESULT", 0),
     ] {
         offsets.push((global, regs + 8 * register));

@@ -1,6 +1,5 @@
 //! Opens the eBPF object, hands it this kernel's offsets and has the verifier take its programs.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::ProgramArray;
@@ -114,48 +113,65 @@ pub struct Verified {
     pub elapsed: Duration,
 }
 
+/// Names of the programs of one set.
+pub(super) fn names(ebpf: &Ebpf, set: Set) -> Vec<String> {
+    let names = ebpf.programs().map(|(name, _)| name);
+    let names = names.filter(|name| Set::of(name) == set);
+    names.map(str::to_owned).collect()
+}
+
 /// Loads one set of the programs.
 pub(super) fn load_programs(ebpf: &mut Ebpf, set: Set) -> Result<Vec<Verified>, LoadError> {
-    let btf = aya::Btf::from_sys_fs()
-        .map_err(|error| LoadError::Object(aya::EbpfError::BtfError(error)))?;
-    let mut verified = Vec::new();
-    for (name, program) in ebpf.programs_mut() {
-        if Set::of(name) != set {
-            continue;
-        }
-        let start = Instant::now();
-        match program {
-            Program::UProbe(probe) => match probe.load() {
-                // A first use of them that failed half-way.
-                Err(ProgramError::AlreadyLoaded) => Ok(()),
-                result => result,
-            },
-            Program::TracePoint(point) => point.load(),
-            Program::BtfTracePoint(point) => point.load(name, &btf),
-            _ => return Err(LoadError::Mismatch("known program type")),
-        }
-        .map_err(|source| {
-            if is_permission(&source) {
-                LoadError::NotPermitted
-            } else {
-                failed("load", name, source)
-            }
-        })?;
-        let instructions = match program {
-            Program::TracePoint(point) => point.info(),
-            Program::BtfTracePoint(point) => point.info(),
-            Program::UProbe(probe) => probe.info(),
-            _ => continue,
-        }
-        .ok()
-        .and_then(|info| info.verified_instruction_count());
-        verified.push(Verified {
-            name: name.to_owned(),
-            instructions,
-            elapsed: start.elapsed(),
-        });
+    let btf = kernel_btf()?;
+    let names = names(ebpf, set).into_iter();
+    names.map(|name| load_program(ebpf, &btf, name)).collect()
+}
+
+/// The running kernel's types.
+pub(super) fn kernel_btf() -> Result<aya::Btf, LoadError> {
+    aya::Btf::from_sys_fs().map_err(|error| LoadError::Object(aya::EbpfError::BtfError(error)))
+}
+
+/// Loads one program.
+pub(super) fn load_program(
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    name: String,
+) -> Result<Verified, LoadError> {
+    let start = Instant::now();
+    let program = ebpf
+        .program_mut(&name)
+        .ok_or(LoadError::Mismatch("known program"))?;
+    match program {
+        Program::UProbe(probe) => match probe.load() {
+            // A first use of them that failed half-way.
+            Err(ProgramError::AlreadyLoaded) => Ok(()),
+            result => result,
+        },
+        Program::TracePoint(point) => point.load(),
+        Program::BtfTracePoint(point) => point.load(&name, btf),
+        _ => return Err(LoadError::Mismatch("known program type")),
     }
-    Ok(verified)
+    .map_err(|source| {
+        if is_permission(&source) {
+            LoadError::NotPermitted
+        } else {
+            failed("load", &name, source)
+        }
+    })?;
+    let instructions = match program {
+        Program::TracePoint(point) => point.info(),
+        Program::BtfTracePoint(point) => point.info(),
+        Program::UProbe(probe) => probe.info(),
+        _ => return Err(LoadError::Mismatch("known program type")),
+    }
+    .ok()
+    .and_then(|info| info.verified_instruction_count());
+    Ok(Verified {
+        name,
+        instructions,
+        elapsed: start.elapsed(),
+    })
 }
 
 /// Fills a map of programs to be tail-called, which all are of one type.
@@ -178,10 +194,6 @@ pub(super) fn fill_tail_calls(
         programs.set(index as u32, &fd, 0)?;
     }
     Ok(())
-}
-
-pub(super) fn lock(ebpf: &Mutex<Ebpf>) -> MutexGuard<'_, Ebpf> {
-    ebpf.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a probe can be given a number that its program reads (kernel commit 7adfc6c9b315).

@@ -4,8 +4,10 @@ pub mod error;
 pub mod kernel;
 pub mod load;
 pub mod maps;
+mod python;
 pub mod reader;
 mod runtime;
+mod shared;
 mod symbols;
 pub mod tls;
 

@@ -5,7 +5,7 @@
 //! a while; the caller has a thread of its own for it.
 
 use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
@@ -15,6 +15,7 @@ use tracer_common::abi::{MappedFile, place};
 
 use super::error::{self, LoadError};
 use super::load;
+use super::shared::SharedEbpf;
 use crate::discover::binary::{Deferred, Function, Quick, Target, TlsFunction};
 
 /// Programs reached by tail call, in the order of their indexes in the `TLS_PROGRAMS` map.
@@ -27,7 +28,7 @@ const GO_DEFERRED: &str = "go_tls_deferred";
 
 /// Attaches and detaches.
 pub struct TlsProbes {
-    ebpf: Arc<Mutex<Ebpf>>,
+    ebpf: Arc<SharedEbpf>,
     known: HashMap<MapData, [u64; 3], u8>,
     wanted: Array<MapData, u32>,
     active: Array<MapData, u32>,
@@ -57,8 +58,8 @@ impl Attached {
 }
 
 impl TlsProbes {
-    pub(super) fn new(ebpf: Arc<Mutex<Ebpf>>) -> Result<Self, LoadError> {
-        let mut locked = load::lock(&ebpf);
+    pub(super) fn new(ebpf: Arc<SharedEbpf>) -> Result<Self, LoadError> {
+        let mut locked = ebpf.lock();
         let mut take = |name| locked.take_map(name).ok_or(LoadError::Mismatch(name));
         let (known, wanted, active) = (
             take("KNOWN_FILES")?,
@@ -101,10 +102,13 @@ impl TlsProbes {
             return Ok(attached);
         }
         let shared = Arc::clone(&self.ebpf);
-        let mut ebpf = load::lock(&shared);
         if !self.loaded {
-            load::load_programs(&mut ebpf, load::Set::Tls)?;
-            load::fill_tail_calls(&mut ebpf, "TLS_PROGRAMS", TAIL_CALLED)?;
+            let btf = load::kernel_btf()?;
+            let names = load::names(&shared.lock_in_turn(), load::Set::Tls);
+            for name in names {
+                load::load_program(&mut shared.lock_in_turn(), &btf, name)?;
+            }
+            load::fill_tail_calls(&mut shared.lock_in_turn(), "TLS_PROGRAMS", TAIL_CALLED)?;
             self.active.set(0, 1, 0)?;
             self.loaded = true;
         }
@@ -124,6 +128,7 @@ impl TlsProbes {
                 // Functions that end in a jump to another one share its RETs.
                 let mut links = attached.links.iter();
                 if !links.any(|(name, at, _)| (*name, *at) == (program, place)) {
+                    let mut ebpf = shared.lock_in_turn();
                     let link = attach_at(&mut ebpf, program, place, &target.path)?;
                     attached.links.push((program, place, link));
                 }
@@ -132,7 +137,7 @@ impl TlsProbes {
             match result {
                 Ok(()) => attached.functions.push(function.probe),
                 Err(error) => {
-                    detach_links(&mut ebpf, attached.links.drain(before..));
+                    detach_links(&shared, attached.links.drain(before..));
                     attached.failed.push((function.probe, error::chain(&error)));
                 }
             }
@@ -142,15 +147,18 @@ impl TlsProbes {
 
     /// Takes the probes out of a file.
     pub fn detach(&mut self, attached: Attached) {
-        let mut ebpf = load::lock(&self.ebpf);
         // Entries first, for the same reason.
-        detach_links(&mut ebpf, attached.links.into_iter().rev());
+        detach_links(&self.ebpf, attached.links.into_iter().rev());
     }
 }
 
-fn detach_links(ebpf: &mut Ebpf, links: impl Iterator<Item = (&'static str, Place, UProbeLinkId)>) {
+fn detach_links(
+    shared: &SharedEbpf,
+    links: impl Iterator<Item = (&'static str, Place, UProbeLinkId)>,
+) {
     for (name, _, link) in links {
-        if let Ok(program) = program(ebpf, name) {
+        let mut ebpf = shared.lock_in_turn();
+        if let Ok(program) = program(&mut ebpf, name) {
             // The file may be gone: then so are its probes.
             let _ = program.detach(link);
         }

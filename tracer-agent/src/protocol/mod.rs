@@ -95,6 +95,10 @@ pub enum CauseMethod {
     GoroutineCreated,
     /// The goroutine was woken by one that served that exchange.
     GoroutineWoken,
+    /// The task was made, or woken, when that exchange's request was read.
+    Task,
+    /// The task was made by one that serves that exchange.
+    TaskCreated,
 }
 
 impl CauseMethod {
@@ -110,6 +114,8 @@ impl CauseMethod {
             abi::GOROUTINE => CauseMethod::Goroutine,
             abi::GOROUTINE_CREATED => CauseMethod::GoroutineCreated,
             abi::GOROUTINE_WOKEN => CauseMethod::GoroutineWoken,
+            abi::TASK => CauseMethod::Task,
+            abi::TASK_CREATED => CauseMethod::TaskCreated,
             _ => return None,
         })
     }

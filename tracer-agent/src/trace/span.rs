@@ -39,7 +39,7 @@ pub enum Link {
 
 impl Link {
     /// All there are.
-    pub const ALL: [Link; 10] = [
+    pub const ALL: [Link; 12] = [
         Link::Context,
         Link::LocalConnection,
         Link::Cause(CauseMethod::SameThread),
@@ -50,6 +50,8 @@ impl Link {
         Link::Cause(CauseMethod::Goroutine),
         Link::Cause(CauseMethod::GoroutineCreated),
         Link::Cause(CauseMethod::GoroutineWoken),
+        Link::Cause(CauseMethod::Task),
+        Link::Cause(CauseMethod::TaskCreated),
     ];
 
     /// Name as in the attribute `tracer.parent.method` and in metrics.
@@ -66,6 +68,8 @@ impl Link {
                 CauseMethod::Goroutine => "goroutine",
                 CauseMethod::GoroutineCreated => "goroutine-created",
                 CauseMethod::GoroutineWoken => "goroutine-woken",
+                CauseMethod::Task => "task",
+                CauseMethod::TaskCreated => "task-created",
             },
         }
     }

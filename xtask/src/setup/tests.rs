@@ -165,6 +165,7 @@ const PYTHON_PACKAGES: [(&str, &str, &str); 6] = [
         "import cyclonedx.validation.json, jsonschema",
         "the check of the bill of materials",
     ),
+    ("httpx", "import httpx", "`bench causality` of httpx"),
 ];
 
 /// Makes the venv and installs what is missing in it.
