@@ -17,6 +17,7 @@ pub mod binary;
 pub mod pattern;
 pub mod policy;
 pub mod runtime;
+pub mod sdk;
 mod updates;
 
 pub use policy::{Decision, Policy, PolicyConfig, PortFilter, PortRange, Reason, Rule};

@@ -8,6 +8,7 @@ mod apt;
 mod linker;
 mod mounts;
 mod peers;
+mod sdk;
 mod tests;
 mod toolchain;
 mod vm;
