@@ -239,6 +239,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         admin,
         tls: tls.clone(),
         max_connections: config.capture.max_connections as usize,
+        sdk: config.sdk.clone(),
     });
     if mode == Mode::Host {
         pipeline.apply_policy();
@@ -357,6 +358,7 @@ impl Loaded {
         let records = self.pipeline.records();
         let (joins, waiting) = self.pipeline.joins();
         self.status.joins(joins, waiting);
+        self.status.sdks(self.pipeline.sdks());
         match self.pipeline.maps().counts() {
             Ok(counts) => {
                 self.status.kernel(&self.ledger, &counts, records);

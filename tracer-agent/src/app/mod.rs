@@ -2,6 +2,7 @@
 //!
 //! In: a validated [`Config`]. Out: an exit status, or an [`AppError`] that main prints.
 
+mod beside;
 mod capture;
 mod command;
 mod notify;

@@ -17,13 +17,15 @@ use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
 use crate::probes::Maps;
-use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, Opened, Role};
+use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, ExportBody, Opened, Role};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::open::{MOST_OPEN, OpenExchange};
 use crate::telemetry::services::Outcome;
 use crate::trace::assemble::Limits;
+use crate::trace::sdk::{SdkCounts, Settings as SdkSettings};
 use crate::trace::{Assembler, JoinCounts, Span, SpanBuilder};
 
+use super::beside::{self, Sdks};
 use super::outlet::Outlet;
 use super::reload::{self, Change};
 
@@ -61,14 +63,16 @@ impl Settling {
 }
 
 /// What ingest asks of the rest.
-struct Side {
+pub struct Side {
     maps: Maps,
-    proc: ProcFs,
-    processes: ProcessTable,
+    pub(super) proc: ProcFs,
+    pub(super) processes: ProcessTable,
     discovery: Discovery,
-    builder: SpanBuilder,
-    assembler: Assembler,
-    now_ns: u64,
+    pub(super) builder: SpanBuilder,
+    pub(super) assembler: Assembler,
+    /// What the processes' own SDKs report.
+    pub(super) sdks: Sdks,
+    pub(super) now_ns: u64,
     boot_to_unix_ns: i64,
     /// The agent's own endpoint.
     admin: Option<SocketAddr>,
@@ -107,6 +111,8 @@ pub struct Parts {
     pub tls: Option<Watch>,
     /// Connections tracked at a time.
     pub max_connections: usize,
+    /// What is done about processes with an SDK.
+    pub sdk: SdkSettings,
 }
 
 impl Pipeline {
@@ -123,7 +129,9 @@ impl Pipeline {
             admin,
             tls,
             max_connections,
+            sdk,
         } = parts;
+        let inherited = discovery.mode() == Mode::Command;
         Pipeline {
             ingest: Ingest::new(max_connections.saturating_mul(2)),
             host: Side {
@@ -138,6 +146,7 @@ impl Pipeline {
                     fastrand::Rng::new(),
                 ),
                 builder,
+                sdks: Sdks::new(sdk, inherited),
                 admin,
                 tls,
                 now_ns: clock::boot_ns(),
@@ -209,6 +218,7 @@ impl Pipeline {
         self.ingest.exit(event.tgid, event.time_ns, &mut self.host);
         self.host.processes.on_exit(event.tgid, event.time_ns);
         self.host.python.ended(event.tgid);
+        self.host.sdks.stage.exited(event.tgid, self.host.now_ns);
         if let Some(tls) = &self.host.tls {
             tls.ended(event.tgid);
         }
@@ -238,11 +248,17 @@ impl Pipeline {
         self.records += (n as u64).saturating_sub(refused);
         let Side {
             assembler,
+            sdks,
             spans,
             now_ns,
             ..
         } = &mut self.host;
         assembler.poll(*now_ns, spans);
+        let left = sdks.sort(spans, *now_ns);
+        if !left.is_empty() {
+            beside::count(&left, &self.ledger);
+            self.outlet.left(&left);
+        }
         if !self.host.spans.is_empty() {
             let room = self.host.spans.len();
             let spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
@@ -356,6 +372,11 @@ impl Pipeline {
         (assembler.counts(), assembler.waiting())
     }
 
+    /// What was left to SDKs so far.
+    pub fn sdks(&self) -> SdkCounts {
+        self.host.sdks.stage.counts()
+    }
+
     /// The stages behind this.
     pub fn outlet(&self) -> &Outlet {
         &self.outlet
@@ -452,6 +473,7 @@ impl Side {
     fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
         self.python.ended(event.tgid);
         self.follow(event.tgid);
+        self.sdks.stage.restarted(event.tgid);
         if let Some(tls) = &self.tls {
             tls.started(event.tgid);
         }
@@ -536,7 +558,17 @@ impl Host for Side {
     }
 
     fn opened(&mut self, opened: Opened, connection: &Arc<Connection>) {
+        let id = ExchangeId {
+            connection: connection.id,
+            key: opened.key,
+        };
+        let (role, tgid, context) = (opened.role, opened.tgid, self.context_of(&opened));
         self.assembler.opened(opened, connection, self.now_ns);
+        self.opened_beside(id, role, tgid, context.as_ref());
+    }
+
+    fn exported(&mut self, body: ExportBody) {
+        self.exported_beside(&body);
     }
 
     fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>) {
@@ -544,6 +576,7 @@ impl Host for Side {
             self.foreign += 1;
             return;
         }
+        self.ended_beside(&exchange);
         let process = self.processes.get_at(exchange.tgid, exchange.end_ns);
         let id = ExchangeId {
             connection: connection.id,

@@ -14,6 +14,7 @@ use crate::telemetry::metrics::{Exporter, Probes, ProgramCost, Snapshot, Tls};
 use crate::telemetry::open::OpenExchanges;
 use crate::trace::routes::RouteCounts;
 use crate::trace::sampling::SamplerCounts;
+use crate::trace::sdk::SdkCounts;
 use crate::trace::{JoinCounts, Link};
 
 use super::outlet::Outlet;
@@ -89,6 +90,11 @@ impl Status {
         let mut latest = self.lock();
         latest.connections = connections as u64;
         latest.processes = processes as u64;
+    }
+
+    /// What is left to SDKs.
+    pub fn sdks(&self, counts: SdkCounts) {
+        self.lock().sdks = counts;
     }
 
     /// What was joined so far.

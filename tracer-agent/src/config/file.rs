@@ -29,6 +29,7 @@ struct File {
     service_names: Vec<Spanned<ServiceName>>,
     sampling: Sampling,
     routes: Routes,
+    sdk: Sdk,
     redaction: Redaction,
     process: Process,
     telemetry: Telemetry,
@@ -83,6 +84,21 @@ struct Routes {
 struct RouteService {
     service: Scalar,
     patterns: List,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Sdk {
+    mode: Scalar,
+    wait_ms: Scalar,
+    services: Vec<Spanned<SdkService>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct SdkService {
+    service: Scalar,
+    mode: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -258,6 +274,7 @@ impl Lowering<'_> {
             service_names,
             sampling,
             routes,
+            sdk,
             redaction: Redaction { query_keys },
             process: Process { command_args },
             telemetry: Telemetry { bpf_stats },
@@ -344,6 +361,7 @@ impl Lowering<'_> {
         self.scalar(keys::BATCH_SIZE, max_batch);
         self.sampling(sampling);
         self.routes(routes);
+        self.sdk(sdk);
         self.list(keys::QUERY_KEYS, query_keys);
         self.scalar(keys::COMMAND_ARGS, command_args);
         self.scalar(keys::BPF_STATS, bpf_stats);
@@ -415,6 +433,21 @@ impl Lowering<'_> {
             let RouteService { service, patterns } = entry.value;
             let fields = [("service", one(service)), ("patterns", patterns)];
             self.item(keys::ROUTE_SERVICES, entry.referenced.line(), fields);
+        }
+    }
+
+    fn sdk(&mut self, sdk: Sdk) {
+        let Sdk {
+            mode,
+            wait_ms,
+            services,
+        } = sdk;
+        self.scalar(keys::SDK_MODE, mode);
+        self.scalar(keys::SDK_WAIT, wait_ms);
+        for entry in services {
+            let SdkService { service, mode } = entry.value;
+            let fields = [("service", one(service)), ("mode", one(mode))];
+            self.item(keys::SDK_SERVICES, entry.referenced.line(), fields);
         }
     }
 

@@ -31,6 +31,9 @@ pub struct RunFlags {
     /// Write trace context into outgoing requests (not built yet)
     #[arg(long)]
     pub propagate: bool,
+    /// Processes with an OpenTelemetry SDK: auto, trace, leave [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub sdk: Option<String>,
     /// Memory between kernel and agent, a power of two [default: 8MiB]
     #[arg(long, value_name = "SIZE")]
     pub ring_size: Option<String>,
@@ -109,6 +112,7 @@ pub(super) fn values(flags: &RunFlags) -> Values {
             },
         admin,
         propagate,
+        sdk,
         ring_size,
         spool,
         spool_max_bytes,
@@ -137,6 +141,7 @@ pub(super) fn values(flags: &RunFlags) -> Values {
     put(keys::LOG_LEVEL, log_level.as_slice());
     put(keys::ADMIN, admin.as_slice());
     put(keys::PROPAGATE, yes(*propagate).as_slice());
+    put(keys::SDK_MODE, sdk.as_slice());
     put(keys::RING_SIZE, ring_size.as_slice());
     put(keys::SPOOL, spool.as_slice());
     put(keys::SPOOL_MAX_BYTES, spool_max_bytes.as_slice());

@@ -125,6 +125,10 @@ keys! {
         "Guess such names from the paths that are seen.";
     ROUTE_MAX = "routes.max_per_service", ["TRACER_ROUTES_MAX_PER_SERVICE"], None, "200", one,
         "Names that are guessed for one side of one service at most, 1 to 10000.";
+    SDK_MODE = "sdk.mode", ["TRACER_SDK"], Some("--sdk"), "auto", one,
+        "What is done about requests of processes that have an OpenTelemetry SDK: `auto` leaves to it what it is seen to report, `trace` reports all, `leave` leaves all of them to it. See [sdk](sdk.md).";
+    SDK_WAIT = "sdk.wait_ms", ["TRACER_SDK_WAIT_MS"], None, "7000", one,
+        "Where there are signs of an SDK: milliseconds that spans wait for its first export, 100 to 60000. More than the 5 s from one export of an SDK to the next.";
     QUERY_KEYS = "redaction.query_keys", ["TRACER_REDACTION_QUERY_KEYS"], None,
         "X-Amz-Signature,X-Amz-Credential,X-Amz-Security-Token,AWSAccessKeyId,Signature,sig,X-Goog-Signature", list,
         "Query keys whose values are replaced by `REDACTED`; a list of your own replaces this one.";
@@ -172,6 +176,7 @@ const fn field(name: &'static str, help: &'static str) -> Field {
 pub(super) const SERVICE_NAMES: &str = "service_names";
 pub(super) const SAMPLING_RULES: &str = "sampling.rules";
 pub(super) const ROUTE_SERVICES: &str = "routes.services";
+pub(super) const SDK_SERVICES: &str = "sdk.services";
 
 /// Every list of rules, in the order of the reference.
 pub const LISTS: &[List] = &[
@@ -220,6 +225,21 @@ pub const LISTS: &[List] = &[
             },
         ],
         example: "routes:\n  services:\n    - service: shop\n      patterns: [\"/users/{id}\", \"/static/**\"]\n",
+    },
+    List {
+        name: SDK_SERVICES,
+        help: "Modes of single services, first match wins.",
+        fields: &[
+            Field {
+                required: true,
+                ..field("service", "Glob over `service.name`.")
+            },
+            Field {
+                required: true,
+                ..field("mode", "As `sdk.mode`.")
+            },
+        ],
+        example: "sdk:\n  services:\n    - service: legacy-*\n      mode: trace\n",
     },
 ];
 

@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use crate::trace::{routes, sampling};
+use crate::trace::{routes, sampling, sdk};
 
 pub use error::ConfigError;
 pub use flags::{CommonFlags, RunFlags};
@@ -57,6 +57,8 @@ pub struct Config {
     pub sampling: sampling::Settings,
     /// Which names paths give to spans.
     pub routes: routes::Settings,
+    /// What is done about processes with an SDK.
+    pub sdk: sdk::Settings,
     /// What is blanked in URLs.
     pub redaction: Redaction,
     /// What is told about processes.
@@ -175,6 +177,7 @@ impl Config {
             service_names,
             sampling: _,
             routes: _,
+            sdk,
             redaction,
             process,
             telemetry,
@@ -186,6 +189,7 @@ impl Config {
             ("export", *export != other.export),
             ("propagators", *propagators != other.propagators),
             ("service_names", *service_names != other.service_names),
+            ("sdk", *sdk != other.sdk),
             ("redaction", *redaction != other.redaction),
             ("process", *process != other.process),
             ("telemetry", *telemetry != other.telemetry),

@@ -46,6 +46,7 @@ impl Layers {
                 .collect::<Result<_, _>>()?,
             sampling: self.sampling()?,
             routes: self.routes()?,
+            sdk: self.sdk()?,
             redaction: Redaction {
                 query_keys: self.many(keys::QUERY_KEYS, parse::non_empty)?,
             },

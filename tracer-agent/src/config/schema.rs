@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::keys::{self, KEYS, Key, LISTS};
 use crate::trace::sampling::NAMES;
+use crate::trace::sdk::MODES;
 
 /// What the values of a key look like.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +50,8 @@ fn shape(key: &str) -> Shape {
         keys::SAMPLER => Shape::Words(&NAMES),
         keys::SAMPLER_RATIO => Shape::Number(0.0, 1.0),
         keys::SPANS_PER_SECOND => Shape::Above(0.0, 1e6),
-        keys::DECISION_WAIT => Shape::Integer(100, 60_000),
+        keys::SDK_MODE => Shape::Words(&MODES),
+        keys::DECISION_WAIT | keys::SDK_WAIT => Shape::Integer(100, 60_000),
         keys::ROUTE_MAX => Shape::Integer(1, 10_000),
         keys::ROUTE_PATTERNS => Shape::Path,
         _ => Shape::Text,
@@ -61,6 +63,7 @@ fn field_shape(field: &str) -> Shape {
     match field {
         "keep_slower_than_ms" => shape(keys::KEEP_SLOWER_THAN),
         "spans_per_second" => shape(keys::SPANS_PER_SECOND),
+        "mode" => shape(keys::SDK_MODE),
         "route" | "patterns" => Shape::Path,
         _ => Shape::Text,
     }

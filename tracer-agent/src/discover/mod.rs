@@ -18,6 +18,7 @@ pub mod pattern;
 pub mod policy;
 mod python;
 pub mod runtime;
+pub mod sdk;
 mod updates;
 
 pub use policy::{Decision, Policy, PolicyConfig, PortFilter, PortRange, Reason, Rule};

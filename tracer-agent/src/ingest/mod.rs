@@ -19,8 +19,8 @@ use sweep::Sweep;
 use tracked::{Closed, Shutdown, Tracked};
 
 use crate::protocol::{
-    At, Cause, CauseMethod, Connection, Direction, End, Exchange, ExchangeId, Input, Opened,
-    Outputs, Parser, Sessions, Unfinished,
+    At, Cause, CauseMethod, Connection, Direction, End, Exchange, ExchangeId, ExportBody, Input,
+    Opened, Outputs, Parser, Sessions, Unfinished,
 };
 use crate::protocol::{http1, http2};
 use crate::telemetry::ledger::BytesSnapshot;
@@ -53,6 +53,8 @@ pub trait Host {
     fn opened(&mut self, opened: Opened, connection: &Arc<Connection>);
     /// An exchange is finished.
     fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>);
+    /// A process sent spans of its own: the body of that request.
+    fn exported(&mut self, _body: ExportBody) {}
     /// `n` exchanges of a process were given up without a span; they are in the counts too.
     fn abandoned(&mut self, _tgid: u32, _reason: &'static str, _n: u64) {}
 }
@@ -550,6 +552,9 @@ fn hand_on(
 ) -> u64 {
     for opened in out.drain_opened() {
         host.opened(opened, &tracked.connection);
+    }
+    for body in out.drain_exports() {
+        host.exported(body);
     }
     let without = tracked.hand_on(out, host);
     let given_up = [

@@ -132,10 +132,25 @@ pub struct Opened {
     pub position: Option<u64>,
     /// First byte of the request.
     pub start_ns: u64,
+    /// Process that read (server) or wrote (client) the request's first byte; 0 if unknown.
+    pub tgid: u32,
     /// What the request is sent for.
     pub cause: Option<Cause>,
     /// The context it carries.
     pub context: ContextHeaders,
+}
+
+/// The body of a request that exports spans, as far as it was captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportBody {
+    /// Process that sent it.
+    pub tgid: u32,
+    /// From its first byte on, with its framing if `chunked`.
+    pub bytes: Vec<u8>,
+    /// Its transfer coding is chunked.
+    pub chunked: bool,
+    /// Nothing of it is missing.
+    pub whole: bool,
 }
 
 /// How a direction or a connection ended.

@@ -4,7 +4,9 @@
 //! In: pieces of both directions; at the beginning, or when whoever looks at the bytes first says
 //! so, the protocol. Out: exchanges and counts, in [`Outputs`].
 
-use super::{At, Direction, End, Exchange, Input, Opened, Role, Unfinished, http1, http2};
+use super::{
+    At, Direction, End, Exchange, ExportBody, Input, Opened, Role, Unfinished, http1, http2,
+};
 
 /// Who parses a connection.
 #[derive(Debug)]
@@ -46,6 +48,11 @@ impl Outputs {
             .opened
             .drain(..)
             .chain(self.http2.opened.drain(..))
+    }
+
+    /// Hands out the bodies of requests that export spans.
+    pub fn drain_exports(&mut self) -> impl Iterator<Item = ExportBody> {
+        self.http1.exports.drain(..)
     }
 
     /// Hands out the finished exchanges.

@@ -11,6 +11,7 @@ use super::exposition::{Format, Kind, Page};
 use super::ledger::{BytesSnapshot, StageSnapshot};
 use super::services::ServiceSnapshot;
 use crate::metrics::{GraphCounts, Recorded, RecorderCounts, page as red};
+use crate::trace::sdk::SdkCounts;
 
 /// Everything the agent counts, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub unjoined: Vec<(&'static str, u64)>,
     /// Spans that wait until their trace is certain.
     pub waiting_spans: u64,
+    /// What is left to the SDKs of processes.
+    pub sdks: SdkCounts,
     /// Connections that user space knows.
     pub connections: u64,
     /// Protocol sessions alive, by protocol.
@@ -317,6 +320,14 @@ metrics! {
         };
     "tracer_agent_waiting_spans" Gauge [] "Spans that wait until their trace is certain." => |now, out|
         out.count(&[], now.waiting_spans);
+    "tracer_agent_sdk_processes" Gauge [] "Processes whose own OpenTelemetry SDK exports spans." => |now, out|
+        out.count(&[], now.sdks.processes);
+    "tracer_agent_sdk_waiting_spans" Gauge [] "Spans that wait until it is known what their process's SDK reports." => |now, out|
+        out.count(&[], now.sdks.waiting);
+    "tracer_agent_sdk_left_spans_total" Counter [] "Spans that were left to an SDK, as the ledger's `reported_by_sdk`." => |now, out|
+        out.count(&[], now.sdks.left);
+    "tracer_agent_sdk_hurried_spans_total" Counter [] "Spans whose SDK was judged early, because too many waited." => |now, out|
+        out.count(&[], now.sdks.hurried);
     "tracer_agent_ring_highest_bytes" Gauge [] "Most bytes that ever waited in the ring buffer to be read." => |now, out|
         out.count(&[], now.ring.highest_bytes);
     "tracer_agent_ring_size_bytes" Gauge [] "Size of the ring buffer." => |now, out|

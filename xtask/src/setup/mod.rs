@@ -9,6 +9,7 @@ mod dist;
 mod linker;
 mod mounts;
 mod peers;
+mod sdk;
 mod tests;
 mod tls;
 mod toolchain;

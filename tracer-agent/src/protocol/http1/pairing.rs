@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 
 use super::super::{At, Exchange, Outcome, Request, Response, Role, Unfinished};
+use super::export::Export;
 use super::head::RequestHead;
+use crate::trace::sdk::Signal;
 
 /// Most requests of one connection that may wait.
 pub(super) const MAX_OUTSTANDING: usize = 1024;
@@ -77,6 +79,12 @@ impl Pending {
 
     pub(super) fn is_connect(&self) -> bool {
         &*self.head.request.method == "CONNECT"
+    }
+
+    /// What takes its body, if that is an export of spans.
+    pub(super) fn exports_spans(&self, chunked: bool) -> Option<Box<Export>> {
+        let signal = Signal::of_request(&self.head.request);
+        (signal == Some(Signal::Traces)).then(|| Box::new(Export::new(self.tgid, chunked)))
     }
 
     /// An interim response is likely still to come.

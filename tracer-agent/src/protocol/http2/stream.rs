@@ -225,6 +225,7 @@ impl Stream {
             role,
             position: None,
             start_ns: self.began_ns,
+            tgid: self.tgid,
             cause,
             context: self.request.context.clone(),
         }

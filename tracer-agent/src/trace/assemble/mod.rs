@@ -145,6 +145,11 @@ impl Assembler {
         self.make_room();
     }
 
+    /// The id that the span of an exchange has or will have.
+    pub fn span_id(&self, id: ExchangeId) -> Option<SpanId> {
+        self.nodes.get(&id).map(|node| node.span_id)
+    }
+
     /// An exchange ended: its span, with the ids it has by itself. What is final comes out at once
     /// through `out`, what is not with [`Assembler::poll`].
     pub fn finished(&mut self, id: ExchangeId, span: Span, now_ns: u64, out: &mut Vec<Span>) {
