@@ -9,6 +9,7 @@ mod child;
 mod demo;
 mod ebpf;
 mod http;
+mod kubernetes;
 mod run;
 mod setup;
 mod sh;
@@ -48,6 +49,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// The agent on other kernels, booted under QEMU
     Vm(vm::VmArgs),
+    /// The agent and its manifests against a real kube-apiserver (built once: some minutes)
+    Kubernetes,
     /// Accept OTLP over HTTP and only count spans, by process
     #[command(hide = true)]
     OtlpSink {
@@ -88,6 +91,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Check => check::check()?,
         Task::Bench(args) => bench::bench(&args)?,
         Task::CausalityScene(args) => bench::causality_scene(&args)?,
+        Task::Kubernetes => kubernetes::kubernetes()?,
         Task::Vm(args) => vm::vm(&args)?,
         Task::OtlpSink { port_file } => bench::sink(&port_file)?,
     }

@@ -6,12 +6,14 @@ mod capture;
 mod command;
 mod outlet;
 mod pipeline;
+mod pods;
 mod reload;
 mod replay;
 mod run;
 mod status;
 mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use replay::replay;
@@ -21,6 +23,7 @@ use crate::config::Config;
 use crate::discover::pattern::{Cmdline, Glob};
 use crate::discover::{PolicyConfig, PortRange, Rule};
 use crate::export::{ExportError, SettingsError};
+use crate::meta::kubernetes::Store;
 use crate::meta::{Options as MetaOptions, ServiceRule};
 use crate::probes::{Kernel, LoadError, Options, Switches};
 use crate::telemetry::admin::AdminError;
@@ -162,7 +165,11 @@ fn span_builder(config: &Config) -> SpanBuilder {
     SpanBuilder::new(propagators, redaction, fastrand::Rng::new())
 }
 
-fn meta_options(config: &Config, resource: &[(String, String)]) -> MetaOptions {
+fn meta_options(
+    config: &Config,
+    resource: &[(String, String)],
+    pods: Option<Arc<Store>>,
+) -> MetaOptions {
     MetaOptions {
         service_rules: config
             .service_names
@@ -175,6 +182,8 @@ fn meta_options(config: &Config, resource: &[(String, String)]) -> MetaOptions {
             .collect(),
         command_args: config.process.command_args,
         resource_attributes: resource.to_vec(),
+        pod_wait_ns: u64::try_from(config.kubernetes.wait.as_nanos()).unwrap_or(u64::MAX),
+        pods,
         ..MetaOptions::default()
     }
 }

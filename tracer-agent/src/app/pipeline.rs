@@ -14,6 +14,7 @@ use crate::discover::{
 use crate::export::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
+use crate::meta::table::PodCounts;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
 use crate::probes::Maps;
 use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, Opened};
@@ -23,6 +24,7 @@ use crate::trace::assemble::Limits;
 use crate::trace::{Assembler, JoinCounts, Span, SpanBuilder};
 
 use super::outlet::Outlet;
+use super::pods::PodStage;
 use super::reload::{self, Change};
 
 /// After a change of policy, for records of what was before it to come out of the ring.
@@ -33,6 +35,8 @@ pub struct Pipeline {
     ingest: Ingest,
     host: Side,
     ledger: Arc<Ledger>,
+    /// There if Kubernetes is asked.
+    pods: Option<PodStage>,
     outlet: Outlet,
     /// Boot time of this batch.
     now_ns: u64,
@@ -94,6 +98,8 @@ pub struct Parts {
     pub discovery: Discovery,
     /// Makes spans.
     pub builder: SpanBuilder,
+    /// Where spans wait for what Kubernetes says, if it is asked.
+    pub pods: Option<PodStage>,
     /// Where spans go.
     pub outlet: Outlet,
     /// Where they are counted.
@@ -115,6 +121,7 @@ impl Pipeline {
             processes,
             discovery,
             builder,
+            pods,
             outlet,
             ledger,
             admin,
@@ -146,6 +153,7 @@ impl Pipeline {
                 ledger: Arc::clone(&ledger),
             },
             ledger,
+            pods,
             outlet,
             now_ns: clock::boot_ns(),
             settling: None,
@@ -237,9 +245,18 @@ impl Pipeline {
             ..
         } = &mut self.host;
         assembler.poll(*now_ns, spans);
+        let mut spans = Vec::new();
         if !self.host.spans.is_empty() {
             let room = self.host.spans.len();
-            let spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
+            spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
+        }
+        if let Some(pods) = &mut self.pods {
+            let Side {
+                processes, now_ns, ..
+            } = &mut self.host;
+            spans = pods.pass(spans, processes, *now_ns);
+        }
+        if !spans.is_empty() {
             self.outlet.take(spans, self.now_ns);
         }
         counts
@@ -348,6 +365,12 @@ impl Pipeline {
     pub fn joins(&self) -> (&JoinCounts, usize) {
         let assembler = &self.host.assembler;
         (assembler.counts(), assembler.waiting())
+    }
+
+    /// Where spans wait for what Kubernetes says, and the processes that it says it of.
+    pub fn pods(&self) -> Option<(&PodStage, PodCounts)> {
+        let pods = self.pods.as_ref()?;
+        Some((pods, self.host.processes.pod_counts()))
     }
 
     /// The stages behind this.

@@ -22,6 +22,7 @@ use crate::export::{
     SpoolSettings,
 };
 use crate::kernel::prepare;
+use crate::meta::kubernetes::Kubernetes;
 use crate::metrics::Recorded;
 use crate::probes;
 use crate::telemetry::admin::{Admin, Readiness, Sources};
@@ -93,6 +94,9 @@ pub async fn run(
         Mode::Host
     };
     let mut reloader = Reloader::new(load, config.clone(), mode);
+    let environment = |name: &str| std::env::var(name).ok();
+    // Its watches end with it.
+    let kubernetes = Kubernetes::start(&config.kubernetes, &environment);
     let started = Capture::start(Start {
         resource: settings.resource.clone(),
         config,
@@ -103,6 +107,7 @@ pub async fn run(
         status,
         recorded,
         metrics_interval: settings.metrics.interval,
+        pods: kubernetes.as_ref().map(|api| Arc::clone(api.store())),
     })
     .await;
     let mut capture = match started {

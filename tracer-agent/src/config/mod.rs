@@ -27,6 +27,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use crate::meta::kubernetes;
 use crate::trace::{routes, sampling};
 
 pub use error::ConfigError;
@@ -61,6 +62,8 @@ pub struct Config {
     pub redaction: Redaction,
     /// What is told about processes.
     pub process: ProcessSettings,
+    /// What Kubernetes is asked for.
+    pub kubernetes: kubernetes::Settings,
     /// What the agent counts about itself.
     pub telemetry: TelemetrySettings,
 }
@@ -177,6 +180,7 @@ impl Config {
             routes: _,
             redaction,
             process,
+            kubernetes,
             telemetry,
         } = self;
         let sections = [
@@ -188,6 +192,7 @@ impl Config {
             ("service_names", *service_names != other.service_names),
             ("redaction", *redaction != other.redaction),
             ("process", *process != other.process),
+            ("kubernetes", *kubernetes != other.kubernetes),
             ("telemetry", *telemetry != other.telemetry),
         ];
         let differing = sections.into_iter().filter(|(_, differs)| *differs);

@@ -14,6 +14,8 @@ use crate::trace::sampling::NAMES;
 enum Shape {
     Boolean,
     Integer(u32, u32),
+    /// From 0.
+    IntegerFromZero(u32),
     /// From, to; the lower bound itself is not allowed.
     Above(f64, f64),
     Number(f64, f64),
@@ -37,6 +39,7 @@ fn shape(key: &str) -> Shape {
         | keys::CONTAINERS_ONLY
         | keys::TLS
         | keys::COMMAND_ARGS
+        | keys::KUBERNETES_PEERS
         | keys::KEEP_ERRORS
         | keys::ROUTE_LEARN => Shape::Boolean,
         keys::INCLUDE_PIDS | keys::EXCLUDE_PIDS => Shape::Integer(1, 4_194_304),
@@ -51,6 +54,8 @@ fn shape(key: &str) -> Shape {
         keys::SPANS_PER_SECOND => Shape::Above(0.0, 1e6),
         keys::DECISION_WAIT => Shape::Integer(100, 60_000),
         keys::ROUTE_MAX => Shape::Integer(1, 10_000),
+        keys::KUBERNETES => Shape::TextOrOff,
+        keys::KUBERNETES_WAIT => Shape::IntegerFromZero(30_000),
         keys::ROUTE_PATTERNS => Shape::Path,
         _ => Shape::Text,
     }
@@ -72,6 +77,9 @@ impl Shape {
             Shape::Boolean => json!({"type": ["boolean", "null"]}),
             Shape::Integer(from, to) => {
                 json!({"type": ["integer", "null"], "minimum": from, "maximum": to})
+            }
+            Shape::IntegerFromZero(to) => {
+                json!({"type": ["integer", "null"], "minimum": 0, "maximum": to})
             }
             Shape::Above(from, to) => {
                 json!({"type": ["number", "null"], "exclusiveMinimum": from, "maximum": to})
@@ -142,9 +150,11 @@ fn of_key(key: &Key) -> Value {
 
 fn default(key: &Key, shape: Shape) -> Value {
     let one = |text: &str| match shape {
-        Shape::Boolean | Shape::Integer(..) | Shape::Number(..) | Shape::Above(..) => {
-            serde_json::from_str(text).unwrap_or_else(|_| json!(text))
-        }
+        Shape::Boolean
+        | Shape::Integer(..)
+        | Shape::IntegerFromZero(_)
+        | Shape::Number(..)
+        | Shape::Above(..) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
         _ => json!(text),
     };
     match key.list {
@@ -228,6 +238,11 @@ mod tests {
                     check(from.to_string(), true);
                     check(to.to_string(), true);
                     check((from - 1).to_string(), false);
+                    check((u64::from(to) + 1).to_string(), false);
+                }
+                Shape::IntegerFromZero(to) => {
+                    check("0".to_owned(), true);
+                    check(to.to_string(), true);
                     check((u64::from(to) + 1).to_string(), false);
                 }
                 Shape::Number(from, to) => {

@@ -14,7 +14,7 @@ mod vm;
 
 pub use linker::Linker;
 pub use mounts::mount_all;
-pub use tests::{for_tests, venv_bin};
+pub use tests::{for_kubernetes, for_tests, venv_bin};
 pub use toolchain::Toolchain;
 pub use vm::for_vm;
 
