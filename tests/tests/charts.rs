@@ -128,8 +128,7 @@ const EVERYTHING: &[&str] = &[
     "clusterName=prod,spool.hostPath=/var/lib/tracer-agent,admin.family=IPv6,hostNetwork=true",
     "--set",
     "extraCapabilities={SYS_ADMIN,BPF},seLinuxOptions.type=spc_t,imagePullSecrets[0].name=pull",
-    "--set",
-    "config.sampling.sampler=traceidratio,config.sampling.ratio=0.1,config.log_level=debug",
+    "--set-json", r#"config={"log_level": "debug", "sampling": {"sampler": "traceidratio", "ratio": 0.1}}"#,
     "--set",
     "extraArgs={--ring-size=8MiB},extraEnv[0].name=A,extraEnv[0].value=b,podLabels.team=x,podAnnotations.a=b",
     "--set",
@@ -316,7 +315,8 @@ fn wrong_values_are_refused() {
         ("config.log_levle=debug", "log_levle"),
         ("spool.hostPath=relative", "hostPath"),
     ] {
-        let output = tools.helm(&["template", "x", "deploy/helm/tracer-agent", "--set", value]);
+        let chart = ["template", "x", "deploy/helm/tracer-agent", "--kube-version", "1.37"];
+        let output = tools.helm(&[&chart[..], &["--set", value]].concat());
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(
             !output.status.success() && said.contains(named),

@@ -227,7 +227,7 @@ fn spans_name_their_pods() {
     let (cgroup_1, cgroup_2) = (containerd(&ids, 1), crio(&ids, 2));
     // One that is there before the agent, one that comes later.
     let service = service(&cgroup_1);
-    cluster.put_service("shop-front", service.address);
+    let has_service = cluster.put_service("shop-front", service.address);
     let (_files, kubeconfig) = cluster.kubeconfig();
     let receiver = Receiver::start();
     let agent = agent(&receiver, &kubeconfig, 3000)

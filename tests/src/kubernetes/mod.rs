@@ -40,17 +40,19 @@ impl Cluster {
         }
     }
 
-    /// A service that has an address of its own.
-    pub fn put_service(&self, name: &str, address: std::net::SocketAddr) {
+    /// A service at an address of this host. False if this API knows no such addresses: a real one
+    /// refuses loopback.
+    pub fn put_service(&self, name: &str, address: std::net::SocketAddr) -> bool {
+        let Cluster::Scripted(api) = self else {
+            return false;
+        };
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": name, "namespace": "tracer", "uid": format!("service-{name}")},
             "spec": {"externalIPs": [address.ip().to_string()], "ports": [{"port": address.port(), "protocol": "TCP"}]},
         });
-        match self {
-            Cluster::Scripted(api) => api.put("services", &service),
-            Cluster::Real(api) => api.create("/api/v1/namespaces/tracer/services", &service),
-        }
+        api.put("services", &service);
+        true
     }
 
     /// What a client needs to reach it: a directory with the file `config`.
