@@ -17,6 +17,7 @@ pub mod finish;
 pub mod grpc;
 pub mod http;
 pub mod jaeger;
+pub mod kubernetes;
 pub mod ledger;
 pub mod metrics_receiver;
 pub mod oddities;

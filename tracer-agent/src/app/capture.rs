@@ -13,6 +13,7 @@ use tracer_common::abi::kind_of_process;
 use super::AppError;
 use super::outlet::Outlet;
 use super::pipeline::{Parts, Pipeline};
+use super::pods::PodStage;
 use super::reload::Change;
 use super::status::Status;
 use super::tls::Watch;
@@ -20,6 +21,7 @@ use crate::config::Config;
 use crate::discover::{Discovery, Mode, Policy, Runtime};
 use crate::export::SpanSink;
 use crate::kernel::{clock, programs};
+use crate::meta::kubernetes::Store;
 use crate::meta::{ProcFs, ProcessTable};
 use crate::metrics::{Recorded, Recorder};
 use crate::probes::{Kernel, LoadError, Options, Reader};
@@ -60,6 +62,8 @@ pub struct Start {
     pub recorded: Arc<Recorded>,
     /// How often somebody collects them.
     pub metrics_interval: Duration,
+    /// What Kubernetes says, if it is asked.
+    pub pods: Option<Arc<Store>>,
 }
 
 /// The running thread.
@@ -184,6 +188,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         status,
         recorded,
         metrics_interval,
+        pods,
     } = start;
     let agent = std::process::id();
     let policy = Policy::new(super::policy_config(&config), agent);
@@ -209,7 +214,10 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         maps.set_process(agent, flags).map_err(LoadError::from)?;
     }
     let proc = ProcFs::default();
-    let processes = ProcessTable::new(proc.clone(), super::meta_options(&config, &resource));
+    let processes = ProcessTable::new(
+        proc.clone(),
+        super::meta_options(&config, &resource, pods.clone()),
+    );
     let tls = if config.capture.tls && crate::rights::can_place_uprobes() != Some(false) {
         let whole_host = mode == Mode::Host;
         Some(super::tls::start(
@@ -229,6 +237,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         processes,
         discovery,
         builder: super::span_builder(&config),
+        pods: pods.map(|store| PodStage::new(store, config.kubernetes.peers)),
         outlet: Outlet::new(
             &config,
             Some(Recorder::new(recorded, metrics_interval)),
@@ -367,6 +376,9 @@ impl Loaded {
                     self.status.tls(tls.counts());
                 }
                 self.status.outlet(self.pipeline.outlet());
+                if let Some((stage, counts)) = self.pipeline.pods() {
+                    self.status.pods(stage, counts);
+                }
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }

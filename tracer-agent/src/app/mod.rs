@@ -8,6 +8,7 @@ mod command;
 mod notify;
 mod outlet;
 mod pipeline;
+mod pods;
 mod reload;
 mod replay;
 mod run;
@@ -15,6 +16,7 @@ mod start;
 mod status;
 mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use replay::replay;
@@ -24,6 +26,7 @@ use crate::config::Config;
 use crate::discover::pattern::{Cmdline, Glob};
 use crate::discover::{PolicyConfig, PortRange, Rule};
 use crate::export::{ExportError, SettingsError};
+use crate::meta::kubernetes::Store;
 use crate::meta::{Options as MetaOptions, ServiceRule};
 use crate::probes::{Kernel, LoadError, Options, Switches};
 use crate::telemetry::admin::AdminError;
@@ -168,7 +171,11 @@ fn span_builder(config: &Config) -> SpanBuilder {
     SpanBuilder::new(propagators, redaction, fastrand::Rng::new())
 }
 
-fn meta_options(config: &Config, resource: &[(String, String)]) -> MetaOptions {
+fn meta_options(
+    config: &Config,
+    resource: &[(String, String)],
+    pods: Option<Arc<Store>>,
+) -> MetaOptions {
     MetaOptions {
         service_rules: config
             .service_names
@@ -181,6 +188,8 @@ fn meta_options(config: &Config, resource: &[(String, String)]) -> MetaOptions {
             .collect(),
         command_args: config.process.command_args,
         resource_attributes: resource.to_vec(),
+        pod_wait_ns: u64::try_from(config.kubernetes.wait.as_nanos()).unwrap_or(u64::MAX),
+        pods,
         ..MetaOptions::default()
     }
 }

@@ -15,6 +15,7 @@ use crate::discover::{
 use crate::export::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
+use crate::meta::table::PodCounts;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
 use crate::probes::Maps;
 use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, ExportBody, Opened, Role};
@@ -27,6 +28,7 @@ use crate::trace::{Assembler, JoinCounts, Span, SpanBuilder};
 
 use super::beside::{self, Sdks};
 use super::outlet::Outlet;
+use super::pods::PodStage;
 use super::reload::{self, Change};
 
 /// After a change of policy, for records of what was before it to come out of the ring.
@@ -37,6 +39,8 @@ pub struct Pipeline {
     ingest: Ingest,
     host: Side,
     ledger: Arc<Ledger>,
+    /// There if Kubernetes is asked.
+    pods: Option<PodStage>,
     outlet: Outlet,
     /// Boot time of this batch.
     now_ns: u64,
@@ -101,6 +105,8 @@ pub struct Parts {
     pub discovery: Discovery,
     /// Makes spans.
     pub builder: SpanBuilder,
+    /// Where spans wait for what Kubernetes says, if it is asked.
+    pub pods: Option<PodStage>,
     /// Where spans go.
     pub outlet: Outlet,
     /// Where they are counted.
@@ -124,6 +130,7 @@ impl Pipeline {
             processes,
             discovery,
             builder,
+            pods,
             outlet,
             ledger,
             admin,
@@ -159,6 +166,7 @@ impl Pipeline {
                 ledger: Arc::clone(&ledger),
             },
             ledger,
+            pods,
             outlet,
             now_ns: clock::boot_ns(),
             settling: None,
@@ -259,9 +267,18 @@ impl Pipeline {
             beside::count(&left, &self.ledger);
             self.outlet.left(&left);
         }
+        let mut spans = Vec::new();
         if !self.host.spans.is_empty() {
             let room = self.host.spans.len();
-            let spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
+            spans = std::mem::replace(&mut self.host.spans, Vec::with_capacity(room));
+        }
+        if let Some(pods) = &mut self.pods {
+            let Side {
+                processes, now_ns, ..
+            } = &mut self.host;
+            spans = pods.pass(spans, processes, *now_ns);
+        }
+        if !spans.is_empty() {
             self.outlet.take(spans, self.now_ns);
         }
         counts
@@ -375,6 +392,12 @@ impl Pipeline {
     /// What was left to SDKs so far.
     pub fn sdks(&self) -> SdkCounts {
         self.host.sdks.stage.counts()
+    }
+
+    /// Where spans wait for what Kubernetes says, and the processes that it says it of.
+    pub fn pods(&self) -> Option<(&PodStage, PodCounts)> {
+        let pods = self.pods.as_ref()?;
+        Some((pods, self.host.processes.pod_counts()))
     }
 
     /// The stages behind this.

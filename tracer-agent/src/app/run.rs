@@ -21,6 +21,7 @@ use crate::export::{
     self, ExportPipeline, ExportSettings, Exporter, ExporterStats, MetricsExporter, SpanSink,
     SpoolSettings,
 };
+use crate::meta::kubernetes::Kubernetes;
 use crate::metrics::Recorded;
 use crate::rights;
 use crate::telemetry::admin::{Admin, Readiness, Sources};
@@ -89,6 +90,9 @@ pub async fn run(
         Mode::Host
     };
     let mut reloader = Reloader::new(load, config.clone(), mode);
+    let environment = |name: &str| std::env::var(name).ok();
+    // Its watches end with it.
+    let kubernetes = Kubernetes::start(&config.kubernetes, &environment);
     let started = Capture::start(Start {
         resource: settings.resource.clone(),
         config,
@@ -99,6 +103,7 @@ pub async fn run(
         status,
         recorded,
         metrics_interval: settings.metrics.interval,
+        pods: kubernetes.as_ref().map(|api| Arc::clone(api.store())),
     })
     .await;
     let mut capture = match started {

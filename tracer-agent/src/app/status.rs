@@ -10,7 +10,7 @@ use crate::metrics::Recorded;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::metrics::{Exporter, Probes, ProgramCost, Snapshot, Tls};
+use crate::telemetry::metrics::{Exporter, Kubernetes, Probes, ProgramCost, Snapshot, Tls};
 use crate::telemetry::open::OpenExchanges;
 use crate::trace::routes::RouteCounts;
 use crate::trace::sampling::SamplerCounts;
@@ -18,6 +18,8 @@ use crate::trace::sdk::SdkCounts;
 use crate::trace::{JoinCounts, Link};
 
 use super::outlet::Outlet;
+use super::pods::PodStage;
+use crate::meta::table::PodCounts;
 
 /// Shared by the capture thread (which writes) and the admin endpoint (which reads).
 #[derive(Debug, Default)]
@@ -161,6 +163,19 @@ impl Status {
             ("guessed", guessed),
             ("overflow", overflow),
         ];
+    }
+
+    /// What Kubernetes said so far, and who waits for it.
+    pub fn pods(&self, stage: &PodStage, counts: PodCounts) {
+        let mut latest = self.lock();
+        latest.kubernetes = Some(Kubernetes {
+            store: stage.store().counts(),
+            waiting_spans: stage.waiting() as u64,
+            hurried: stage.hurried(),
+            known: counts.known,
+            awaited: counts.awaited,
+            given_up: counts.given_up,
+        });
     }
 
     /// What the sessions counted since the last call.

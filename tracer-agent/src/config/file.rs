@@ -32,7 +32,19 @@ struct File {
     sdk: Sdk,
     redaction: Redaction,
     process: Process,
+    kubernetes: Kubernetes,
     telemetry: Telemetry,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Kubernetes {
+    metadata: Scalar,
+    node_name: Scalar,
+    labels: List,
+    annotations: List,
+    peers: Scalar,
+    wait_ms: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -277,6 +289,7 @@ impl Lowering<'_> {
             sdk,
             redaction: Redaction { query_keys },
             process: Process { command_args },
+            kubernetes,
             telemetry: Telemetry { bpf_stats },
         } = file;
         self.scalar(keys::LOG_LEVEL, log_level);
@@ -364,6 +377,20 @@ impl Lowering<'_> {
         self.sdk(sdk);
         self.list(keys::QUERY_KEYS, query_keys);
         self.scalar(keys::COMMAND_ARGS, command_args);
+        let Kubernetes {
+            metadata,
+            node_name,
+            labels,
+            annotations,
+            peers,
+            wait_ms,
+        } = kubernetes;
+        self.scalar(keys::KUBERNETES, metadata);
+        self.scalar(keys::KUBERNETES_NODE, node_name);
+        self.list(keys::KUBERNETES_LABELS, labels);
+        self.list(keys::KUBERNETES_ANNOTATIONS, annotations);
+        self.scalar(keys::KUBERNETES_PEERS, peers);
+        self.scalar(keys::KUBERNETES_WAIT, wait_ms);
         self.scalar(keys::BPF_STATS, bpf_stats);
 
         let rules = service_names.into_iter().map(|rule| {

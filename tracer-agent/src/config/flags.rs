@@ -40,6 +40,9 @@ pub struct RunFlags {
     /// Keep spans in this directory while a backend is down
     #[arg(long, value_name = "DIR")]
     pub spool: Option<String>,
+    /// Ask the Kubernetes API for this node's pods: auto, on, off [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub kubernetes: Option<String>,
     /// Bytes the spool may take; beyond it the oldest spans are dropped [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     pub spool_max_bytes: Option<String>,
@@ -116,6 +119,7 @@ pub(super) fn values(flags: &RunFlags) -> Values {
         ring_size,
         spool,
         spool_max_bytes,
+        kubernetes,
         include_exe,
         exclude_exe,
         include_cmdline,
@@ -145,6 +149,7 @@ pub(super) fn values(flags: &RunFlags) -> Values {
     put(keys::RING_SIZE, ring_size.as_slice());
     put(keys::SPOOL, spool.as_slice());
     put(keys::SPOOL_MAX_BYTES, spool_max_bytes.as_slice());
+    put(keys::KUBERNETES, kubernetes.as_slice());
     put(keys::INCLUDE_EXE, include_exe);
     put(keys::EXCLUDE_EXE, exclude_exe);
     put(keys::INCLUDE_CMDLINE, include_cmdline);

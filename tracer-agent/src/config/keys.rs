@@ -134,6 +134,18 @@ keys! {
         "Query keys whose values are replaced by `REDACTED`; a list of your own replaces this one.";
     COMMAND_ARGS = "process.command_args", ["TRACER_PROCESS_COMMAND_ARGS"], None, "false", one,
         "Report the arguments of traced commands, which can hold secrets.";
+    KUBERNETES = "kubernetes.metadata", ["TRACER_KUBERNETES"], Some("--kubernetes"), "auto", one,
+        "Ask the Kubernetes API for the pods of this node: `auto` (in a pod with a service account), `on` (also with the kubeconfig that `KUBECONFIG` names), `off`. See [kubernetes](kubernetes.md).";
+    KUBERNETES_NODE = "kubernetes.node_name", ["TRACER_NODE_NAME"], None, "", one,
+        "This node's name in Kubernetes. In a DaemonSet the variable comes from `spec.nodeName` (downward API). Without it the API is not asked.";
+    KUBERNETES_LABELS = "kubernetes.labels", ["TRACER_KUBERNETES_LABELS"], None, "", list,
+        "Labels of pods that become attributes, `k8s.pod.label.<key>`: globs over keys.";
+    KUBERNETES_ANNOTATIONS = "kubernetes.annotations", ["TRACER_KUBERNETES_ANNOTATIONS"], None, "", list,
+        "Annotations of pods that become attributes, `k8s.pod.annotation.<key>`: globs over keys.";
+    KUBERNETES_PEERS = "kubernetes.peers", ["TRACER_KUBERNETES_PEERS"], None, "false", one,
+        "Name the services and pods at the other ends of connections, by watches of all services and endpoints of the cluster.";
+    KUBERNETES_WAIT = "kubernetes.wait_ms", ["TRACER_KUBERNETES_WAIT_MS"], None, "3000", one,
+        "Milliseconds that spans of a container wait at most until Kubernetes has told its pod, from its first span on; 0 to 30000.";
     BPF_STATS = "telemetry.bpf_stats", ["TRACER_BPF_STATS"], None, "false", one,
         "Have the kernel measure eBPF programs and show their run times on `/metrics`. Costs every eBPF program of the host some 50 ns a run while the agent runs.";
 }

@@ -27,6 +27,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use crate::meta::kubernetes;
 use crate::trace::{routes, sampling, sdk};
 
 pub use error::ConfigError;
@@ -63,6 +64,8 @@ pub struct Config {
     pub redaction: Redaction,
     /// What is told about processes.
     pub process: ProcessSettings,
+    /// What Kubernetes is asked for.
+    pub kubernetes: kubernetes::Settings,
     /// What the agent counts about itself.
     pub telemetry: TelemetrySettings,
 }
@@ -180,6 +183,7 @@ impl Config {
             sdk,
             redaction,
             process,
+            kubernetes,
             telemetry,
         } = self;
         let sections = [
@@ -192,6 +196,7 @@ impl Config {
             ("sdk", *sdk != other.sdk),
             ("redaction", *redaction != other.redaction),
             ("process", *process != other.process),
+            ("kubernetes", *kubernetes != other.kubernetes),
             ("telemetry", *telemetry != other.telemetry),
         ];
         let differing = sections.into_iter().filter(|(_, differs)| *differs);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::meta::kubernetes::Mode;
 use crate::trace::routes::Pattern;
 
 type Parsed<T> = Result<T, String>;
@@ -75,6 +76,16 @@ pub(super) fn route(text: &str) -> Parsed<Pattern> {
     Pattern::parse(text).map_err(|error| {
         format!("`{text}`: {error}; allowed: a path such as /users/{{id}} or /static/**")
     })
+}
+
+/// When the Kubernetes API is asked. YAML has words of its own for on and off.
+pub(super) fn kubernetes(text: &str) -> Parsed<Mode> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(Mode::Auto),
+        "on" | "true" => Ok(Mode::On),
+        "off" | "false" => Ok(Mode::Off),
+        _ => Err(format!("`{text}` is unknown; allowed: auto, on, off")),
+    }
 }
 
 /// A process id.

@@ -8,6 +8,7 @@ use super::{
     Capture, Config, ConfigError, Discovery, Export, ProcessSettings, Redaction, Rules,
     ServiceNameRule, TelemetrySettings, keys, parse,
 };
+use crate::meta::kubernetes;
 
 impl Layers {
     /// Validates every value. The first wrong one is the error.
@@ -52,6 +53,16 @@ impl Layers {
             },
             process: ProcessSettings {
                 command_args: self.one(keys::COMMAND_ARGS, parse::boolean)?,
+            },
+            kubernetes: kubernetes::Settings {
+                mode: self.one(keys::KUBERNETES, parse::kubernetes)?,
+                node_name: self.optional(keys::KUBERNETES_NODE, parse::non_empty)?,
+                wanted: kubernetes::Wanted {
+                    labels: self.many(keys::KUBERNETES_LABELS, parse::glob)?,
+                    annotations: self.many(keys::KUBERNETES_ANNOTATIONS, parse::glob)?,
+                },
+                peers: self.one(keys::KUBERNETES_PEERS, parse::boolean)?,
+                wait: self.one(keys::KUBERNETES_WAIT, parse::millis(0..=30_000))?,
             },
             telemetry: TelemetrySettings {
                 bpf_stats: self.one(keys::BPF_STATS, parse::boolean)?,

@@ -10,6 +10,7 @@ use super::Usage;
 use super::exposition::{Format, Kind, Page};
 use super::ledger::{BytesSnapshot, StageSnapshot};
 use super::services::ServiceSnapshot;
+use crate::meta::kubernetes::StoreCounts;
 use crate::metrics::{GraphCounts, Recorded, RecorderCounts, page as red};
 use crate::trace::sdk::SdkCounts;
 
@@ -66,6 +67,8 @@ pub struct Snapshot {
     pub probes: Probes,
     /// Probes in TLS libraries.
     pub tls: Tls,
+    /// What Kubernetes said, if it is asked.
+    pub kubernetes: Option<Kubernetes>,
     /// What the agent itself uses.
     pub usage: Usage,
 }
@@ -86,6 +89,23 @@ pub struct Probes {
     pub attached: u64,
     /// To be attached on this kernel.
     pub wanted: u64,
+}
+
+/// What Kubernetes said at one moment, and who waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// What is known.
+    pub store: StoreCounts,
+    /// Spans that wait.
+    pub waiting_spans: u64,
+    /// Spans let go because too many waited.
+    pub hurried: u64,
+    /// Processes whose container was known at once.
+    pub known: u64,
+    /// Containers whose spans waited.
+    pub awaited: u64,
+    /// Containers whose spans waited in vain.
+    pub given_up: u64,
 }
 
 /// Probes in TLS libraries at one moment.
@@ -232,6 +252,33 @@ metrics! {
         out.count(&[], now.tls.probes);
     "tracer_agent_tls_failures_total" Counter [] "Files, or functions of them, that could not be looked into for TLS or probed; the log says why." => |now, out|
         out.count(&[], now.tls.failures);
+    "tracer_agent_kubernetes_watches" Gauge ["state"] "Watches of the Kubernetes API: wanted, and standing at the moment. Only where Kubernetes is asked, as all of these." => |now, out|
+        if let Some(Kubernetes { store, .. }) = &now.kubernetes {
+            out.count(&["wanted"], store.wanted);
+            out.count(&["standing"], store.watching);
+        };
+    "tracer_agent_kubernetes_objects" Gauge ["what"] "What is known of Kubernetes: pods of this node, containers by their ids, addresses of peers." => |now, out|
+        if let Some(Kubernetes { store, .. }) = &now.kubernetes {
+            for (what, n) in [("pods", store.pods), ("containers", store.containers), ("addresses", store.addresses)] {
+                out.count(&[what], n);
+            }
+        };
+    "tracer_agent_kubernetes_api_total" Counter ["what"] "What the watches of the Kubernetes API counted: lists taken, changes told (events), failures (refused, broken off, out of reach), objects that could not be read (malformed) or for which there was no room (left_out)." => |now, out|
+        if let Some(Kubernetes { store, .. }) = &now.kubernetes {
+            for (what, n) in [("lists", store.lists), ("events", store.events), ("failures", store.failures), ("malformed", store.malformed), ("left_out", store.left_out)] {
+                out.count(&[what], n);
+            }
+        };
+    "tracer_agent_kubernetes_waiting_spans" Gauge [] "Spans that wait for what Kubernetes says of their pod." => |now, out|
+        if let Some(kubernetes) = &now.kubernetes {
+            out.count(&[], kubernetes.waiting_spans);
+        };
+    "tracer_agent_kubernetes_lookups_total" Counter ["outcome"] "Processes whose container was known when their first span came (known); containers whose spans waited (awaited), and waited in vain (given_up); spans let go because too many waited (hurried)." => |now, out|
+        if let Some(Kubernetes { known, awaited, given_up, hurried, .. }) = &now.kubernetes {
+            for (outcome, n) in [("known", known), ("awaited", awaited), ("given_up", given_up), ("hurried", hurried)] {
+                out.count(&[outcome], *n);
+            }
+        };
     "tracer_agent_stage_seen_total" Counter ["stage"] "What entered a stage of the pipeline: events, exchanges, spans, spool." => |now, out|
         for (name, stage) in &now.ledger {
             out.count(&[name], stage.seen);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::meta::Process;
+use crate::meta::kubernetes::Peer;
 use crate::protocol::{CauseMethod, Connection, Exchange};
 
 use super::routes::Template;
@@ -131,6 +132,8 @@ pub struct Span {
     pub connection: Arc<Connection>,
     /// Low-cardinality template of its path, if the user wants one and there is one.
     pub template: Option<Template>,
+    /// What Kubernetes calls the other end, if it is asked and says.
+    pub peer: Option<Arc<Peer>>,
 }
 
 impl Span {

@@ -35,7 +35,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 const RUNTIMES: [(&str, &str); 3] = [
     (
         "go",
-        "the Go service, the OpenTelemetry Collector and Jaeger",
+        "the Go service, the OpenTelemetry Collector, Jaeger and helm",
     ),
     ("node", "the Node service"),
     ("javac", "the Java service"),
@@ -80,9 +80,9 @@ pub fn for_tests() -> Result<()> {
             eprintln!("setup: without {package} {what} is skipped: {error:#}");
         }
     }
-    for receiver in RECEIVERS {
-        if let Err(error) = receiver.build() {
-            let what = receiver.what;
+    for program in GO_PROGRAMS {
+        if let Err(error) = program.build() {
+            let what = program.what;
             eprintln!("setup: no {what}, its tests are skipped: {error:#}");
         }
     }
@@ -105,8 +105,8 @@ pub fn venv_bin() -> PathBuf {
     sh::target().join("venv/bin")
 }
 
-/// A receiver of spans that is built from its Go modules, where the tests look for it.
-struct GoReceiver {
+/// A program that is built from its Go modules, where the tests look for it.
+struct GoProgram {
     what: &'static str,
     /// Its directory in tests/services, and its program in target/services.
     name: &'static str,
@@ -117,24 +117,59 @@ struct GoReceiver {
     takes: &'static str,
 }
 
-const RECEIVERS: [GoReceiver; 2] = [
-    GoReceiver {
+const GO_PROGRAMS: [GoProgram; 3] = [
+    GoProgram {
         what: "OpenTelemetry Collector",
         name: "collector",
         file: "main.go",
         package: ".",
         takes: "about a minute",
     },
-    GoReceiver {
+    GoProgram {
         what: "Jaeger",
         name: "jaeger",
         file: "go.mod",
         package: "github.com/jaegertracing/jaeger/cmd/all-in-one",
         takes: "two to four minutes",
     },
+    GoProgram {
+        what: "helm",
+        name: "helm",
+        file: "go.mod",
+        package: "helm.sh/helm/v3/cmd/helm",
+        takes: "one to two minutes",
+    },
 ];
 
-impl GoReceiver {
+/// Not part of the tests' own set-up: it takes five minutes of a processor.
+const KUBE_APISERVER: GoProgram = GoProgram {
+    what: "kube-apiserver",
+    name: "kube-apiserver",
+    file: "go.mod",
+    package: ".",
+    takes: "some five minutes",
+};
+
+/// What `cargo xtask kubernetes` needs: paths of kube-apiserver, etcd and helm.
+pub fn for_kubernetes() -> Result<[PathBuf; 3]> {
+    for program in GO_PROGRAMS.iter().filter(|program| program.name == "helm") {
+        program.build()?;
+    }
+    KUBE_APISERVER.build()?;
+    if sh::which("etcd").is_none() {
+        let _masked = Masked::new("etcd.service");
+        apt::install(&["etcd-server"], "kube-apiserver keeps its objects in etcd")?;
+    }
+    let etcd = sh::which("etcd").context("there is no etcd")?;
+    let services = sh::target().join("services");
+    Ok([
+        services.join(KUBE_APISERVER.name),
+        etcd,
+        services.join("helm"),
+    ])
+}
+
+impl GoProgram {
     fn build(&self) -> Result<()> {
         let go = sh::which("go").context("there is no go")?;
         let services = sh::target().join("services");
@@ -169,6 +204,11 @@ const PYTHON_PACKAGES: &[(&str, &str, &str)] = &[
         "the check of the bill of materials",
     ),
     ("httpx", "import httpx", "`bench causality` of httpx"),
+    (
+        "kubernetes-validate",
+        "import kubernetes_validate",
+        "validation of Kubernetes manifests",
+    ),
 ];
 
 /// Makes the venv and installs what is missing in it.
