@@ -11,10 +11,13 @@ use tokio::sync::oneshot;
 use tracer_common::abi::kind_of_process;
 
 use super::AppError;
+use super::limits::{self, memory::Step};
 use super::outlet::Outlet;
 use super::pipeline::{Parts, Pipeline};
 use super::reload::Change;
 use super::status::Status;
+use super::takeover::Commands;
+use super::takeover::gate::Gate;
 use super::tls::Watch;
 use crate::config::Config;
 use crate::discover::{Discovery, Mode, Policy};
@@ -36,6 +39,8 @@ const BATCH: usize = 4096;
 const TLS_LOOK: Duration = Duration::from_secs(6);
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
+/// A program may be preempted between taking a record's time and submitting it.
+const RING_LAG_NS: u64 = 200_000_000;
 /// What takes a walk over everything this often.
 const RARELY_NS: u64 = 2_000_000_000;
 
@@ -59,6 +64,10 @@ pub struct Start {
     pub recorded: Arc<Recorded>,
     /// How often somebody collects them.
     pub metrics_interval: Duration,
+    /// Another agent has to be asked what it reports.
+    pub asks: bool,
+    /// What two agents agree on.
+    pub commands: Commands,
 }
 
 /// The running thread.
@@ -169,6 +178,8 @@ struct Loaded {
     tls: Option<Watch>,
     ledger: Arc<Ledger>,
     status: Arc<Status>,
+    commands: Commands,
+    limits: limits::Watch,
 }
 
 fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
@@ -182,6 +193,8 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         status,
         recorded,
         metrics_interval,
+        asks,
+        commands,
     } = start;
     let agent = std::process::id();
     let policy = Policy::new(super::policy_config(&config), agent);
@@ -237,6 +250,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         admin,
         tls: tls.clone(),
         max_connections: config.capture.max_connections as usize,
+        gate: Gate::new(asks),
     });
     if mode == Mode::Host {
         pipeline.apply_policy();
@@ -251,6 +265,8 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         tls,
         ledger,
         status,
+        commands,
+        limits: limits::Watch::new(config.limits.memory),
     })
 }
 
@@ -276,19 +292,31 @@ impl Loaded {
         let mut housekeeping_ns = 0;
         let mut rarely_ns = 0;
         let mut idle = 0u32;
+        let mut seen_ns = 0;
         loop {
             let stopping = stop.load(Ordering::Acquire);
+            let begun_ns = clock::boot_ns();
+            self.commands.follow(self.pipeline.gate(), seen_ns);
             self.pipeline.begin();
             let pipeline = &mut self.pipeline;
             let n = self.reader.drain(BATCH, |record| {
                 pipeline.record(record);
             });
+            if n < BATCH {
+                // Records come out of the ring moments after their time.
+                seen_ns = begun_ns.saturating_sub(RING_LAG_NS);
+            }
             follow(&mut self.kernel, &mut self.pipeline, false);
             let now_ns = clock::boot_ns();
             let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
             if housekeeping {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
+                match self.limits.memory() {
+                    Step::GoOn => {}
+                    Step::Shed => self.pipeline.shed(),
+                    Step::Resume => self.pipeline.resume(),
+                }
                 self.kernel.flush_log();
             }
             let counts = self.pipeline.commit(n);
@@ -334,6 +362,7 @@ impl Loaded {
                     self.status.tls(tls.counts());
                 }
                 self.status.outlet(self.pipeline.outlet());
+                self.status.limits(self.limits.counts());
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }

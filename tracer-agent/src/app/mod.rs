@@ -4,6 +4,7 @@
 
 mod capture;
 mod command;
+mod limits;
 mod outlet;
 mod pipeline;
 mod reload;
@@ -11,6 +12,7 @@ mod replay;
 mod run;
 mod start;
 mod status;
+mod takeover;
 mod tls;
 
 use std::time::Duration;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
 
+use super::takeover::gate::{Gate, Verdict};
 use super::tls::Watch;
 use crate::discover::{
     Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, Runtime, Runtimes,
@@ -28,6 +29,9 @@ use super::reload::{self, Change};
 /// After a change of policy, for records of what was before it to come out of the ring.
 const SETTLE_NS: u64 = 100_000_000;
 
+/// Why something was given up.
+const MEMORY_LIMIT: &str = "memory_limit";
+
 /// Everything between the ring and the export queue.
 pub struct Pipeline {
     ingest: Ingest,
@@ -42,6 +46,8 @@ pub struct Pipeline {
     records: u64,
     /// Records of later times are left out.
     cut_ns: u64,
+    /// There is no memory for connections.
+    shedding: bool,
 }
 
 /// A policy that changed: what its processes are looked at for, and since when.
@@ -74,6 +80,8 @@ struct Side {
     /// Who attaches to TLS libraries.
     tls: Option<Watch>,
     spans: Vec<Span>,
+    /// Which exchanges are this agent's to report.
+    gate: Gate,
     runtimes: Runtimes,
     /// Processes whose runtimes are to be followed.
     to_follow: Vec<(u32, Runtime)>,
@@ -104,6 +112,8 @@ pub struct Parts {
     pub tls: Option<Watch>,
     /// Connections tracked at a time.
     pub max_connections: usize,
+    /// Which exchanges are this agent's to report.
+    pub gate: Gate,
 }
 
 impl Pipeline {
@@ -120,6 +130,7 @@ impl Pipeline {
             admin,
             tls,
             max_connections,
+            gate,
         } = parts;
         Pipeline {
             ingest: Ingest::new(max_connections.saturating_mul(2)),
@@ -140,6 +151,7 @@ impl Pipeline {
                 now_ns: clock::boot_ns(),
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
+                gate,
                 runtimes: Runtimes::default(),
                 to_follow: Vec::new(),
                 foreign: 0,
@@ -151,6 +163,7 @@ impl Pipeline {
             settling: None,
             records: 0,
             cut_ns: u64::MAX,
+            shedding: false,
         }
     }
 
@@ -172,6 +185,9 @@ impl Pipeline {
             return false;
         }
         match Record::parse(bytes) {
+            Some(Record::Data(..) | Record::Connection(_)) if self.shedding => {
+                self.ingest.refuse(MEMORY_LIMIT);
+            }
             Some(Record::Data(event, captured)) => {
                 self.ingest.data(event, captured, &mut self.host);
             }
@@ -249,6 +265,7 @@ impl Pipeline {
     pub fn tick(&mut self, now_ns: u64) {
         self.ingest.tick(now_ns, &mut self.host);
         self.host.processes.expire(now_ns);
+        self.host.release();
         self.outlet.tick(now_ns);
         let is_due = |settling: &mut Settling| now_ns >= settling.since_ns + SETTLE_NS;
         if let Some(settling) = self.settling.take_if(is_due) {
@@ -321,15 +338,41 @@ impl Pipeline {
         tracing::info!("settings reloaded");
     }
 
+    /// There is too little memory: gives up what is open, and takes nothing more until [`resume`](Self::resume).
+    pub fn shed(&mut self) {
+        self.shedding = true;
+        let open = self.ingest.forget(|_| true, MEMORY_LIMIT, &mut self.host);
+        let held = self.host.gate.give_up_held();
+        self.ledger.exchanges.dropped(MEMORY_LIMIT, open + held);
+        // What waits for a decision gets it now.
+        self.outlet.finish();
+        crate::sys::give_memory_back();
+    }
+
+    /// There is enough again. What was not looked at is joined in the middle when it speaks.
+    pub fn resume(&mut self) {
+        self.shedding = false;
+        let ingest = &self.ingest;
+        let now_ns = clock::boot_ns();
+        self.host
+            .maps
+            .forget_connections(now_ns, |id| ingest.knows(id));
+    }
+
     /// The end: nothing more will come. What is still open has no end that we know.
     pub fn finish(&mut self) {
         self.ingest.tick(u64::MAX, &mut self.host);
-        const REASON: &str = "unfinished_at_shutdown";
-        let open = self.ingest.abandon_all(REASON, &mut self.host);
+        self.host.release();
+        // What a newer agent reports is among them, and cannot be told from what nobody does.
+        let reason = match self.host.gate.is_handed_over() {
+            true => "unfinished_after_takeover",
+            false => "unfinished_at_shutdown",
+        };
+        let open = self.ingest.abandon_all(reason, &mut self.host);
         // What still waits will learn nothing more.
         self.host.now_ns = u64::MAX;
         self.commit(0);
-        self.ledger.exchanges.dropped(REASON, open);
+        self.ledger.exchanges.dropped(reason, open);
         self.outlet.finish();
     }
 
@@ -337,6 +380,11 @@ impl Pipeline {
     /// it never shows more taken out of the ring than was put in.
     pub fn records(&self) -> u64 {
         self.records
+    }
+
+    /// What decides who reports.
+    pub fn gate(&mut self) -> &mut Gate {
+        &mut self.host.gate
     }
 
     /// Doors to the kernel side.
@@ -495,6 +543,7 @@ impl Host for Side {
     }
 
     fn opened(&mut self, opened: Opened, connection: &Arc<Connection>) {
+        self.gate.opened(&opened, connection);
         self.assembler.opened(opened, connection, self.now_ns);
     }
 
@@ -503,6 +552,35 @@ impl Host for Side {
             self.foreign += 1;
             return;
         }
+        match self.gate.judge(&exchange, connection) {
+            Verdict::Report => self.report(exchange, connection),
+            Verdict::Leave => self.foreign += 1,
+            Verdict::Wait => self.gate.hold(exchange, Arc::clone(connection)),
+        }
+    }
+
+    fn abandoned(&mut self, tgid: u32, reason: &'static str, n: u64) {
+        let process = self.processes.get(tgid);
+        let services = &self.ledger.services;
+        services.ended(&process.service_name, Outcome::Dropped(reason), n);
+    }
+}
+
+impl Side {
+    /// What waited for another agent's word and need not any more.
+    fn release(&mut self) {
+        for (exchange, connection) in self.gate.take_held() {
+            match self.gate.judge(&exchange, &connection) {
+                Verdict::Report => self.report(exchange, &connection),
+                Verdict::Leave => self.foreign += 1,
+                Verdict::Wait => self.gate.hold(exchange, connection),
+            }
+        }
+        let lost = self.gate.take_overflowed();
+        self.ledger.exchanges.dropped("takeover_full", lost);
+    }
+
+    fn report(&mut self, exchange: Exchange, connection: &Arc<Connection>) {
         let process = self.processes.get_at(exchange.tgid, exchange.end_ns);
         let id = ExchangeId {
             connection: connection.id,
@@ -513,11 +591,5 @@ impl Host for Side {
             .build(exchange, connection, &process, self.boot_to_unix_ns);
         self.assembler
             .finished(id, span, self.now_ns, &mut self.spans);
-    }
-
-    fn abandoned(&mut self, tgid: u32, reason: &'static str, n: u64) {
-        let process = self.processes.get(tgid);
-        let services = &self.ledger.services;
-        services.ended(&process.service_name, Outcome::Dropped(reason), n);
     }
 }

@@ -13,6 +13,7 @@ use super::capture::{Capture, Start};
 use super::command::{self, Launcher};
 use super::reload::{Load, Reloader};
 use super::status::Status;
+use super::takeover::{self, Place};
 use crate::config::Config;
 use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
@@ -28,6 +29,8 @@ use crate::telemetry::metrics::{Snapshot, render};
 
 /// From the signal to the end, export included (contract: 5 s).
 const SHUTDOWN: Duration = Duration::from_millis(4500);
+/// For telling an older agent that it reports again.
+const LEAVING: Duration = Duration::from_secs(1);
 /// After the command's end, for the last events to arrive.
 const LAST_EVENTS: Duration = Duration::from_millis(100);
 
@@ -88,7 +91,13 @@ pub async fn run(
         Mode::Host
     };
     let mut reloader = Reloader::new(load, config.clone(), mode);
+    // A command is traced by its own agent only.
+    let name = config.takeover.clone().filter(|_| mode == Mode::Host);
+    let place = Place::find(name.as_deref());
+    let (gate, commands) = takeover::channel();
     let started = Capture::start(Start {
+        asks: place.asks(),
+        commands,
         resource: settings.resource.clone(),
         config,
         admin: address,
@@ -108,6 +117,8 @@ pub async fn run(
         }
     };
     capture.tls_looked().await;
+    let (leave, left) = oneshot::channel();
+    let member = takeover::join(place, name.unwrap_or_default(), gate, left).await;
     readiness.ready();
     // Loading took more than running needs.
     crate::sys::give_memory_back();
@@ -121,6 +132,10 @@ pub async fn run(
     };
     let deadline = Instant::now() + SHUTDOWN;
     readiness.not_ready("the agent is shutting down");
+    if let Some(member) = member {
+        let _ = leave.send(());
+        let _ = tokio::time::timeout(LEAVING, member).await;
+    }
     let capture = tokio::task::spawn_blocking(move || capture.stop());
     if tokio::time::timeout_at(deadline, capture).await.is_err() {
         tracing::warn!("the ring could not be emptied in time");

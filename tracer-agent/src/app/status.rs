@@ -10,7 +10,7 @@ use crate::metrics::Recorded;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::metrics::{Exporter, Probes, ProgramCost, Snapshot, Tls};
+use crate::telemetry::metrics::{Exporter, Limits, Probes, ProgramCost, Snapshot, Tls};
 use crate::trace::routes::RouteCounts;
 use crate::trace::sampling::SamplerCounts;
 use crate::trace::{JoinCounts, Link};
@@ -59,6 +59,11 @@ impl Status {
         latest.kernel_drops = drops;
         latest.ring.highest_bytes = counts.ring_highest;
         latest.unparsed_connections = counts.unparsed_connections.to_vec();
+    }
+
+    /// Bounds of what is used.
+    pub fn limits(&self, counts: Limits) {
+        self.lock().limits = counts;
     }
 
     /// Probes in TLS libraries.

@@ -42,6 +42,10 @@ pub struct Config {
     pub log_level: String,
     /// Where the admin endpoint listens; `None` switches it off.
     pub admin: Option<SocketAddr>,
+    /// What agents that replace each other have in common; `None` for one that takes no part.
+    pub takeover: Option<String>,
+    /// What the agent may use of the host.
+    pub limits: Limits,
     /// Which processes are traced.
     pub discovery: Discovery,
     /// Bounds of the kernel side.
@@ -63,6 +67,13 @@ pub struct Config {
     pub process: ProcessSettings,
     /// What the agent counts about itself.
     pub telemetry: TelemetrySettings,
+}
+
+/// What the agent may use of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory; `None` asks the cgroup.
+    pub memory: Option<u64>,
 }
 
 /// Which processes are traced. Excludes win over includes; without includes everything is in.
@@ -168,6 +179,8 @@ impl Config {
         let Config {
             log_level,
             admin,
+            takeover,
+            limits,
             discovery: _,
             capture,
             export,
@@ -182,6 +195,12 @@ impl Config {
         let sections = [
             ("log_level", *log_level != other.log_level),
             ("admin", *admin != other.admin),
+            // Its default follows policy, which changes without a restart.
+            (
+                "takeover",
+                *takeover != other.takeover && self.discovery.include == other.discovery.include,
+            ),
+            ("limits", *limits != other.limits),
             ("capture", *capture != other.capture),
             ("export", *export != other.export),
             ("propagators", *propagators != other.propagators),
