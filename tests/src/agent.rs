@@ -74,7 +74,9 @@ impl Start {
             .arg("run")
             .arg("--admin")
             .arg(admin.to_string())
-            .stdin(Stdio::null());
+            .stdin(Stdio::null())
+            // Whoever else traces this host while a test runs goes on.
+            .env("TRACER_TAKEOVER", "off");
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("OTEL_") {
                 command.env_remove(name);

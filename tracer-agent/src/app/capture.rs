@@ -11,11 +11,14 @@ use tokio::sync::oneshot;
 use tracer_common::abi::kind_of_process;
 
 use super::AppError;
+use super::limits::{self, memory::Step};
 use super::outlet::Outlet;
 use super::pipeline::{Parts, Pipeline};
 use super::pods::PodStage;
 use super::reload::Change;
 use super::status::Status;
+use super::takeover::Commands;
+use super::takeover::gate::Gate;
 use super::tls::Watch;
 use crate::config::Config;
 use crate::discover::{Discovery, Mode, Policy, Runtime};
@@ -39,6 +42,8 @@ const BATCH: usize = 4096;
 const TLS_LOOK: Duration = Duration::from_secs(6);
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
+/// A program may be preempted between taking a record's time and submitting it.
+const RING_LAG_NS: u64 = 200_000_000;
 /// What takes a walk over everything this often.
 const RARELY_NS: u64 = 2_000_000_000;
 
@@ -64,6 +69,10 @@ pub struct Start {
     pub metrics_interval: Duration,
     /// What Kubernetes says, if it is asked.
     pub pods: Option<Arc<Store>>,
+    /// Another agent has to be asked what it reports.
+    pub asks: bool,
+    /// What two agents agree on.
+    pub commands: Commands,
 }
 
 /// The running thread.
@@ -175,6 +184,8 @@ struct Loaded {
     ledger: Arc<Ledger>,
     status: Arc<Status>,
     open: Arc<OpenExchanges>,
+    commands: Commands,
+    limits: limits::Watch,
 }
 
 fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
@@ -189,6 +200,8 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         recorded,
         metrics_interval,
         pods,
+        asks,
+        commands,
     } = start;
     let agent = std::process::id();
     let policy = Policy::new(super::policy_config(&config), agent);
@@ -249,6 +262,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         tls: tls.clone(),
         max_connections: config.capture.max_connections as usize,
         sdk: config.sdk.clone(),
+        gate: Gate::new(asks),
     });
     if mode == Mode::Host {
         pipeline.apply_policy();
@@ -264,6 +278,8 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         ledger,
         open: status.open(),
         status,
+        commands,
+        limits: limits::Watch::new(config.limits.memory),
     })
 }
 
@@ -315,13 +331,20 @@ impl Loaded {
         let mut housekeeping_ns = 0;
         let mut rarely_ns = 0;
         let mut idle = 0u32;
+        let mut seen_ns = 0;
         loop {
             let stopping = stop.load(Ordering::Acquire);
+            let begun_ns = clock::boot_ns();
+            self.commands.follow(self.pipeline.gate(), seen_ns);
             self.pipeline.begin();
             let pipeline = &mut self.pipeline;
             let n = self.reader.drain(BATCH, |record| {
                 pipeline.record(record);
             });
+            if n < BATCH {
+                // Records come out of the ring moments after their time.
+                seen_ns = begun_ns.saturating_sub(RING_LAG_NS);
+            }
             follow(&mut self.kernel, &mut self.pipeline, false);
             let now_ns = clock::boot_ns();
             let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
@@ -329,6 +352,11 @@ impl Loaded {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
                 follow_tasks(&mut self.kernel, &mut self.pipeline);
+                match self.limits.memory() {
+                    Step::GoOn => {}
+                    Step::Shed => self.pipeline.shed(),
+                    Step::Resume => self.pipeline.resume(),
+                }
                 self.kernel.flush_log();
                 self.open.answer(|| self.pipeline.unfinished(now_ns));
             }
@@ -379,6 +407,7 @@ impl Loaded {
                 if let Some((stage, counts)) = self.pipeline.pods() {
                     self.status.pods(stage, counts);
                 }
+                self.status.limits(self.limits.counts());
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }

@@ -5,6 +5,7 @@
 mod beside;
 mod capture;
 mod command;
+mod limits;
 mod notify;
 mod outlet;
 mod pipeline;
@@ -14,6 +15,7 @@ mod replay;
 mod run;
 mod start;
 mod status;
+mod takeover;
 mod tls;
 
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
 
+use super::takeover::gate::{Gate, Verdict};
 use super::tls::Watch;
 use crate::discover::{
     Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, PythonProcesses, Runtime,
@@ -34,6 +35,9 @@ use super::reload::{self, Change};
 /// After a change of policy, for records of what was before it to come out of the ring.
 const SETTLE_NS: u64 = 100_000_000;
 
+/// Why something was given up.
+const MEMORY_LIMIT: &str = "memory_limit";
+
 /// Everything between the ring and the export queue.
 pub struct Pipeline {
     ingest: Ingest,
@@ -50,6 +54,8 @@ pub struct Pipeline {
     records: u64,
     /// Records of later times are left out.
     cut_ns: u64,
+    /// There is no memory for connections.
+    shedding: bool,
 }
 
 /// A policy that changed: what its processes are looked at for, and since when.
@@ -84,6 +90,8 @@ pub struct Side {
     /// Who attaches to TLS libraries.
     tls: Option<Watch>,
     spans: Vec<Span>,
+    /// Which exchanges are this agent's to report.
+    gate: Gate,
     runtimes: Runtimes,
     python: PythonProcesses,
     /// Processes whose runtimes are to be followed.
@@ -119,6 +127,8 @@ pub struct Parts {
     pub max_connections: usize,
     /// What is done about processes with an SDK.
     pub sdk: SdkSettings,
+    /// Which exchanges are this agent's to report.
+    pub gate: Gate,
 }
 
 impl Pipeline {
@@ -137,6 +147,7 @@ impl Pipeline {
             tls,
             max_connections,
             sdk,
+            gate,
         } = parts;
         let inherited = discovery.mode() == Mode::Command;
         Pipeline {
@@ -159,6 +170,7 @@ impl Pipeline {
                 now_ns: clock::boot_ns(),
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
+                gate,
                 runtimes: Runtimes::default(),
                 python: PythonProcesses::default(),
                 to_follow: Vec::new(),
@@ -172,6 +184,7 @@ impl Pipeline {
             settling: None,
             records: 0,
             cut_ns: u64::MAX,
+            shedding: false,
         }
     }
 
@@ -193,6 +206,9 @@ impl Pipeline {
             return false;
         }
         match Record::parse(bytes) {
+            Some(Record::Data(..) | Record::Connection(_)) if self.shedding => {
+                self.ingest.refuse(MEMORY_LIMIT);
+            }
             Some(Record::Data(event, captured)) => {
                 self.ingest.data(event, captured, &mut self.host);
             }
@@ -288,6 +304,7 @@ impl Pipeline {
     pub fn tick(&mut self, now_ns: u64) {
         self.ingest.tick(now_ns, &mut self.host);
         self.host.processes.expire(now_ns);
+        self.host.release();
         self.outlet.tick(now_ns);
         let is_due = |settling: &mut Settling| now_ns >= settling.since_ns + SETTLE_NS;
         if let Some(settling) = self.settling.take_if(is_due) {
@@ -360,15 +377,41 @@ impl Pipeline {
         tracing::info!("settings reloaded");
     }
 
+    /// There is too little memory: gives up what is open, and takes nothing more until [`resume`](Self::resume).
+    pub fn shed(&mut self) {
+        self.shedding = true;
+        let open = self.ingest.forget(|_| true, MEMORY_LIMIT, &mut self.host);
+        let held = self.host.gate.give_up_held();
+        self.ledger.exchanges.dropped(MEMORY_LIMIT, open + held);
+        // What waits for a decision gets it now.
+        self.outlet.finish();
+        crate::sys::give_memory_back();
+    }
+
+    /// There is enough again. What was not looked at is joined in the middle when it speaks.
+    pub fn resume(&mut self) {
+        self.shedding = false;
+        let ingest = &self.ingest;
+        let now_ns = clock::boot_ns();
+        self.host
+            .maps
+            .forget_connections(now_ns, |id| ingest.knows(id));
+    }
+
     /// The end: nothing more will come. What is still open has no end that we know.
     pub fn finish(&mut self) {
         self.ingest.tick(u64::MAX, &mut self.host);
-        const REASON: &str = "unfinished_at_shutdown";
-        let open = self.ingest.abandon_all(REASON, &mut self.host);
+        self.host.release();
+        // What a newer agent reports is among them, and cannot be told from what nobody does.
+        let reason = match self.host.gate.is_handed_over() {
+            true => "unfinished_after_takeover",
+            false => "unfinished_at_shutdown",
+        };
+        let open = self.ingest.abandon_all(reason, &mut self.host);
         // What still waits will learn nothing more.
         self.host.now_ns = u64::MAX;
         self.commit(0);
-        self.ledger.exchanges.dropped(REASON, open);
+        self.ledger.exchanges.dropped(reason, open);
         self.outlet.finish();
     }
 
@@ -376,6 +419,11 @@ impl Pipeline {
     /// it never shows more taken out of the ring than was put in.
     pub fn records(&self) -> u64 {
         self.records
+    }
+
+    /// What decides who reports.
+    pub fn gate(&mut self) -> &mut Gate {
+        &mut self.host.gate
     }
 
     /// Doors to the kernel side.
@@ -586,6 +634,7 @@ impl Host for Side {
             key: opened.key,
         };
         let (role, tgid, context) = (opened.role, opened.tgid, self.context_of(&opened));
+        self.gate.opened(&opened, connection);
         self.assembler.opened(opened, connection, self.now_ns);
         self.opened_beside(id, role, tgid, context.as_ref());
     }
@@ -600,6 +649,35 @@ impl Host for Side {
             return;
         }
         self.ended_beside(&exchange);
+        match self.gate.judge(&exchange, connection) {
+            Verdict::Report => self.report(exchange, connection),
+            Verdict::Leave => self.foreign += 1,
+            Verdict::Wait => self.gate.hold(exchange, Arc::clone(connection)),
+        }
+    }
+
+    fn abandoned(&mut self, tgid: u32, reason: &'static str, n: u64) {
+        let process = self.processes.get(tgid);
+        let services = &self.ledger.services;
+        services.ended(&process.service_name, Outcome::Dropped(reason), n);
+    }
+}
+
+impl Side {
+    /// What waited for another agent's word and need not any more.
+    fn release(&mut self) {
+        for (exchange, connection) in self.gate.take_held() {
+            match self.gate.judge(&exchange, &connection) {
+                Verdict::Report => self.report(exchange, &connection),
+                Verdict::Leave => self.foreign += 1,
+                Verdict::Wait => self.gate.hold(exchange, connection),
+            }
+        }
+        let lost = self.gate.take_overflowed();
+        self.ledger.exchanges.dropped("takeover_full", lost);
+    }
+
+    fn report(&mut self, exchange: Exchange, connection: &Arc<Connection>) {
         let process = self.processes.get_at(exchange.tgid, exchange.end_ns);
         let id = ExchangeId {
             connection: connection.id,
@@ -610,11 +688,5 @@ impl Host for Side {
             .build(exchange, connection, &process, self.boot_to_unix_ns);
         self.assembler
             .finished(id, span, self.now_ns, &mut self.spans);
-    }
-
-    fn abandoned(&mut self, tgid: u32, reason: &'static str, n: u64) {
-        let process = self.processes.get(tgid);
-        let services = &self.ledger.services;
-        services.ended(&process.service_name, Outcome::Dropped(reason), n);
     }
 }

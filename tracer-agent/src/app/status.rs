@@ -10,7 +10,7 @@ use crate::metrics::Recorded;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::metrics::{Exporter, Kubernetes, Probes, ProgramCost, Snapshot, Tls};
+use crate::telemetry::metrics::{Exporter, Kubernetes, Limits, Probes, ProgramCost, Snapshot, Tls};
 use crate::telemetry::open::OpenExchanges;
 use crate::trace::routes::RouteCounts;
 use crate::trace::sampling::SamplerCounts;
@@ -69,6 +69,11 @@ impl Status {
     /// Where exchanges that have not ended are asked for.
     pub fn open(&self) -> Arc<OpenExchanges> {
         Arc::clone(&self.open)
+    }
+
+    /// Bounds of what is used.
+    pub fn limits(&self, counts: Limits) {
+        self.lock().limits = counts;
     }
 
     /// Probes in TLS libraries.

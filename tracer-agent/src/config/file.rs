@@ -21,6 +21,8 @@ type List = Option<Vec<Spanned<String>>>;
 struct File {
     log_level: Scalar,
     admin: Scalar,
+    takeover: Scalar,
+    limits: Limits,
     propagate: Scalar,
     propagators: List,
     discovery: Discovery,
@@ -45,6 +47,12 @@ struct Kubernetes {
     annotations: List,
     peers: Scalar,
     wait_ms: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    memory: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -259,6 +267,8 @@ impl Lowering<'_> {
         let File {
             log_level,
             admin,
+            takeover,
+            limits: Limits { memory },
             propagate,
             propagators,
             discovery:
@@ -294,6 +304,8 @@ impl Lowering<'_> {
         } = file;
         self.scalar(keys::LOG_LEVEL, log_level);
         self.scalar(keys::ADMIN, admin);
+        self.scalar(keys::TAKEOVER, takeover);
+        self.scalar(keys::LIMIT_MEMORY, memory);
         self.scalar(keys::PROPAGATE, propagate);
         self.list(keys::PROPAGATORS, propagators);
         let Rules {

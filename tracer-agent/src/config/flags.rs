@@ -28,6 +28,9 @@ pub struct RunFlags {
     /// Address of /healthz, /readyz, /metrics and /ledger, or `off` [default: 127.0.0.1:9468]
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
+    /// Name under which a newer agent takes over from this one, or `off`
+    #[arg(long, value_name = "NAME")]
+    pub takeover: Option<String>,
     /// Write trace context into outgoing requests (not built yet)
     #[arg(long)]
     pub propagate: bool,
@@ -114,6 +117,7 @@ pub(super) fn values(flags: &RunFlags) -> Values {
                 log_level,
             },
         admin,
+        takeover,
         propagate,
         sdk,
         ring_size,
@@ -144,6 +148,7 @@ pub(super) fn values(flags: &RunFlags) -> Values {
     put(keys::OTLP_FILE, otlp_file.as_slice());
     put(keys::LOG_LEVEL, log_level.as_slice());
     put(keys::ADMIN, admin.as_slice());
+    put(keys::TAKEOVER, takeover.as_slice());
     put(keys::PROPAGATE, yes(*propagate).as_slice());
     put(keys::SDK_MODE, sdk.as_slice());
     put(keys::RING_SIZE, ring_size.as_slice());

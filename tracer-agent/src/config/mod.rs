@@ -43,6 +43,10 @@ pub struct Config {
     pub log_level: String,
     /// Where the admin endpoint listens; `None` switches it off.
     pub admin: Option<SocketAddr>,
+    /// What agents that replace each other have in common; `None` for one that takes no part.
+    pub takeover: Option<String>,
+    /// What the agent may use of the host.
+    pub limits: Limits,
     /// Which processes are traced.
     pub discovery: Discovery,
     /// Bounds of the kernel side.
@@ -68,6 +72,13 @@ pub struct Config {
     pub kubernetes: kubernetes::Settings,
     /// What the agent counts about itself.
     pub telemetry: TelemetrySettings,
+}
+
+/// What the agent may use of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory; `None` asks the cgroup.
+    pub memory: Option<u64>,
 }
 
 /// Which processes are traced. Excludes win over includes; without includes everything is in.
@@ -173,6 +184,8 @@ impl Config {
         let Config {
             log_level,
             admin,
+            takeover,
+            limits,
             discovery: _,
             capture,
             export,
@@ -189,6 +202,12 @@ impl Config {
         let sections = [
             ("log_level", *log_level != other.log_level),
             ("admin", *admin != other.admin),
+            // Its default follows policy, which changes without a restart.
+            (
+                "takeover",
+                *takeover != other.takeover && self.discovery.include == other.discovery.include,
+            ),
+            ("limits", *limits != other.limits),
             ("capture", *capture != other.capture),
             ("export", *export != other.export),
             ("propagators", *propagators != other.propagators),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::layers::{Layers, Place, Rule, Sourced};
 use super::{
-    Capture, Config, ConfigError, Discovery, Export, ProcessSettings, Redaction, Rules,
+    Capture, Config, ConfigError, Discovery, Export, Limits, ProcessSettings, Redaction, Rules,
     ServiceNameRule, TelemetrySettings, keys, parse,
 };
 use crate::meta::kubernetes;
@@ -14,9 +14,13 @@ impl Layers {
     /// Validates every value. The first wrong one is the error.
     pub fn resolve(&self) -> Result<Config, ConfigError> {
         self.refuse_propagate()?;
-        let config = Config {
+        let mut config = Config {
             log_level: self.one(keys::LOG_LEVEL, parse::log_level)?,
             admin: self.one(keys::ADMIN, parse::admin)?,
+            takeover: None,
+            limits: Limits {
+                memory: self.optional(keys::LIMIT_MEMORY, parse::memory)?,
+            },
             discovery: Discovery {
                 include: Rules {
                     exe: self.many(keys::INCLUDE_EXE, parse::glob)?,
@@ -67,6 +71,10 @@ impl Layers {
             telemetry: TelemetrySettings {
                 bpf_stats: self.one(keys::BPF_STATS, parse::boolean)?,
             },
+        };
+        config.takeover = match self.optional(keys::TAKEOVER, parse::takeover)? {
+            Some(said) => said,
+            None => Some(name_of(&config.discovery)),
         };
         Ok(config)
     }
@@ -221,6 +229,20 @@ impl Layers {
             .map(|value| accept(key, value, &parse))
             .collect()
     }
+}
+
+/// Agents that trace the same part of a host replace each other, those that trace different ones do not.
+fn name_of(discovery: &Discovery) -> String {
+    let Discovery {
+        include,
+        exclude: _,
+        containers_only,
+    } = discovery;
+    if *include == Rules::default() && !containers_only {
+        return "host".to_owned();
+    }
+    let part = format!("{include:?} {containers_only}");
+    format!("part-{:08x}", crc32fast::hash(part.as_bytes()))
 }
 
 pub(super) fn accept<T>(

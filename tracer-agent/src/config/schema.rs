@@ -35,7 +35,8 @@ enum Shape {
 fn shape(key: &str) -> Shape {
     const MILLISECONDS: Shape = Shape::Integer(1, 3_600_000);
     match key {
-        keys::ADMIN => Shape::TextOrOff,
+        keys::ADMIN | keys::TAKEOVER => Shape::TextOrOff,
+        keys::LIMIT_MEMORY => Shape::IntegerOrText,
         keys::PROPAGATE
         | keys::CONTAINERS_ONLY
         | keys::TLS

@@ -71,6 +71,17 @@ pub struct Snapshot {
     pub kubernetes: Option<Kubernetes>,
     /// What the agent itself uses.
     pub usage: Usage,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// Bounds of what the agent uses, and how often they were met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory, where there is a bound.
+    pub memory_bytes: Option<u64>,
+    /// How often more was used.
+    pub memory_sheds: u64,
 }
 
 /// The ring buffer at one moment.
@@ -246,6 +257,12 @@ metrics! {
         out.count(&[], now.probes.wanted);
     "tracer_agent_probes_attached" Gauge [] "eBPF programs attached; all of them are when the agent is ready." => |now, out|
         out.count(&[], now.probes.attached);
+    "tracer_agent_memory_limit_bytes" Gauge [] "Bound of the agent's memory; absent without one." => |now, out|
+        if let Some(bytes) = now.limits.memory_bytes {
+            out.count(&[], bytes);
+        };
+    "tracer_agent_memory_sheds_total" Counter [] "Times the agent used more memory than that, and gave up what was open." => |now, out|
+        out.count(&[], now.limits.memory_sheds);
     "tracer_agent_tls_files" Gauge [] "Files with a TLS library that has probes." => |now, out|
         out.count(&[], now.tls.files);
     "tracer_agent_tls_probes" Gauge [] "Probes in TLS libraries." => |now, out|
