@@ -314,12 +314,7 @@ fn after_scan(
 
 /// A complete request head: what its responses may look like, and its own body.
 #[inline(always)]
-fn after_request(
-    bytes: &Bytes,
-    connection: &mut Connection,
-    direction: u8,
-    body: Body,
-) -> Body {
+fn after_request(bytes: &Bytes, connection: &mut Connection, direction: u8, body: Body) -> Body {
     let first = bytes.word(0);
     let is_connect = first == u64::from_le_bytes(*b"CONNECT ");
     let is_head = first & 0xff_ffff_ffff == u64::from_le_bytes(*b"HEAD \0\0\0");

@@ -20,29 +20,31 @@
 
 pub mod payload;
 mod process;
+mod recent;
 pub mod settings;
 pub mod signal;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
 use super::context::RequestContext;
-use super::span::{Link, Span, SpanId, SpanKind, TraceId};
-use payload::{Class, Payload};
+use super::span::{Link, Span, SpanId, SpanKind};
+use payload::Payload;
+use process::Process;
 pub use process::Sign;
-use process::{Coverage, Process};
+use recent::Recent;
 pub use settings::{MODES, Mode, ServiceMode, Settings};
 pub use signal::{Signal, was_taken};
+use verdict::{Fate, Held, Verdict, about_client, about_server};
 
 /// Processes known at a time; of more nothing is held or left.
 const MAX_PROCESSES: usize = 16_384;
 /// Spans that wait at a time; with more the oldest is decided early.
 const MAX_HELD: usize = 16_384;
-/// Spans remembered for their children.
-const MAX_FATES: usize = 16_384;
 /// How long a process that ended is remembered: its last spans come a little later.
 const AFTER_EXIT_NS: u64 = 10_000_000_000;
 
@@ -83,29 +85,6 @@ pub struct Beside {
     gone: Recent<Option<SpanId>>,
     left: u64,
     hurried: u64,
-}
-
-#[derive(Debug)]
-struct Held {
-    due_ns: u64,
-    span: Span,
-    /// A client span whose request carries a context made in its process.
-    own: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Fate {
-    Reported,
-    /// With the context that its request carried.
-    Left(Option<(TraceId, SpanId)>),
-}
-
-enum Verdict {
-    Report,
-    /// Below another parent, which is another process's if the second is set.
-    ReportBelow(Option<SpanId>, bool),
-    Leave,
-    Wait,
 }
 
 impl Beside {
@@ -354,113 +333,5 @@ impl Beside {
             span.parent_is_remote = instead.is_some();
         }
         span
-    }
-}
-
-fn about_server(process: &mut Process, span: &Span, now_ns: u64, last: bool) -> Verdict {
-    match process.mode {
-        Mode::Trace => return Verdict::Report,
-        Mode::Leave => return Verdict::Leave,
-        Mode::Auto => {}
-    }
-    if process.is_active() {
-        let class = class_of(span);
-        let coverage = match process.server(class) {
-            Coverage::Unknown if last => process.give_up(class),
-            coverage => coverage,
-        };
-        return match coverage {
-            Coverage::Reported => Verdict::Leave,
-            Coverage::Absent => Verdict::Report,
-            Coverage::Unknown => Verdict::Wait,
-        };
-    }
-    wait_or_report(process, now_ns, last)
-}
-
-fn about_client(
-    process: &Process,
-    fates: &Recent<Fate>,
-    held: &Held,
-    now_ns: u64,
-    last: bool,
-) -> Verdict {
-    match process.mode {
-        Mode::Trace => return Verdict::Report,
-        Mode::Leave => return Verdict::Leave,
-        Mode::Auto => {}
-    }
-    if !process.is_active() {
-        return wait_or_report(process, now_ns, last);
-    }
-    if held.own {
-        return Verdict::Leave;
-    }
-    let (Some(Link::Cause(_)), Some(parent)) = (held.span.link, held.span.parent) else {
-        return Verdict::Report;
-    };
-    // A call that the SDK does not see, for a request that it may see.
-    match fates.get(parent) {
-        Some(Fate::Reported) => Verdict::Report,
-        Some(Fate::Left(None)) => Verdict::ReportBelow(None, false),
-        Some(Fate::Left(Some((trace_id, above)))) => {
-            match process.server_span(*trace_id, *above) {
-                Some(span) => Verdict::ReportBelow(Some(span), false),
-                // The caller's span is not the parent but is above it.
-                None if last => Verdict::ReportBelow(Some(*above), true),
-                None => Verdict::Wait,
-            }
-        }
-        None if !last => Verdict::Wait,
-        // The request is still being answered, or was forgotten.
-        None => Verdict::ReportBelow(None, false),
-    }
-}
-
-fn wait_or_report(process: &Process, now_ns: u64, last: bool) -> Verdict {
-    if !last && process.is_suspect(now_ns) {
-        Verdict::Wait
-    } else {
-        Verdict::Report
-    }
-}
-
-fn class_of(span: &Span) -> Class {
-    match span.exchange.grpc {
-        Some(_) => Class::Rpc,
-        None => Class::Http,
-    }
-}
-
-/// The newest entries by span.
-#[derive(Debug)]
-struct Recent<T> {
-    entries: FxHashMap<SpanId, T>,
-    order: VecDeque<SpanId>,
-}
-
-impl<T> Default for Recent<T> {
-    fn default() -> Self {
-        Recent {
-            entries: FxHashMap::default(),
-            order: VecDeque::new(),
-        }
-    }
-}
-
-impl<T> Recent<T> {
-    fn insert(&mut self, span_id: SpanId, value: T) {
-        if self.entries.insert(span_id, value).is_none() {
-            self.order.push_back(span_id);
-        }
-        if self.order.len() > MAX_FATES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.entries.remove(&oldest);
-        }
-    }
-
-    fn get(&self, span_id: SpanId) -> Option<&T> {
-        self.entries.get(&span_id)
     }
 }

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use super::payload::Reported;
+use super::payload::{Class, Reported};
 use super::*;
 use crate::meta::{Options, ProcFs, ProcessTable};
 use crate::protocol::{
     CauseMethod, Connection, ContextHeaders, Endpoint, Exchange, Grpc, Outcome, Protocol, Request,
     Response, Role,
 };
-use crate::trace::{Propagators, Redaction, SpanBuilder};
+use crate::trace::{Propagators, Redaction, SpanBuilder, TraceId};
 
 const SECOND: u64 = 1_000_000_000;
 const WAIT: u64 = 7 * SECOND;

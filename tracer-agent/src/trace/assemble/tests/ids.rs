@@ -24,8 +24,8 @@ fn play(order: &[usize], header: Option<&str>) -> World {
     // Servers say nothing of a header: it is the client's end that was seen to carry it.
     let begin = |world: &mut World, place: usize| {
         let (client, server) = &hops[place / 2];
-        if place % 2 == 0 {
-            let cause = (place > 0).then(|| (place as u64, 0));
+        if place.is_multiple_of(2) {
+            let cause = (place > 0).then_some((place as u64, 0));
             let header = header.filter(|_| place == 0);
             world.begin(opened(Role::Client, 0, cause, header), client);
         } else {
