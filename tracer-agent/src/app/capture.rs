@@ -22,7 +22,7 @@ use crate::export::SpanSink;
 use crate::kernel::{clock, programs};
 use crate::meta::{ProcFs, ProcessTable};
 use crate::metrics::{Recorded, Recorder};
-use crate::probes::{Kernel, LoadError, Options, Reader};
+use crate::probes::{Kernel, LoadError, Options, Propagation, Reader};
 use crate::telemetry::ledger::Ledger;
 
 /// The reader looks this often; the kernel side wakes it earlier when much is pending. A wake-up
@@ -167,6 +167,7 @@ struct Loaded {
     reader: Reader,
     pipeline: Pipeline,
     tls: Option<Watch>,
+    propagation: Option<Propagation>,
     ledger: Arc<Ledger>,
     status: Arc<Status>,
 }
@@ -187,7 +188,9 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     let policy = Policy::new(super::policy_config(&config), agent);
     let ports = super::reload::excluded_ports(&config);
     let discovery = Discovery::new(policy, mode);
+    let propagate = super::propagate::options(&config);
     let options = Options {
+        propagate,
         ring_bytes: config.capture.ring_size,
         max_connections: config.capture.max_connections,
         bpf_stats: config.telemetry.bpf_stats,
@@ -237,18 +240,22 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         admin,
         tls: tls.clone(),
         max_connections: config.capture.max_connections as usize,
+        id_secret: propagate.map(|options| options.secret),
     });
     if mode == Mode::Host {
         pipeline.apply_policy();
         pipeline.find_runtimes();
     }
     follow(&mut kernel, &mut pipeline, true);
+    let propagation = propagate
+        .and_then(|options| super::propagate::start(&mut kernel, options, &config.sampling));
     status.attached(kernel.attached.len(), kernel.missing.len(), reader.size());
     Ok(Loaded {
         kernel,
         reader,
         pipeline,
         tls,
+        propagation,
         ledger,
         status,
     })
@@ -289,6 +296,9 @@ impl Loaded {
             if housekeeping {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
+                if let Some(propagation) = &mut self.propagation {
+                    propagation.tick();
+                }
                 self.kernel.flush_log();
             }
             let counts = self.pipeline.commit(n);
@@ -299,7 +309,10 @@ impl Loaded {
                 self.count();
                 // Behind the batch: what happened before is decided by the old settings.
                 match changes.try_recv() {
-                    Ok(change) => self.pipeline.change(change),
+                    Ok(change) => {
+                        self.sample(&change.sampling);
+                        self.pipeline.change(change);
+                    }
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
                 }
             }
@@ -321,6 +334,14 @@ impl Loaded {
         self.end()
     }
 
+    fn sample(&mut self, settings: &crate::trace::sampling::Settings) {
+        if let Some(propagation) = &mut self.propagation
+            && let Err(error) = propagation.sample(super::propagate::sampled_from(settings))
+        {
+            tracing::warn!(%error, "the sampled flag that is written follows the old settings");
+        }
+    }
+
     fn count(&mut self) {
         let (connections, processes) = self.pipeline.sizes();
         let records = self.pipeline.records();
@@ -334,6 +355,9 @@ impl Loaded {
                     self.status.tls(tls.counts());
                 }
                 self.status.outlet(self.pipeline.outlet());
+                if let Some(propagation) = &self.propagation {
+                    self.status.propagated(propagation.outcomes());
+                }
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }
@@ -344,6 +368,11 @@ impl Loaded {
     fn end(mut self) -> Kernel {
         if let Some(tls) = &self.tls {
             tls.stop();
+        }
+        if let Some(propagation) = &mut self.propagation
+            && let Err(error) = propagation.stop()
+        {
+            tracing::debug!(%error, "headers are written until the programs are detached");
         }
         let cut_ns = clock::boot_ns();
         self.pipeline.cut(cut_ns);

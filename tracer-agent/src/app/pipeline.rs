@@ -104,6 +104,8 @@ pub struct Parts {
     pub tls: Option<Watch>,
     /// Connections tracked at a time.
     pub max_connections: usize,
+    /// What the kernel side makes ids from, where it writes trace context.
+    pub id_secret: Option<[u64; 2]>,
 }
 
 impl Pipeline {
@@ -120,7 +122,16 @@ impl Pipeline {
             admin,
             tls,
             max_connections,
+            id_secret,
         } = parts;
+        let mut assembler = Assembler::new(
+            Limits::default(),
+            builder.propagators().clone(),
+            fastrand::Rng::new(),
+        );
+        if let Some(secret) = id_secret {
+            assembler.derive_ids(secret);
+        }
         Pipeline {
             ingest: Ingest::new(max_connections.saturating_mul(2)),
             host: Side {
@@ -129,11 +140,7 @@ impl Pipeline {
                 processes,
                 has_port_rules: discovery.policy().has_rules(),
                 discovery,
-                assembler: Assembler::new(
-                    Limits::default(),
-                    builder.propagators().clone(),
-                    fastrand::Rng::new(),
-                ),
+                assembler,
                 builder,
                 admin,
                 tls,
@@ -190,6 +197,7 @@ impl Pipeline {
                 self.host.follow(tgid);
             }
             Some(Record::Exit(event)) => self.exit(event),
+            Some(Record::Injected(event)) => self.host.assembler.injected(event.into()),
             Some(Record::Mapped(event)) => {
                 if let Some(tls) = &self.host.tls {
                     tls.mapped(event.tgid, event.file);

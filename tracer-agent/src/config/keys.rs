@@ -38,7 +38,7 @@ keys! {
     ADMIN = "admin", ["TRACER_ADMIN"], Some("--admin"), "127.0.0.1:9468", one,
         "Address of `/healthz`, `/readyz`, `/metrics` and `/ledger`: `IP:PORT`, or `off`.";
     PROPAGATE = "propagate", ["TRACER_PROPAGATE"], Some("--propagate"), "false", one,
-        "Write trace context into outgoing requests. Not built yet: `true` is refused.";
+        "Write trace context into outgoing requests: `true`, `false`, or `always` to do it even on a kernel that fails the self-test for a fault which programs may notice. See [propagation](propagation.md).";
     PROPAGATORS = "propagators", ["OTEL_PROPAGATORS"], None, "tracecontext,b3,b3multi,jaeger,xray,datadog", list,
         "Trace-context formats read from requests, in order of preference: `tracecontext`, `b3`, `b3multi`, `jaeger`, `xray`, `datadog`, `none`. `baggage` is accepted and carries no trace. Unknown names in the variable are ignored with a warning.";
     INCLUDE_EXE = "discovery.include.exe", ["TRACER_INCLUDE_EXE"], Some("--include-exe"), "", list,

@@ -33,8 +33,8 @@ fn shape(key: &str) -> Shape {
     const MILLISECONDS: Shape = Shape::Integer(1, 3_600_000);
     match key {
         keys::ADMIN => Shape::TextOrOff,
-        keys::PROPAGATE
-        | keys::CONTAINERS_ONLY
+        keys::PROPAGATE => Shape::Words(&["false", "true", "always"]),
+        keys::CONTAINERS_ONLY
         | keys::TLS
         | keys::COMMAND_ARGS
         | keys::KEEP_ERRORS

@@ -13,6 +13,7 @@ use super::load::{
     Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, lock, open,
 };
 use super::maps::Maps;
+use super::propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
 use super::reader::Reader;
 use super::runtime::RuntimeProbes;
 use super::tls::TlsProbes;
@@ -70,6 +71,7 @@ impl Kernel {
         let mut ebpf = open(options)?;
         let mut verified = load_programs(&mut ebpf, Set::Always)?;
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
+        verified.extend(load_programs(&mut ebpf, Set::Propagate)?);
         Ok(verified)
     }
 
@@ -107,6 +109,8 @@ impl Kernel {
             match program {
                 // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
                 Program::UProbe(_) => {}
+                // See `Propagation`.
+                _ if Set::of(name) == Set::Propagate => {}
                 Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
                 Program::TracePoint(point) => {
                     let own = [name];
@@ -206,6 +210,16 @@ impl Kernel {
             RingBuf::try_from(map)?,
             self.ring_bytes as usize,
         ))
+    }
+
+    /// Has trace context written into requests; asked for once, with what was loaded for it.
+    pub fn propagate(
+        &mut self,
+        options: PropagateOptions,
+        sampled: SampledFrom,
+        cgroup: Option<&str>,
+    ) -> Result<Propagation, PropagateError> {
+        Propagation::start(&mut lock(&self.ebpf), options, sampled, cgroup)
     }
 
     /// What attaches probes to TLS libraries; to be taken once.
