@@ -34,18 +34,20 @@ pub const HEADER_BYTES: usize = 70;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Number of `traceparent` fields.
-    pub traceparents: u32,
-    /// Where the value of the last one is.
-    pub value_at: u32,
-    /// Fields of other formats.
-    pub others: u32,
+    /// Number of fields that look like context.
+    pub fields: u32,
+    /// Where the last one is.
+    pub field_at: u32,
     /// Offset behind the empty line; 0 if it was not seen.
     pub end: u32,
     /// Where the scan is.
     pub at: u32,
     /// Bytes that are there.
     pub len: u32,
+    /// Not 0 when digits are none.
+    pub bad: u32,
+    /// Digits read so far.
+    pub value: u64,
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -62,6 +64,20 @@ pub fn lower(word: u64) -> u64 {
 /// Eight bytes of text as a word.
 const fn text(text: &[u8; 8]) -> u64 {
     u64::from_le_bytes(*text)
+}
+
+/// 0 if context may begin with these eight bytes, which went through [`lower`]; [`classify`] says for
+/// certain. Without branches: in a loop each one would be another way for the verifier to follow.
+#[inline(always)]
+pub fn suspicion(word: u64) -> u64 {
+    let b3 = word & 0xff_ffff ^ text(b"b3:\0\0\0\0\0");
+    let x_b3 = word & 0xff_ffff_ffff ^ text(b"x-b3-\0\0\0");
+    (word ^ text(b"tracepar"))
+        .wrapping_mul(b3)
+        .wrapping_mul(x_b3)
+        .wrapping_mul(word ^ text(b"uber-tra"))
+        .wrapping_mul(word ^ text(b"x-amzn-t"))
+        .wrapping_mul(word ^ text(b"x-datado"))
 }
 
 /// Which field begins with these eight bytes; they went through [`lower`].
@@ -171,23 +187,46 @@ pub unsafe fn scan(window: &impl Window, len: u32, place: *mut Found) {
             unsafe { (&raw mut (*place).end).write_volatile(p + 2) };
             break;
         }
-        match classify(lower(word)) {
-            // "traceparent:" behind the name's first eight bytes.
-            field::TRACEPARENT
-                if lower(window.word(p + 8)) << 32 == text(b"\0\0\0\0ent:") =>
-            {
-                // SAFETY: as above.
-                unsafe {
-                    let n = &raw mut (*place).traceparents;
-                    n.write_volatile(n.read_volatile() + 1);
-                    (&raw mut (*place).value_at).write_volatile(p + 12);
-                }
-            }
-            field::NOTHING | field::TRACESTATE => {}
+        if suspicion(lower(word)) == 0 {
             // SAFETY: as above.
-            _ => unsafe { (&raw mut (*place).others).write_volatile(1) },
+            unsafe {
+                let n = &raw mut (*place).fields;
+                n.write_volatile(n.read_volatile() + 1);
+                (&raw mut (*place).field_at).write_volatile(p);
+            }
         }
     }
+}
+
+/// What the head of a request says, after [`scan`].
+///
+/// # Safety
+/// As for [`scan`].
+#[inline(always)]
+pub unsafe fn conclude(window: &impl Window, place: *mut Found) -> Traceparent {
+    // SAFETY: as the caller says.
+    let found = unsafe { place.read_volatile() };
+    let mut context = Traceparent {
+        state: incoming::ABSENT,
+        flags: 0,
+        trace: [0; 2],
+    };
+    let at = found.field_at & 0xfff;
+    if found.end == 0 || found.end > found.len {
+        context.state = incoming::UNKNOWN;
+    } else if found.fields > 1 {
+        context.state = incoming::OTHER;
+    } else if found.fields == 1 {
+        // "traceparent:", all of it.
+        let is_whole = lower(window.word(at + 8)) << 32 == text(b"\0\0\0\0ent:");
+        match classify(lower(window.word(at))) {
+            // SAFETY: as the caller says.
+            field::TRACEPARENT if is_whole => context = unsafe { parse(window, at + 12, place) },
+            field::NOTHING | field::TRACESTATE => {}
+            _ => context.state = incoming::OTHER,
+        }
+    }
+    context
 }
 
 /// A W3C context.
@@ -203,8 +242,11 @@ pub struct Traceparent {
 }
 
 /// Parses the value at `at`. Anything but version 00, in lower case, at the line's end is `OTHER`.
+///
+/// # Safety
+/// As for [`scan`].
 #[inline(always)]
-pub fn parse(window: &impl Window, at: u32) -> Traceparent {
+unsafe fn parse(window: &impl Window, at: u32, place: *mut Found) -> Traceparent {
     let mut at = at & 0x1fff;
     let mut spaces = 0;
     while spaces < 4 && window.byte(at) == b' ' {
@@ -212,54 +254,59 @@ pub fn parse(window: &impl Window, at: u32) -> Traceparent {
         spaces += 1;
     }
     let mut bad = (window.word(at) << 40 != text(b"\0\0\0\0\x0000-")) as u32;
-    let (high, wrong) = hex(window, at + 3);
-    bad |= wrong;
-    let (low, wrong) = hex(window, at + 19);
-    bad |= wrong;
-    let (parent, wrong) = hex(window, at + 36);
-    bad |= wrong;
     bad |= (window.byte(at + 35) != b'-' || window.byte(at + 52) != b'-') as u32;
-    let (tens, wrong) = digit(window.byte(at + 53));
-    bad |= wrong;
-    let (ones, wrong) = digit(window.byte(at + 54));
-    bad |= wrong | (tens > 15) as u32;
     bad |= (window.byte(at + 55) != b'\r') as u32;
-    bad |= (high | low == 0 || parent == 0) as u32;
+    // SAFETY: as the caller says.
+    let (trace, parent, flags) = unsafe {
+        (&raw mut (*place).bad).write_volatile(bad);
+        (
+            [hex(window, at + 3, 16, place), hex(window, at + 19, 16, place)],
+            hex(window, at + 36, 16, place),
+            hex(window, at + 53, 2, place),
+        )
+    };
+    // SAFETY: as above.
+    bad = unsafe { (&raw const (*place).bad).read_volatile() };
+    let is_good = bad == 0 && trace[0] | trace[1] != 0 && parent != 0;
     Traceparent {
-        state: if bad == 0 {
+        state: if is_good {
             incoming::W3C
         } else {
             incoming::OTHER
         },
-        flags: ones as u32 & 3,
-        trace: [high, low],
+        flags: flags as u32 & 3,
+        trace,
     }
 }
 
-/// Sixteen digits; the second value is not 0 if one of them is none.
+/// So many digits. What is read goes through memory, digit by digit: LLVM would keep all of them in
+/// registers, which the kernel's stack has no room for.
+///
+/// # Safety
+/// As for [`scan`].
 #[inline(always)]
-fn hex(window: &impl Window, at: u32) -> (u64, u32) {
-    let (mut value, mut bad) = (0, 0);
-    let mut i = 0;
-    while i < 16 {
-        let (digit, wrong) = digit(window.byte(at + i));
-        value = value << 4 | digit;
-        bad |= wrong;
-        i += 1;
+unsafe fn hex(window: &impl Window, at: u32, digits: u32, place: *mut Found) -> u64 {
+    // SAFETY: as the caller says.
+    unsafe {
+        let (value, bad) = (&raw mut (*place).value, &raw mut (*place).bad);
+        value.write_volatile(0);
+        let mut i = 0;
+        while i < digits {
+            let (digit, wrong) = digit(window.byte(at + i));
+            value.write_volatile(value.read_volatile() << 4 | digit);
+            bad.write_volatile(bad.read_volatile() | wrong);
+            i += 1;
+        }
+        value.read_volatile()
     }
-    (value, bad)
 }
 
+/// A digit in lower case; the second value is not 0 if it is none. Without branches, as in
+/// [`suspicion`].
 #[inline(always)]
 fn digit(b: u8) -> (u64, u32) {
-    let decimal = b.wrapping_sub(b'0');
-    let letter = b.wrapping_sub(b'a');
-    let value = if decimal < 10 {
-        decimal
-    } else {
-        letter.wrapping_add(10) & 0xf
-    };
-    (value as u64, (decimal >= 10 && letter >= 6) as u32)
+    let value = ((b & 0xf) + 9 * (b >> 6)) & 0xf;
+    (value as u64, (b ^ letter(value)) as u32)
 }
 
 /// Writes the header line that goes into a request: the halves of the trace id and the span id, and
@@ -303,7 +350,7 @@ pub unsafe fn header(ids: *const [u64; 3], flags: u32, out: *mut u8) {
 #[inline(always)]
 fn letter(digit: u8) -> u8 {
     // 'a' is 39 behind what would come after '9'.
-    digit + b'0' + (digit > 9) as u8 * 39
+    digit + b'0' + ((digit + 6) >> 4) * 39
 }
 
 #[cfg(test)]

@@ -37,13 +37,8 @@ fn check(lines: &str) -> u32 {
     }
     // SAFETY: as above.
     unsafe { scan(&bytes, head.len() as u32, &mut found) };
-    if found.others != 0 || found.traceparents > 1 {
-        incoming::OTHER
-    } else if found.traceparents == 0 {
-        incoming::ABSENT
-    } else {
-        parse(&bytes, found.value_at).state
-    }
+    // SAFETY: as above.
+    unsafe { conclude(&bytes, &mut found) }.state
 }
 
 /// Scenario: heads with and without context. Guarantees: only what is certain is taken for one, and
@@ -91,7 +86,9 @@ fn what_is_written_can_be_read() {
         unsafe { header(&ids, flags, line.as_mut_ptr()) };
         let expected = format!("traceparent: 00-{TRACE}-{SPAN}-0{flags}\r\n");
         assert_eq!(core::str::from_utf8(&line), Ok(expected.as_str()));
-        let read = parse(&Bytes(line.to_vec()), 12);
+        let mut found = Found::default();
+        // SAFETY: a local of this function.
+        let read = unsafe { parse(&Bytes(line.to_vec()), 12, &mut found) };
         assert_eq!((read.state, read.trace), (incoming::W3C, trace));
         assert_eq!(read.flags, flags);
     }

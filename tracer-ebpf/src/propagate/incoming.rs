@@ -47,23 +47,14 @@ fn look<W: Way>(ctx: &W::Context) -> Option<()> {
     let place = Forgotten::new(&mut scratch.context);
     // SAFETY: the scratch buffer is this program's.
     unsafe { context::scan(&bytes, scratch.found.scan, place.pointer()) };
-    let found = place.load();
     let connection = connection::find(scratch.call.socket)?;
-    let mut request = Incoming {
-        trace: [0; 2],
-        state: known::ABSENT,
-        flags: 0,
+    // SAFETY: as above.
+    let context = unsafe { context::conclude(&bytes, place.pointer()) };
+    let request = Incoming {
+        trace: context.trace,
+        state: context.state,
+        flags: context.flags,
     };
-    if found.end == 0 || found.end > scratch.found.len {
-        request.state = known::UNKNOWN;
-    } else if found.others != 0 || found.traceparents > 1 {
-        request.state = known::OTHER;
-    } else if found.traceparents == 1 {
-        let parsed = context::parse(&bytes, found.value_at);
-        request.state = parsed.state;
-        request.flags = parsed.flags;
-        request.trace = parsed.trace;
-    }
     if request.state != known::UNKNOWN {
         let cause = Cause {
             connection: connection.id,

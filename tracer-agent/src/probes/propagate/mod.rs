@@ -146,8 +146,9 @@ impl Propagation {
             .ok_or(LoadError::Mismatch(NAME))?
             .try_into()
             .map_err(|_| LoadError::Mismatch(NAME))?;
+        // A link stands beside others by itself; its flags have to be none.
         program
-            .attach(root, CgroupAttachMode::AllowMultiple)
+            .attach(root, CgroupAttachMode::Single)
             .map_err(|source| failed("attach", NAME, source))?;
         Ok(propagation)
     }
