@@ -10,13 +10,14 @@ mod propagate;
 mod reload;
 mod replay;
 mod run;
+mod start;
 mod status;
 mod tls;
 
 use std::time::Duration;
 
 pub use replay::replay;
-pub use run::run;
+pub use start::start;
 
 use crate::config::Config;
 use crate::discover::pattern::{Cmdline, Glob};
@@ -58,6 +59,9 @@ pub enum AppError {
         /// Why.
         source: std::io::Error,
     },
+    /// What is not needed cannot be given up.
+    #[error(transparent)]
+    Rights(#[from] crate::rights::RightsError),
     /// A thread or a signal handler cannot be set up.
     #[error("cannot {0}")]
     Start(&'static str, #[source] std::io::Error),
