@@ -77,7 +77,9 @@ pub struct Connection {
     pub ended: u8,
     /// Of a socket that carries a TLS session: calls wait where there is nothing to read.
     pub blocking: u8,
-    pub reserved: [u8; 5],
+    /// As a client: where one of its requests ended was told by the answer alone.
+    pub guessed: u8,
+    pub reserved: [u8; 4],
 }
 
 /// Values of [`Connection::open`].
@@ -280,7 +282,8 @@ const EMPTY: Connection = Connection {
     is_tls: 0,
     ended: 0,
     blocking: 0,
-    reserved: [0; 5],
+    guessed: 0,
+    reserved: [0; 4],
 };
 
 /// Where a connection comes from.

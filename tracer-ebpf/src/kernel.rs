@@ -58,6 +58,14 @@ offsets! {
     TCP_COPIED_SEQ,
     /// Next byte that the process writes.
     TCP_WRITE_SEQ,
+    /// Next byte that the kernel sends: what is before `TCP_WRITE_SEQ` waits.
+    TCP_SND_NXT,
+    /// Bytes of memory that wait to be sent or to be acknowledged, and their limit.
+    SOCK_WMEM_QUEUED,
+    SOCK_SNDBUF,
+    /// The `struct socket` of a socket, and its file: the kernel's own sockets have none.
+    SOCK_SOCKET,
+    SOCKET_FILE,
     UNIX_ADDR,
     UNIX_PEER,
     UNIX_ADDRESS_LEN,
@@ -511,6 +519,32 @@ fn known_sequences(sock: Socket, family: u16) -> Option<(u32, u32)> {
         return None;
     }
     Some((field(sock, &TCP_COPIED_SEQ)?, field(sock, &TCP_WRITE_SEQ)?))
+}
+
+/// True for a socket that a process opened, and not the kernel for itself.
+#[inline(always)]
+pub fn is_of_process(sock: Socket) -> bool {
+    if !has(&SOCK_SOCKET) || !has(&SOCKET_FILE) {
+        return false;
+    }
+    let socket: u64 = field(sock, &SOCK_SOCKET).unwrap_or(0);
+    socket != 0 && field::<u64>(socket, &SOCKET_FILE).is_some_and(|file| file != 0)
+}
+
+/// True when nothing waits to be sent and so much of the send buffer is free that `bytes` more are
+/// taken in one go. Only for plain TCP.
+#[inline(always)]
+pub fn takes_at_once(sock: Socket, bytes: u32) -> bool {
+    if !has(&TCP_WRITE_SEQ) || !has(&TCP_SND_NXT) || !has(&SOCK_WMEM_QUEUED) || !has(&SOCK_SNDBUF) {
+        return false;
+    }
+    let next: Option<u32> = field(sock, &TCP_WRITE_SEQ);
+    if next.is_none() || field::<u32>(sock, &TCP_SND_NXT) != next {
+        return false;
+    }
+    let queued: i32 = field(sock, &SOCK_WMEM_QUEUED).unwrap_or(i32::MAX);
+    let limit: i32 = field(sock, &SOCK_SNDBUF).unwrap_or(0);
+    queued >= 0 && queued as i64 + 2 * bytes as i64 + 4096 < limit as i64
 }
 
 /// The socket at the other end of a unix connection; 0 if there is none.

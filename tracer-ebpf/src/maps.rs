@@ -162,7 +162,7 @@ pub static TLS_LOCKS: PerCpuArray<Lock> = PerCpuArray::with_max_entries(TLS_SCRA
 
 /// Like [`PROGRAMS`], for uprobes.
 #[map]
-pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(4, 0);
+pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(5, 0);
 
 /// Executable files that user space has looked into without finding anything to probe.
 #[map]
@@ -182,7 +182,7 @@ pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entrie
 
 /// Tail calls, by the indexes below.
 #[map]
-pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(4, 0);
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(5, 0);
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;
 /// Index of the head program.
@@ -191,6 +191,8 @@ pub const HEAD_PROGRAM: u32 = 1;
 pub const CHUNKS_PROGRAM: u32 = 2;
 /// Index of the frames program.
 pub const FRAMES_PROGRAM: u32 = 3;
+/// Index of the program that looks for trace context; it is there only when context is written.
+pub const CONTEXT_PROGRAM: u32 = 4;
 
 /// The agent itself, never looked at.
 #[unsafe(no_mangle)]
@@ -239,6 +241,7 @@ pub struct Scratch {
     pub fields: tracer_common::frame::Fields,
     pub found: Found,
     pub walk: Walk,
+    pub context: tracer_common::context::Found,
     pub gather: Gather,
     /// Only a prefix of the call is read; kept here as a value that the verifier should forget.
     pub exhausted: u64,

@@ -27,7 +27,7 @@ use crate::kernel::{clock, programs};
 use crate::meta::kubernetes::Store;
 use crate::meta::{ProcFs, ProcessTable};
 use crate::metrics::{Recorded, Recorder};
-use crate::probes::{Kernel, LoadError, Options, Reader};
+use crate::probes::{Kernel, LoadError, Options, Propagation, Reader};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::open::OpenExchanges;
 
@@ -181,6 +181,7 @@ struct Loaded {
     reader: Reader,
     pipeline: Pipeline,
     tls: Option<Watch>,
+    propagation: Option<Propagation>,
     ledger: Arc<Ledger>,
     status: Arc<Status>,
     open: Arc<OpenExchanges>,
@@ -207,7 +208,9 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     let policy = Policy::new(super::policy_config(&config), agent);
     let ports = super::reload::excluded_ports(&config);
     let discovery = Discovery::new(policy, mode);
+    let propagate = super::propagate::options(&config);
     let options = Options {
+        propagate,
         ring_bytes: config.capture.ring_size,
         max_connections: config.capture.max_connections,
         bpf_stats: config.telemetry.bpf_stats,
@@ -263,18 +266,22 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         max_connections: config.capture.max_connections as usize,
         sdk: config.sdk.clone(),
         gate: Gate::new(asks),
+        id_secret: propagate.map(|options| options.secret),
     });
     if mode == Mode::Host {
         pipeline.apply_policy();
         pipeline.find_runtimes();
     }
     follow(&mut kernel, &mut pipeline, true);
+    let propagation = propagate
+        .and_then(|options| super::propagate::start(&mut kernel, options, &config.sampling));
     status.attached(kernel.attached.len(), kernel.missing.len(), reader.size());
     Ok(Loaded {
         kernel,
         reader,
         pipeline,
         tls,
+        propagation,
         ledger,
         open: status.open(),
         status,
@@ -357,6 +364,9 @@ impl Loaded {
                     Step::Shed => self.pipeline.shed(),
                     Step::Resume => self.pipeline.resume(),
                 }
+                if let Some(propagation) = &mut self.propagation {
+                    propagation.tick();
+                }
                 self.kernel.flush_log();
                 self.open.answer(|| self.pipeline.unfinished(now_ns));
             }
@@ -368,7 +378,10 @@ impl Loaded {
                 self.count();
                 // Behind the batch: what happened before is decided by the old settings.
                 match changes.try_recv() {
-                    Ok(change) => self.pipeline.change(change),
+                    Ok(change) => {
+                        self.sample(&change.sampling);
+                        self.pipeline.change(change);
+                    }
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
                 }
             }
@@ -390,6 +403,14 @@ impl Loaded {
         self.end()
     }
 
+    fn sample(&mut self, settings: &crate::trace::sampling::Settings) {
+        if let Some(propagation) = &mut self.propagation
+            && let Err(error) = propagation.sample(super::propagate::sampled_from(settings))
+        {
+            tracing::warn!(%error, "the sampled flag that is written follows the old settings");
+        }
+    }
+
     fn count(&mut self) {
         let (connections, processes) = self.pipeline.sizes();
         let records = self.pipeline.records();
@@ -408,6 +429,9 @@ impl Loaded {
                     self.status.pods(stage, counts);
                 }
                 self.status.limits(self.limits.counts());
+                if let Some(propagation) = &self.propagation {
+                    self.status.propagated(propagation.outcomes());
+                }
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }
@@ -418,6 +442,11 @@ impl Loaded {
     fn end(mut self) -> Kernel {
         if let Some(tls) = &self.tls {
             tls.stop();
+        }
+        if let Some(propagation) = &mut self.propagation
+            && let Err(error) = propagation.stop()
+        {
+            tracing::debug!(%error, "headers are written until the programs are detached");
         }
         let cut_ns = clock::boot_ns();
         self.pipeline.cut(cut_ns);

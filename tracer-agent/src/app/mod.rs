@@ -10,6 +10,7 @@ mod notify;
 mod outlet;
 mod pipeline;
 mod pods;
+mod propagate;
 mod reload;
 mod replay;
 mod run;
@@ -30,7 +31,7 @@ use crate::discover::{PolicyConfig, PortRange, Rule};
 use crate::export::{ExportError, SettingsError};
 use crate::meta::kubernetes::Store;
 use crate::meta::{Options as MetaOptions, ServiceRule};
-use crate::probes::{Kernel, LoadError, Options, Switches};
+use crate::probes::{Kernel, LoadError, Options, PropagateOptions, Switches};
 use crate::telemetry::admin::AdminError;
 use crate::trace::{Propagators, Redaction, SpanBuilder};
 
@@ -113,6 +114,10 @@ pub fn verify() -> Result<Vec<VerifiedProgram>, AppError> {
         max_connections: 1024,
         bpf_stats: false,
         agent_tgid: std::process::id(),
+        propagate: Some(PropagateOptions {
+            despite_faults: false,
+            secret: [1, 2],
+        }),
         switches: Switches::default(),
     };
     let programs = Kernel::verify(&options)?;

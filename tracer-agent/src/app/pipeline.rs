@@ -129,6 +129,8 @@ pub struct Parts {
     pub sdk: SdkSettings,
     /// Which exchanges are this agent's to report.
     pub gate: Gate,
+    /// What the kernel side makes ids from, where it writes trace context.
+    pub id_secret: Option<[u64; 2]>,
 }
 
 impl Pipeline {
@@ -148,8 +150,17 @@ impl Pipeline {
             max_connections,
             sdk,
             gate,
+            id_secret,
         } = parts;
         let inherited = discovery.mode() == Mode::Command;
+        let mut assembler = Assembler::new(
+            Limits::default(),
+            builder.propagators().clone(),
+            fastrand::Rng::new(),
+        );
+        if let Some(secret) = id_secret {
+            assembler.derive_ids(secret);
+        }
         Pipeline {
             ingest: Ingest::new(max_connections.saturating_mul(2)),
             host: Side {
@@ -158,11 +169,7 @@ impl Pipeline {
                 processes,
                 has_port_rules: discovery.policy().has_rules(),
                 discovery,
-                assembler: Assembler::new(
-                    Limits::default(),
-                    builder.propagators().clone(),
-                    fastrand::Rng::new(),
-                ),
+                assembler,
                 builder,
                 sdks: Sdks::new(sdk, inherited),
                 admin,
@@ -228,6 +235,7 @@ impl Pipeline {
                 self.host.follow(tgid);
             }
             Some(Record::Exit(event)) => self.exit(event),
+            Some(Record::Injected(event)) => self.host.assembler.injected(event.into()),
             Some(Record::Mapped(event)) => {
                 if let Some(tls) = &self.host.tls {
                     tls.mapped(event.tgid, event.file);

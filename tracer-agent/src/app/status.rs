@@ -112,6 +112,7 @@ impl Status {
             hurried,
             forgotten,
             late,
+            conflicts,
         } = counts;
         let mut latest = self.lock();
         latest.parents = Link::ALL
@@ -124,8 +125,14 @@ impl Status {
             ("hurried", *hurried),
             ("forgotten", *forgotten),
             ("late", *late),
+            ("conflict", *conflicts),
         ];
         latest.waiting_spans = waiting as u64;
+    }
+
+    /// What became of requests that could have got a header.
+    pub fn propagated(&self, outcomes: Vec<(&'static str, u64)>) {
+        self.lock().propagated = outcomes;
     }
 
     /// What is asked for less often, because it takes a walk over all connections or a system call

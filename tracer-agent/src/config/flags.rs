@@ -31,9 +31,15 @@ pub struct RunFlags {
     /// Name under which a newer agent takes over from this one, or `off`
     #[arg(long, value_name = "NAME")]
     pub takeover: Option<String>,
-    /// Write trace context into outgoing requests (not built yet)
-    #[arg(long)]
-    pub propagate: bool,
+    /// Write trace context into outgoing requests; `always`: whatever the self-test of the kernel says
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub propagate: Option<String>,
     /// Processes with an OpenTelemetry SDK: auto, trace, leave [default: auto]
     #[arg(long, value_name = "MODE")]
     pub sdk: Option<String>,
@@ -149,7 +155,7 @@ pub(super) fn values(flags: &RunFlags) -> Values {
     put(keys::LOG_LEVEL, log_level.as_slice());
     put(keys::ADMIN, admin.as_slice());
     put(keys::TAKEOVER, takeover.as_slice());
-    put(keys::PROPAGATE, yes(*propagate).as_slice());
+    put(keys::PROPAGATE, propagate.as_slice());
     put(keys::SDK_MODE, sdk.as_slice());
     put(keys::RING_SIZE, ring_size.as_slice());
     put(keys::SPOOL, spool.as_slice());

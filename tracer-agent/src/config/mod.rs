@@ -53,6 +53,8 @@ pub struct Config {
     pub capture: Capture,
     /// Where spans go.
     pub export: Export,
+    /// Whether trace context is written into requests.
+    pub propagate: Propagate,
     /// Trace-context formats read from requests, in the syntax of `OTEL_PROPAGATORS`. Names from the
     /// file are known ones; the trace room ignores unknown ones of the variable, as specified.
     pub propagators: String,
@@ -79,6 +81,18 @@ pub struct Config {
 pub struct Limits {
     /// Bytes of memory; `None` asks the cgroup.
     pub memory: Option<u64>,
+}
+
+/// Whether trace context is written into requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagate {
+    /// No.
+    #[default]
+    Off,
+    /// If this kernel passes the self-test.
+    Tested,
+    /// Also if it fails one that programs may notice, but that leaves what they send right.
+    Always,
 }
 
 /// Which processes are traced. Excludes win over includes; without includes everything is in.
@@ -189,6 +203,7 @@ impl Config {
             discovery: _,
             capture,
             export,
+            propagate,
             propagators,
             service_names,
             sampling: _,
@@ -210,6 +225,7 @@ impl Config {
             ("limits", *limits != other.limits),
             ("capture", *capture != other.capture),
             ("export", *export != other.export),
+            ("propagate", *propagate != other.propagate),
             ("propagators", *propagators != other.propagators),
             ("service_names", *service_names != other.service_names),
             ("sdk", *sdk != other.sdk),

@@ -5,15 +5,14 @@ use std::path::PathBuf;
 
 use super::layers::{Layers, Place, Rule, Sourced};
 use super::{
-    Capture, Config, ConfigError, Discovery, Export, Limits, ProcessSettings, Redaction, Rules,
-    ServiceNameRule, TelemetrySettings, keys, parse,
+    Capture, Config, ConfigError, Discovery, Export, Limits, ProcessSettings, Propagate, Redaction,
+    Rules, ServiceNameRule, TelemetrySettings, keys, parse,
 };
 use crate::meta::kubernetes;
 
 impl Layers {
     /// Validates every value. The first wrong one is the error.
     pub fn resolve(&self) -> Result<Config, ConfigError> {
-        self.refuse_propagate()?;
         let mut config = Config {
             log_level: self.one(keys::LOG_LEVEL, parse::log_level)?,
             admin: self.one(keys::ADMIN, parse::admin)?,
@@ -43,6 +42,7 @@ impl Layers {
                 tls: self.one(keys::TLS, parse::boolean)?,
             },
             export: self.export()?,
+            propagate: self.propagate()?,
             propagators: self.propagators()?,
             service_names: self
                 .service_names
@@ -79,15 +79,24 @@ impl Layers {
         Ok(config)
     }
 
-    /// A wish that cannot be met is refused, not ignored.
-    fn refuse_propagate(&self) -> Result<(), ConfigError> {
-        self.optional(keys::PROPAGATE, |text| match parse::boolean(text)? {
-            true => {
-                Err("writing trace context into requests is not built yet; leave it out".to_owned())
+    /// What is written has to be read by the agent at the other end.
+    fn propagate(&self) -> Result<Propagate, ConfigError> {
+        let reads = self
+            .effective(keys::PROPAGATORS)
+            .iter()
+            .flat_map(|value| value.text.split(','))
+            .any(|name| name.trim() == "tracecontext");
+        self.one(keys::PROPAGATE, |text| {
+            let wanted = match text {
+                "always" => Propagate::Always,
+                _ if parse::boolean(text)? => Propagate::Tested,
+                _ => Propagate::Off,
+            };
+            if wanted != Propagate::Off && !reads {
+                return Err("needs `tracecontext` among the propagators".to_owned());
             }
-            false => Ok(()),
+            Ok(wanted)
         })
-        .map(|_| ())
     }
 
     /// OpenTelemetry wants unknown names of the variable ignored with a warning, which the trace room

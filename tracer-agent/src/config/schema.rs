@@ -37,8 +37,8 @@ fn shape(key: &str) -> Shape {
     match key {
         keys::ADMIN | keys::TAKEOVER => Shape::TextOrOff,
         keys::LIMIT_MEMORY => Shape::IntegerOrText,
-        keys::PROPAGATE
-        | keys::CONTAINERS_ONLY
+        keys::PROPAGATE => Shape::Words(&["false", "true", "always"]),
+        keys::CONTAINERS_ONLY
         | keys::TLS
         | keys::COMMAND_ARGS
         | keys::KUBERNETES_PEERS

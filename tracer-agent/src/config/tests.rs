@@ -333,7 +333,11 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
         "",
         &["OTEL_TRACES_SAMPLER_ARG: `nan` is not a ratio"],
     );
-    file("propagate: true", &["line 1: propagate", "not built yet"]);
+    file("propagate: maybe", &["line 1: propagate"]);
+    file(
+        "propagate: true\npropagators: [b3]\n",
+        &["line 1: propagate", "tracecontext"],
+    );
     file("log_level: 'a=b=c'", &["line 1: log_level", "debug"]);
     check(
         "",
@@ -354,7 +358,13 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
         &["--include-port: `0` is not a port"],
     );
     check("", "", "--include-port 9-8", &["--include-port: `9-8`"]);
-    check("", "", "--propagate", &["--propagate", "not built yet"]);
+    check("", "", "--propagate=maybe", &["--propagate"]);
+    check(
+        "",
+        "OTEL_PROPAGATORS=b3",
+        "--propagate",
+        &["--propagate", "tracecontext"],
+    );
 }
 
 proptest::proptest! {

@@ -11,6 +11,7 @@ use tracer_common::abi::kind_of_process;
 use super::error::{LoadError, chain};
 use super::load::{Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, open};
 use super::maps::Maps;
+use super::propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
 use super::python::PythonProbes;
 use super::reader::Reader;
 use super::runtime::RuntimeProbes;
@@ -73,6 +74,7 @@ impl Kernel {
         let mut ebpf = open(options)?;
         let mut verified = load_programs(&mut ebpf, Set::Always)?;
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
+        verified.extend(load_programs(&mut ebpf, Set::Propagate)?);
         Ok(verified)
     }
 
@@ -111,6 +113,8 @@ impl Kernel {
             match program {
                 // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
                 Program::UProbe(_) => {}
+                // See `Propagation`.
+                _ if Set::of(name) == Set::Propagate => {}
                 Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
                 Program::TracePoint(point) => {
                     let own = [name];
@@ -232,6 +236,16 @@ impl Kernel {
             RingBuf::try_from(map)?,
             self.ring_bytes as usize,
         ))
+    }
+
+    /// Has trace context written into requests; asked for once, with what was loaded for it.
+    pub fn propagate(
+        &mut self,
+        options: PropagateOptions,
+        sampled: SampledFrom,
+        cgroup: Option<&str>,
+    ) -> Result<Propagation, PropagateError> {
+        Propagation::start(&mut self.ebpf.lock(), options, sampled, cgroup)
     }
 
     /// What attaches probes to TLS libraries; to be taken once.

@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::error::{LoadError, failed, is_permission};
 use super::maps::Switches;
+use super::propagate::PropagateOptions;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
@@ -38,6 +39,8 @@ pub struct Options {
     pub bpf_stats: bool,
     /// This process, never traced.
     pub agent_tgid: u32,
+    /// Writes trace context into requests; it has to be started too.
+    pub propagate: Option<PropagateOptions>,
     /// What can be changed later.
     pub switches: Switches,
 }
@@ -54,6 +57,9 @@ impl Options {
 /// Programs reached by tail call, in the order of their indexes in the `PROGRAMS` map.
 pub(super) const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 
+/// Maps that are large only where trace context is written.
+const PROPAGATION_MAPS: [&str; 5] = ["SOCKETS", "FLOWS", "PLANS", "CONTEXTS", "LEAVING"];
+
 pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
@@ -63,11 +69,21 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
     let cookies = u32::from(has_cookies());
     let ring = options.ring_size();
     let wake = u64::from(ring / 8);
+    let propagates = u32::from(options.propagate.is_some());
+    let [secret_0, secret_1] = options.propagate.map_or([0; 2], |options| options.secret);
     let mut loader = EbpfLoader::new();
     for (name, value) in &offsets {
         loader.override_global(name, value, true);
     }
+    if options.propagate.is_none() {
+        for map in PROPAGATION_MAPS {
+            loader.map_max_entries(map, 64);
+        }
+    }
     loader
+        .override_global("PROPAGATES", &propagates, true)
+        .override_global("ID_SECRET_0", &secret_0, true)
+        .override_global("ID_SECRET_1", &secret_1, true)
         .override_global("TASK_REGS_HELPER", &helper, true)
         .override_global("COOKIES", &cookies, true)
         .override_global("AGENT_TGID", &options.agent_tgid, true)
@@ -90,12 +106,16 @@ pub(super) enum Set {
     Always,
     /// When the first TLS library is met.
     Tls,
+    /// When trace context is written into requests.
+    Propagate,
 }
 
 impl Set {
     /// That of the program of this name.
-    fn of(name: &str) -> Self {
-        if name.starts_with("tls_") || name.starts_with("go_tls_") {
+    pub(super) fn of(name: &str) -> Self {
+        if name.starts_with("propagate_") {
+            Set::Propagate
+        } else if name.starts_with("tls_") || name.starts_with("go_tls_") {
             Set::Tls
         } else {
             Set::Always
@@ -150,6 +170,8 @@ pub(super) fn load_program(
         },
         Program::TracePoint(point) => point.load(),
         Program::BtfTracePoint(point) => point.load(&name, btf),
+        Program::SkMsg(program) => program.load(),
+        Program::SockOps(program) => program.load(),
         _ => return Err(LoadError::Mismatch("known program type")),
     }
     .map_err(|source| {
@@ -163,6 +185,8 @@ pub(super) fn load_program(
         Program::TracePoint(point) => point.info(),
         Program::BtfTracePoint(point) => point.info(),
         Program::UProbe(probe) => probe.info(),
+        Program::SkMsg(program) => program.info(),
+        Program::SockOps(program) => program.info(),
         _ => return Err(LoadError::Mismatch("known program type")),
     }
     .ok()

@@ -358,6 +358,7 @@ mod tests {
             max_connections: 1024,
             agent_tgid: std::process::id(),
             bpf_stats: false,
+            propagate: None,
             switches: Switches::default(),
         };
         if crate::probes::check_rights().is_err() {

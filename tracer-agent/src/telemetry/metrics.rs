@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub parents: Vec<(&'static str, u64)>,
     /// What could not be joined, by reason.
     pub unjoined: Vec<(&'static str, u64)>,
+    /// Requests that could have got a header, by what became of them; empty when none is written.
+    pub propagated: Vec<(&'static str, u64)>,
     /// Spans that wait until their trace is certain.
     pub waiting_spans: u64,
     /// What is left to the SDKs of processes.
@@ -378,9 +380,13 @@ metrics! {
         for (method, count) in &now.parents {
             out.count(&[method], *count);
         };
-    "tracer_agent_unjoined_total" Counter ["reason"] "Where joining fell short: spans let go before their trace was certain (hurried), exchanges forgotten before they ended (forgotten), ends of one connection found too late (late)." => |now, out|
+    "tracer_agent_unjoined_total" Counter ["reason"] "Where joining fell short: spans let go before their trace was certain (hurried), exchanges forgotten before they ended (forgotten), ends of one connection found too late (late), a trace id that was on the wire before it turned out that there was another one (conflict)." => |now, out|
         for (reason, count) in &now.unjoined {
             out.count(&[reason], *count);
+        };
+    "tracer_agent_propagated_total" Counter ["outcome"] "With --propagate: requests by what became of them. injected: got a header; all others were left as they were." => |now, out|
+        for (outcome, count) in &now.propagated {
+            out.count(&[outcome], *count);
         };
     "tracer_agent_waiting_spans" Gauge [] "Spans that wait until their trace is certain." => |now, out|
         out.count(&[], now.waiting_spans);
