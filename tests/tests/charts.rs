@@ -128,7 +128,8 @@ const EVERYTHING: &[&str] = &[
     "clusterName=prod,spool.hostPath=/var/lib/tracer-agent,admin.family=IPv6,hostNetwork=true",
     "--set",
     "extraCapabilities={SYS_ADMIN,BPF},seLinuxOptions.type=spc_t,imagePullSecrets[0].name=pull",
-    "--set-json", r#"config={"log_level": "debug", "sampling": {"sampler": "traceidratio", "ratio": 0.1}}"#,
+    "--set-json",
+    r#"config={"log_level": "debug", "sampling": {"sampler": "traceidratio", "ratio": 0.1}}"#,
     "--set",
     "extraArgs={--ring-size=8MiB},extraEnv[0].name=A,extraEnv[0].value=b,podLabels.team=x,podAnnotations.a=b",
     "--set",
@@ -315,7 +316,13 @@ fn wrong_values_are_refused() {
         ("config.log_levle=debug", "log_levle"),
         ("spool.hostPath=relative", "hostPath"),
     ] {
-        let chart = ["template", "x", "deploy/helm/tracer-agent", "--kube-version", "1.37"];
+        let chart = [
+            "template",
+            "x",
+            "deploy/helm/tracer-agent",
+            "--kube-version",
+            "1.37",
+        ];
         let output = tools.helm(&[&chart[..], &["--set", value]].concat());
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(

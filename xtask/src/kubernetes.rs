@@ -27,13 +27,18 @@ pub fn kubernetes() -> Result<()> {
     let at = |name: &str| files.path().join(name);
     sh::output(
         Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
+            .args([
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+            ])
             .args(["-subj", "/CN=accounts", "-keyout"])
             .arg(at("accounts.key"))
             .arg("-out")
             .arg(at("accounts.crt")),
     )?;
-    fs::write(at("tokens.csv"), format!("{ADMIN},admin,1,\"system:masters\"\n"))?;
+    fs::write(
+        at("tokens.csv"),
+        format!("{ADMIN},admin,1,\"system:masters\"\n"),
+    )?;
 
     let [client, peer, secure] = [http::free_port()?, http::free_port()?, http::free_port()?];
     let local = |port: u16| format!("http://127.0.0.1:{port}");
@@ -51,7 +56,12 @@ pub fn kubernetes() -> Result<()> {
     let mut api_process = Guard::start(
         Command::new(apiserver)
             .args(["--etcd-servers", &local(client)])
-            .args(["--bind-address", "127.0.0.1", "--secure-port", &secure.to_string()])
+            .args([
+                "--bind-address",
+                "127.0.0.1",
+                "--secure-port",
+                &secure.to_string(),
+            ])
             .arg("--cert-dir")
             .arg(at("certificates"))
             .args(["--service-cluster-ip-range", "10.96.0.0/16"])
@@ -75,7 +85,10 @@ pub fn kubernetes() -> Result<()> {
     while !api.is_ready() {
         if Instant::now() > deadline || api_process.ended().is_some() || etcd.ended().is_some() {
             let log = fs::read_to_string(at("api.log")).unwrap_or_default();
-            bail!("kube-apiserver does not start: {}", log.lines().last().unwrap_or_default());
+            bail!(
+                "kube-apiserver does not start: {}",
+                log.lines().last().unwrap_or_default()
+            );
         }
         std::thread::sleep(Duration::from_millis(500));
     }
@@ -113,7 +126,14 @@ fn apply_all(api: &Api, helm: &Path) -> Result<()> {
         Command::new(helm)
             .args(["template", "tracer-agent"])
             .arg(chart)
-            .args(["--namespace", NAMESPACE, "--kube-version", "1.34", "--set", set]),
+            .args([
+                "--namespace",
+                NAMESPACE,
+                "--kube-version",
+                "1.34",
+                "--set",
+                set,
+            ]),
     )?;
     let plain = fs::read_to_string(sh::root().join("deploy/kubernetes/tracer-agent.yaml"))?;
     for (what, text) in [("the chart", rendered), ("the plain manifests", plain)] {
@@ -121,7 +141,10 @@ fn apply_all(api: &Api, helm: &Path) -> Result<()> {
         for object in &objects {
             api.apply(object)?;
         }
-        eprintln!("kubernetes: applied the {} objects of {what}", objects.len());
+        eprintln!(
+            "kubernetes: applied the {} objects of {what}",
+            objects.len()
+        );
     }
     Ok(())
 }
@@ -132,7 +155,11 @@ fn objects(text: &str) -> Result<Vec<Value>> {
     let file = tempfile::NamedTempFile::new()?;
     fs::write(file.path(), text)?;
     let python = setup::venv_bin().join("python");
-    ensure!(python.exists(), "there is no {}: run `cargo xtask setup --tests`", python.display());
+    ensure!(
+        python.exists(),
+        "there is no {}: run `cargo xtask setup --tests`",
+        python.display()
+    );
     let json = sh::output(Command::new(python).args(["-c", script]).arg(file.path()))?;
     serde_json::from_str(&json).context("python printed no JSON")
 }
@@ -146,7 +173,14 @@ impl Api {
     fn ask(&self, method: &str, path: &str, kind: &str, body: Option<&Value>) -> Result<Value> {
         let mut command = Command::new("curl");
         command
-            .args(["--silent", "--show-error", "--max-time", "60", "--request", method])
+            .args([
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "60",
+                "--request",
+                method,
+            ])
             .arg("--cacert")
             .arg(&self.authority)
             .args(["--header", &format!("Authorization: Bearer {ADMIN}")])
@@ -170,7 +204,12 @@ impl Api {
 
     /// Server-side apply, which refuses unknown and repeated fields.
     fn apply(&self, object: &Value) -> Result<()> {
-        let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        let text = |path: &str| {
+            object
+                .pointer(path)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
         let (kind, name) = (text("/kind"), text("/metadata/name"));
         let version = text("/apiVersion");
         let root = match version {
@@ -188,7 +227,11 @@ impl Api {
         };
         let path = format!("{place}/{name}?fieldManager=xtask&fieldValidation=Strict&force=true");
         let answer = self.ask("PATCH", &path, "application/apply-patch+yaml", Some(object))?;
-        ensure!(answer["kind"] == kind, "{kind} {name} was refused: {}", answer["message"]);
+        ensure!(
+            answer["kind"] == kind,
+            "{kind} {name} was refused: {}",
+            answer["message"]
+        );
         Ok(())
     }
 
@@ -197,6 +240,8 @@ impl Api {
         let request = serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
         let answer = self.ask("POST", &path, "application/json", Some(&request))?;
         let token = answer.pointer("/status/token").and_then(Value::as_str);
-        token.map(str::to_owned).with_context(|| format!("no token: {answer}"))
+        token
+            .map(str::to_owned)
+            .with_context(|| format!("no token: {answer}"))
     }
 }

@@ -151,7 +151,11 @@ pub fn for_kubernetes() -> Result<[PathBuf; 3]> {
     }
     let etcd = sh::which("etcd").context("there is no etcd")?;
     let services = sh::target().join("services");
-    Ok([services.join(KUBE_APISERVER.name), etcd, services.join("helm")])
+    Ok([
+        services.join(KUBE_APISERVER.name),
+        etcd,
+        services.join("helm"),
+    ])
 }
 
 impl GoProgram {
