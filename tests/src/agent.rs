@@ -117,6 +117,23 @@ impl Start {
         self
     }
 
+    /// As this user, with these capabilities (`bpf`, `perfmon`, …) and no others.
+    pub fn with_rights(mut self, user: u32, capabilities: &[&str]) -> Self {
+        let mut command = crate::rights::command(user, capabilities);
+        command
+            .arg(crate::rights::reachable_agent())
+            .args(self.command.get_args())
+            .stdin(Stdio::null());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        self.command = command;
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub fn ready(self) -> Agent {
         let mut agent = self.spawn();

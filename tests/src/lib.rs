@@ -22,6 +22,7 @@ pub mod metrics_receiver;
 pub mod oddities;
 pub mod process;
 pub mod receiver;
+pub mod rights;
 pub mod scrape;
 pub mod services;
 pub mod session;

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod probes;
 pub mod protocol;
 pub mod replay;
+pub mod rights;
 pub mod sys;
 pub mod telemetry;
 pub mod trace;

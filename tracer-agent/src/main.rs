@@ -156,7 +156,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             let config = configured(&flags)?;
             let command = (!command.is_empty()).then_some(command);
             let load = Box::new(move || Config::load(&flags, &environment));
-            Ok(runtime()?.block_on(app::run(config, command, load))?)
+            Ok(app::start(config, command, load)?)
         }
         Command::Replay { file, flags } => {
             let config = configured(&flags.into())?;

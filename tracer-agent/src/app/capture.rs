@@ -216,7 +216,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         proc.clone(),
         super::meta_options(&config, &resource, pods.clone()),
     );
-    let tls = if config.capture.tls {
+    let tls = if config.capture.tls && crate::rights::can_place_uprobes() != Some(false) {
         let whole_host = mode == Mode::Host;
         Some(super::tls::start(
             kernel.tls()?,

@@ -10,6 +10,7 @@ mod pods;
 mod reload;
 mod replay;
 mod run;
+mod start;
 mod status;
 mod tls;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use replay::replay;
-pub use run::run;
+pub use start::start;
 
 use crate::config::Config;
 use crate::discover::pattern::{Cmdline, Glob};
@@ -60,6 +61,9 @@ pub enum AppError {
         /// Why.
         source: std::io::Error,
     },
+    /// What is not needed cannot be given up.
+    #[error(transparent)]
+    Rights(#[from] crate::rights::RightsError),
     /// A thread or a signal handler cannot be set up.
     #[error("cannot {0}")]
     Start(&'static str, #[source] std::io::Error),

@@ -1,19 +1,18 @@
 //! `tracer-agent run`: the whole pipeline until a signal, or until the command ends.
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::process::Child;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::AppError;
 use super::capture::{Capture, Start};
+use super::command::{self, Launcher};
 use super::reload::{Load, Reloader};
 use super::status::Status;
-use super::{AppError, command};
 use crate::config::Config;
 use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
@@ -21,10 +20,9 @@ use crate::export::{
     self, ExportPipeline, ExportSettings, Exporter, ExporterStats, MetricsExporter, SpanSink,
     SpoolSettings,
 };
-use crate::kernel::prepare;
 use crate::meta::kubernetes::Kubernetes;
 use crate::metrics::Recorded;
-use crate::probes;
+use crate::rights;
 use crate::telemetry::admin::{Admin, Readiness, Sources};
 use crate::telemetry::ledger::{Details, Ledger};
 use crate::telemetry::metrics::{Snapshot, render};
@@ -39,10 +37,9 @@ const LAST_EVENTS: Duration = Duration::from_millis(100);
 /// On SIGHUP the configuration is asked for again, by `load`.
 pub async fn run(
     config: Config,
-    command: Option<Vec<OsString>>,
+    command: Option<Launcher>,
     load: Load,
 ) -> Result<ExitCode, AppError> {
-    probes::check_rights()?;
     let mut signals = Signals::install()?;
     let ledger = Arc::new(Ledger::default());
     let mut settings = settings(&config)?;
@@ -86,8 +83,6 @@ pub async fn run(
     let address = admin.as_ref().map(Admin::address);
     let admin = admin.map(|admin| serve(admin, &readiness, telemetry.clone()));
 
-    prepare::mount_tracefs();
-    prepare::raise_memlock();
     let mode = if command.is_some() {
         Mode::Command
     } else {
@@ -124,7 +119,7 @@ pub async fn run(
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 
     let ended = match command {
-        Some(words) => follow(&words, &mut signals, &capture, &mut reloader).await,
+        Some(launcher) => follow(launcher, &mut signals, &capture, &mut reloader).await,
         None => wait(&mut signals, &capture, &mut reloader)
             .await
             .map(|()| ExitCode::SUCCESS),
@@ -267,35 +262,43 @@ async fn wait(
     reloader: &mut Reloader,
 ) -> Result<(), AppError> {
     let mut watch = tokio::time::interval(Duration::from_secs(1));
+    let mut told = std::collections::BTreeSet::new();
     loop {
         tokio::select! {
             asked = signals.any() => match asked {
                 Asked::Stop => return Ok(()),
                 Asked::Reload => reloader.reload(capture),
             },
-            _ = watch.tick() => if capture.ended() { return Err(AppError::CaptureEnded) },
+            _ = watch.tick() => {
+                if capture.ended() {
+                    return Err(AppError::CaptureEnded);
+                }
+                for call in rights::take_refused() {
+                    if told.insert(call.clone()) {
+                        tracing::warn!(%call, "a system call that the agent never makes was refused; please report this");
+                    }
+                }
+            }
         }
     }
 }
 
 /// Starts the command and waits for its end, or for a signal, which is passed on.
 async fn follow(
-    words: &[OsString],
+    launcher: Launcher,
     signals: &mut Signals,
     capture: &Capture,
     reloader: &mut Reloader,
 ) -> Result<ExitCode, AppError> {
-    let mut child: Child = command::start(words)?;
+    let mut child = launcher.start().await?;
     tokio::select! {
         ended = wait(signals, capture, reloader) => {
-            command::end(&mut child).await;
+            child.end().await;
             ended?;
         }
         _ = child.wait() => tokio::time::sleep(LAST_EVENTS).await,
     }
-    let status = child.wait().await;
-    let status = status.map_err(|error| AppError::Start("wait for the command", error))?;
-    Ok(ExitCode::from(command::exit_code(status)))
+    Ok(ExitCode::from(command::exit_code(child.wait().await?)))
 }
 
 /// The ledger in the log's last lines.

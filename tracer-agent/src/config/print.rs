@@ -23,6 +23,12 @@ impl Layers {
             open = path;
             let value = match (key.list, values.is_empty()) {
                 _ if key.name == keys::OTLP_HEADERS => headers(&values),
+                _ if key.name.ends_with(".endpoint") => {
+                    let shown = values
+                        .first()
+                        .map(|value| quoted(&without_user(&value.text)));
+                    shown.unwrap_or_else(|| "~".to_owned())
+                }
                 (true, _) => {
                     let items: Vec<String> =
                         values.iter().map(|value| quoted(&value.text)).collect();
@@ -98,6 +104,21 @@ fn headers(values: &[Sourced]) -> String {
         .map(|name| format!("{}: REDACTED", quoted(name)))
         .collect();
     format!("{{{}}}", fields.join(", "))
+}
+
+/// A URL without the name and the password in it, as in spans.
+fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.rsplit_once('@') {
+        Some((user, _)) => {
+            let rest = rest.get(user.len()..).unwrap_or_default();
+            format!("{scheme}://REDACTED:REDACTED{rest}")
+        }
+        None => url.to_owned(),
+    }
 }
 
 /// A scalar, in JSON's quotes (which YAML reads) wherever a plain one could mean something else.

@@ -158,6 +158,9 @@ async fn beginning(mut body: impl BodyExt<Data = Bytes> + Unpin) -> Vec<u8> {
 pub(super) fn shown(endpoint: &Url) -> String {
     let mut shown = endpoint.clone();
     shown.set_query(None);
+    // Only what cannot have any refuses to have none.
+    let _ = shown.set_password(None);
+    let _ = shown.set_username("");
     shown.into()
 }
 

@@ -43,6 +43,7 @@ pub enum Capability {
     SysResource = 24,
     Perfmon = 38,
     Bpf = 39,
+    CheckpointRestore = 40,
 }
 
 /// The effective capabilities of a process.
@@ -91,6 +92,19 @@ pub enum Lockdown {
     Confidentiality,
 }
 
+/// Whether programs and libraries can be probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uprobes {
+    /// This process may.
+    Allowed,
+    /// The kernel can, this process may not.
+    NotAllowed,
+    /// This kernel cannot.
+    Absent,
+    /// Rights cannot be read.
+    Unknown,
+}
+
 /// Where cgroup v2 is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cgroup {
@@ -121,6 +135,8 @@ pub struct Features {
     pub btf: Btf,
     /// Where tracepoints are described.
     pub tracefs: Tracefs,
+    /// Probes in programs and libraries.
+    pub uprobes: Uprobes,
     /// Kernel lockdown.
     pub lockdown: Option<Lockdown>,
     /// Whether kprobes can be placed.
@@ -156,7 +172,7 @@ impl Features {
         let capabilities =
             status_field(&status, "CapEff").and_then(|hex| u64::from_str_radix(hex, 16).ok());
         let own_pid = status_field(&status, "Pid").and_then(|pid| pid.parse().ok());
-        Features {
+        let mut features = Features {
             version: release.as_deref().and_then(KernelVersion::parse),
             uid: status_field(&status, "Uid")
                 .and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok()),
@@ -165,6 +181,7 @@ impl Features {
             first_pid_namespace: namespace("pid", FIRST_PID_NAMESPACE),
             btf: btf(host),
             tracefs: tracefs(host),
+            uprobes: Uprobes::Unknown,
             lockdown: lockdown(host, config.as_ref()),
             kprobes: kprobes(host, config.as_ref()),
             jit: jit(host, config.as_ref()),
@@ -176,7 +193,9 @@ impl Features {
             agents: agents(host, own_pid),
             release,
             config,
-        }
+        };
+        features.uprobes = uprobes(host, &features);
+        features
     }
 
     /// Whether the process holds a capability that counts; `None` if that is not known.
@@ -213,6 +232,27 @@ fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status
         .lines()
         .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+}
+
+/// No version tells what the kernel asks for (see `rights`), so it is asked itself where this is about
+/// the host that this process runs on.
+fn uprobes(host: &Host, features: &Features) -> Uprobes {
+    if !host
+        .sys
+        .join("bus/event_source/devices/uprobe/type")
+        .exists()
+    {
+        return Uprobes::Absent;
+    }
+    let may = match host.is_real() {
+        true => crate::rights::can_place_uprobes(),
+        false => features.can(Capability::Perfmon),
+    };
+    match may {
+        Some(true) => Uprobes::Allowed,
+        Some(false) => Uprobes::NotAllowed,
+        None => Uprobes::Unknown,
+    }
 }
 
 fn btf(host: &Host) -> Btf {

@@ -28,6 +28,11 @@ impl Host {
         }
     }
 
+    /// Whether it is the one this process runs on.
+    pub(super) fn is_real(&self) -> bool {
+        self.sys == Path::new("/sys")
+    }
+
     /// Text of a file below procfs.
     pub(super) fn proc_text(&self, path: &str) -> Option<String> {
         text(&self.proc.join(path))

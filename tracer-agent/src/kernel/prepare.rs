@@ -7,8 +7,11 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// Mounts tracefs where it belongs, unless it is there. Failing is told by the attach that needs it.
 pub fn mount_tracefs() {
-    if std::path::Path::new(TRACEFS).join("events").exists() {
-        return;
+    match std::fs::metadata(std::path::Path::new(TRACEFS).join("events")) {
+        Ok(_) => return,
+        // Mounted, and only root may look: told by the attach as well.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return,
+        Err(_) => {}
     }
     match mount("tracefs", TRACEFS, "tracefs", MountFlags::empty(), None) {
         Ok(()) => tracing::info!("mounted tracefs at {TRACEFS}"),
@@ -27,4 +30,25 @@ pub fn raise_memlock() {
     {
         tracing::debug!(%error, "the limit of locked memory stays as it is");
     }
+}
+
+/// Every probe in a library takes two descriptors, and the usual limit is for programs that need few.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, most)
+    {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// All of it.
+pub fn all() {
+    mount_tracefs();
+    raise_memlock();
+    raise_open_files();
 }

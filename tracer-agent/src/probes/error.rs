@@ -1,6 +1,7 @@
 //! Why the kernel side could not be loaded, in words for people, and what may be done at all.
 
 use crate::kernel::offsets::OffsetError;
+use crate::rights;
 
 /// Why nothing can be traced.
 #[derive(Debug, thiserror::Error)]
@@ -9,7 +10,9 @@ pub enum LoadError {
     #[error("this binary was built without its kernel side; build it with `cargo xtask build`")]
     NotBuilt,
     /// Missing rights.
-    #[error("loading eBPF programs is not permitted; run as root (see `tracer-agent doctor`)")]
+    #[error(
+        "loading eBPF programs is not permitted; run as root, or with CAP_BPF and CAP_PERFMON (see `tracer-agent doctor`)"
+    )]
     NotPermitted,
     /// No usable type information.
     #[error(transparent)]
@@ -29,7 +32,9 @@ pub enum LoadError {
         source: aya::programs::ProgramError,
     },
     /// Nothing could be attached.
-    #[error("no data syscall could be attached: {0}; is tracefs mounted at /sys/kernel/tracing?")]
+    #[error(
+        "no data syscall could be attached: {0}; is tracefs mounted at /sys/kernel/tracing, and may this user read it (CAP_DAC_READ_SEARCH)?"
+    )]
     NothingAttached(String),
     /// The object and the agent do not fit.
     #[error("the eBPF object has no {0}; rebuild with `cargo xtask build`")]
@@ -58,27 +63,13 @@ pub(super) fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
             && io
                 .raw_os_error()
                 .is_some_and(|code| code == libc::EPERM || code == libc::EACCES)
-            && !rights()
+            && !rights::can_trace()
         {
             return true;
         }
         next = error.source();
     }
     false
-}
-
-/// True when this process may load eBPF: then EACCES is the verifier's word, not a missing right.
-pub(super) fn rights() -> bool {
-    const CAP_SYS_ADMIN: u64 = 1 << 21;
-    const CAP_PERFMON: u64 = 1 << 38;
-    const CAP_BPF: u64 = 1 << 39;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    effective & CAP_SYS_ADMIN != 0 || effective & (CAP_BPF | CAP_PERFMON) == CAP_BPF | CAP_PERFMON
 }
 
 pub(super) fn chain(error: &dyn std::error::Error) -> String {

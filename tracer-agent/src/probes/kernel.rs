@@ -91,7 +91,7 @@ impl Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
             ebpf: Arc::new(Mutex::new(ebpf)),
-            runtimes: RuntimeProbes::default(),
+            runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
             measuring: if options.bpf_stats { measure() } else { None },
             ring_bytes: options.ring_size(),
             attached: Vec::new(),

@@ -7,7 +7,7 @@ use aya::maps::ProgramArray;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 
-use super::error::{LoadError, failed, is_permission, rights};
+use super::error::{LoadError, failed, is_permission};
 use super::maps::Switches;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
@@ -21,7 +21,7 @@ pub fn object_size() -> Option<usize> {
 
 /// What can be said before anything is touched: is there a kernel side, may it be loaded?
 pub fn check_rights() -> Result<(), LoadError> {
-    match (OBJECT.is_empty(), rights()) {
+    match (OBJECT.is_empty(), crate::rights::can_trace()) {
         (true, _) => Err(LoadError::NotBuilt),
         (false, false) => Err(LoadError::NotPermitted),
         (false, true) => Ok(()),

@@ -80,13 +80,23 @@ const GO: &[Hook] = &[
 ];
 
 /// What was attached so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RuntimeProbes {
+    /// Uprobes may be placed at all; what is missing otherwise was said once, at start.
+    allowed: bool,
     /// By device and inode number: the kind of processes that run it.
     programs: FxHashMap<(u64, u64), u32>,
 }
 
 impl RuntimeProbes {
+    /// Nothing attached.
+    pub fn new(allowed: bool) -> Self {
+        RuntimeProbes {
+            allowed,
+            programs: FxHashMap::default(),
+        }
+    }
+
     /// Attaches what `runtime` needs to the program, unless it has it.
     pub fn follow(&mut self, ebpf: &mut Ebpf, runtime: Runtime, exe: &Path) -> u32 {
         let (hooks, then) = match runtime {
@@ -94,6 +104,9 @@ impl RuntimeProbes {
             Runtime::Node => (NODE, kind::CALLBACKS),
             Runtime::Go => (GO, kind::GO),
         };
+        if !self.allowed {
+            return kind::NONE;
+        }
         let Ok(file) = std::fs::metadata(exe) else {
             return kind::NONE;
         };

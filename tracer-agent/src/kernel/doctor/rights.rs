@@ -1,6 +1,6 @@
 //! Checks of what this process may do, and of what stands beside it.
 
-use super::super::features::{Capability, Features, KernelVersion};
+use super::super::features::{Capability, Features, KernelVersion, Uprobes};
 use super::Check;
 
 /// From here on eBPF memory is charged to the cgroup and not to `RLIMIT_MEMLOCK`.
@@ -60,7 +60,7 @@ fn capability(
 }
 
 pub(super) fn other_processes(features: &Features) -> Check {
-    let disables = "names and metadata of other users' processes; they appear as unknown_service";
+    let disables = "paths, environment and containers' files of other processes: service names come from their commands alone, and TLS is only seen in the host's own libraries";
     capability(
         features,
         "look into processes",
@@ -71,7 +71,7 @@ pub(super) fn other_processes(features: &Features) -> Check {
 }
 
 pub(super) fn other_users_files(features: &Features) -> Check {
-    let disables = "reading tracefs and other users' executables without being root";
+    let disables = "everything unless it is root, who owns tracefs; else programs and libraries that only their owners may read: no TLS in them, no causes of Go and Node programs";
     capability(
         features,
         "read other users' files",
@@ -79,6 +79,43 @@ pub(super) fn other_users_files(features: &Features) -> Check {
         "CAP_DAC_READ_SEARCH",
         disables,
     )
+}
+
+pub(super) fn replaced_files(features: &Features) -> Check {
+    let disables = "TLS in libraries that were replaced or deleted while a process uses them";
+    let name = "open replaced files";
+    if features.can(Capability::SysAdmin) == Some(true) {
+        return Check::ok(name, "CAP_SYS_ADMIN");
+    }
+    capability(
+        features,
+        name,
+        Capability::CheckpointRestore,
+        "CAP_CHECKPOINT_RESTORE",
+        disables,
+    )
+}
+
+pub(super) fn uprobes(features: &Features) -> Check {
+    let name = "probe programs";
+    let disables = "TLS, and causes of Go and Node programs";
+    let fix = "give it CAP_SYS_ADMIN, which newer kernels take for it (older ones CAP_PERFMON), or run as root";
+    match features.uprobes {
+        Uprobes::Allowed => Check::ok(name, "uprobes are allowed"),
+        Uprobes::NotAllowed => Check::missing(
+            name,
+            "the kernel does not allow this user uprobes",
+            disables,
+            fix,
+        ),
+        Uprobes::Absent => Check::missing(
+            name,
+            "this kernel has no uprobes",
+            disables,
+            "run a kernel built with CONFIG_UPROBE_EVENTS=y",
+        ),
+        Uprobes::Unknown => Check::unknown(name, "rights cannot be read", disables, fix),
+    }
 }
 
 pub(super) fn network_admin(features: &Features) -> Check {

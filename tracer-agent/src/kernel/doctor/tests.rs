@@ -40,6 +40,7 @@ impl Fake {
             "[none] integrity confidentiality\n",
         );
         fake.put("sys/bus/event_source/devices/kprobe/type", "6\n");
+        fake.put("sys/bus/event_source/devices/uprobe/type", "7\n");
         fake.put(
             "sys/devices/system/clocksource/clocksource0/current_clocksource",
             "tsc\n",
@@ -224,7 +225,9 @@ fn a_host_that_tells_nothing() {
             ("load eBPF programs", Unknown, ""),
             ("look into processes", Unknown, ""),
             ("read other users' files", Unknown, ""),
+            ("open replaced files", Unknown, ""),
             ("attach to sockets", Unknown, ""),
+            ("probe programs", Missing, "no uprobes"),
             ("BTF", Missing, ""),
             ("tracefs", Missing, ""),
             ("system call events", Unknown, ""),
@@ -248,7 +251,9 @@ fn an_ordinary_user() {
         ("load eBPF programs", Missing, "not root"),
         ("look into processes", Missing, "CAP_SYS_PTRACE"),
         ("read other users' files", Missing, "CAP_DAC_READ_SEARCH"),
+        ("open replaced files", Missing, "CAP_CHECKPOINT_RESTORE"),
         ("attach to sockets", Missing, "CAP_NET_ADMIN"),
+        ("probe programs", Missing, "does not allow"),
     ];
     fake.check(false, &without_rights);
     let with_tracefs_unmounted = [
@@ -273,9 +278,13 @@ fn exactly_the_capabilities_that_are_needed() {
         true,
         &[
             ("load eBPF programs", Ok, "not root"),
+            ("open replaced files", Missing, "no CAP_CHECKPOINT_RESTORE"),
             ("attach to sockets", Missing, "no CAP_NET_ADMIN"),
         ],
     );
+    // And CHECKPOINT_RESTORE 40.
+    fake.capabilities("000001c000080004", 1000);
+    fake.check(true, &[("attach to sockets", Missing, "no CAP_NET_ADMIN")]);
 }
 
 #[test]
@@ -292,7 +301,9 @@ fn a_container_with_namespaces_of_its_own() {
             ("load eBPF programs", Missing, "user namespace"),
             ("look into processes", Missing, ""),
             ("read other users' files", Missing, ""),
+            ("open replaced files", Missing, ""),
             ("attach to sockets", Missing, ""),
+            ("probe programs", Missing, ""),
         ],
     );
 }
