@@ -140,9 +140,10 @@ impl Drop for Client {
     }
 }
 
-fn agent(receiver: &Receiver, kubeconfig: &Path, wait_ms: u32) -> Start {
+fn agent(receiver: &Receiver, cluster: &Cluster, kubeconfig: &Path, wait_ms: u32) -> Start {
     Start::new()
         .export_http(receiver)
+        .env("TRACER_EXCLUDE_PORT", cluster.port())
         .env("TRACER_KUBERNETES", "on")
         .env("KUBECONFIG", kubeconfig)
         .env("TRACER_NODE_NAME", "node-1")
@@ -230,7 +231,7 @@ fn spans_name_their_pods() {
     let has_service = cluster.put_service("shop-front", service.address);
     let (_files, kubeconfig) = cluster.kubeconfig();
     let receiver = Receiver::start();
-    let agent = agent(&receiver, &kubeconfig, 3000)
+    let agent = agent(&receiver, &cluster, &kubeconfig, 3000)
         .env("TRACER_KUBERNETES_PEERS", "true")
         .ready();
     wait_for_metric(&agent, "watches", &[("state", "standing")], 3.0);
@@ -299,7 +300,7 @@ fn spans_wait_for_a_pod_that_was_just_made() {
     let cgroup = containerd(&ids, 3);
     let service = service(&cgroup);
     let receiver = Receiver::start();
-    let agent = agent(&receiver, &kubeconfig, 30_000).ready();
+    let agent = agent(&receiver, &cluster, &kubeconfig, 30_000).ready();
     wait_for_metric(&agent, "watches", &[("state", "standing")], 1.0);
     let client = Client::start(&cgroup, service.address, &session.run, 5);
     wait_for_metric(&agent, "waiting_spans", &[], 1.0);
@@ -346,7 +347,7 @@ fn spans_go_on_without_the_api() {
     let cgroup = containerd(&ids, 4);
     let service = service(&cgroup);
     let receiver = Receiver::start();
-    let agent = agent(&receiver, &kubeconfig, 500).ready();
+    let agent = agent(&receiver, &cluster, &kubeconfig, 500).ready();
     let (before, after) = (
         format!("{}-before", session.run),
         format!("{}-after", session.run),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{Response, StatusCode};
 use axum::routing::get;
 use serde_json::{Value, json};
@@ -128,8 +128,9 @@ fn is_on(object: &Value, node: Option<&str>) -> bool {
 async fn answer(
     State(state): State<Shared>,
     Path(kind): Path<String>,
-    Query(query): Query<HashMap<String, String>>,
+    RawQuery(query): RawQuery,
 ) -> Response<Body> {
+    let query = fields(query.as_deref().unwrap_or_default());
     let mut state = lock(&state);
     state.asked.push(format!("{kind} {query:?}"));
     if state.down {
@@ -165,6 +166,23 @@ async fn answer(
     let lines = tokio_stream::wrappers::UnboundedReceiverStream::new(receiver);
     let lines = tokio_stream::StreamExt::map(lines, Ok::<_, std::convert::Infallible>);
     Response::new(Body::from_stream(lines))
+}
+
+/// The fields of a query, decoded.
+fn fields(query: &str) -> HashMap<String, String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .map(|(key, value)| {
+            let mut parts = value.split('%');
+            let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+            for part in parts {
+                let (hex, rest) = part.split_at(2);
+                bytes.push(u8::from_str_radix(hex, 16).expect("percent-encoding"));
+                bytes.extend(rest.bytes());
+            }
+            (key.to_owned(), String::from_utf8(bytes).expect("text"))
+        })
+        .collect()
 }
 
 fn json_response(status: StatusCode, body: &Value) -> Response<Body> {

@@ -55,6 +55,15 @@ impl Cluster {
         true
     }
 
+    /// Where it listens. Watches are exchanges that never end: tests that wait for all exchanges to end
+    /// leave that port out.
+    pub fn port(&self) -> String {
+        match self {
+            Cluster::Scripted(api) => api.address.port().to_string(),
+            Cluster::Real(api) => api.url.rsplit(':').next().unwrap_or_default().to_owned(),
+        }
+    }
+
     /// What a client needs to reach it: a directory with the file `config`.
     pub fn kubeconfig(&self) -> (TempDir, PathBuf) {
         let directory = TempDir::new().expect("a directory");

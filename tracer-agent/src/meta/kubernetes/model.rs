@@ -17,6 +17,9 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Labels or annotations.
+pub type Texts = BTreeMap<Box<str>, Box<str>>;
+
 /// What every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -33,10 +36,10 @@ pub struct Metadata {
     pub creation_timestamp: Option<Box<str>>,
     /// Chosen by users.
     #[serde(deserialize_with = "null_is_empty")]
-    pub labels: BTreeMap<Box<str>, Box<str>>,
+    pub labels: Texts,
     /// Chosen by users and by parts of Kubernetes.
     #[serde(deserialize_with = "null_is_empty")]
-    pub annotations: BTreeMap<Box<str>, Box<str>>,
+    pub annotations: Texts,
     /// Who made it.
     #[serde(deserialize_with = "null_is_empty")]
     pub owner_references: Vec<OwnerReference>,

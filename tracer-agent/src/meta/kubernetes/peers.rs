@@ -64,7 +64,7 @@ pub struct Peers {
 
 impl Peers {
     /// Addresses known.
-    pub fn len(&self) -> usize {
+    pub fn addresses(&self) -> usize {
         self.servers.len() + self.pods.len()
     }
 
@@ -338,7 +338,7 @@ mod tests {
             Some((Some("shop"), Some("shop-3"))),
         );
         peers.keep_endpoints(&FxHashSet::default());
-        assert_eq!((peers.len(), peers.claims), (0, 0));
+        assert_eq!((peers.addresses(), peers.claims), (0, 0));
     }
 
     #[test]
@@ -387,6 +387,6 @@ mod tests {
             peers.put_endpoints(&slice("e", "s", &pods)),
             70_000 - MAX_CLAIMS as u64
         );
-        assert_eq!(peers.len(), MAX_CLAIMS);
+        assert_eq!(peers.addresses(), MAX_CLAIMS);
     }
 }

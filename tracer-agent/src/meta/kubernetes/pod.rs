@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::model::{ContainerStatus, Pod};
+use super::model::{ContainerStatus, Pod, Texts};
 use crate::discover::pattern;
 
 /// Longest value that is kept of a label or an annotation.
@@ -75,10 +75,9 @@ impl PodFacts {
         for (key, name) in &owners {
             push(key, name);
         }
-        let chosen = |prefix: &str, globs: &[String], from: &std::collections::BTreeMap<_, _>| {
-            let wanted = from.iter().filter(|(key, _): &(&Box<str>, &Box<str>)| {
-                globs.iter().any(|glob| pattern::matches(glob, key))
-            });
+        let chosen = |prefix: &str, globs: &[String], from: &Texts| {
+            let is_wanted = |key: &str| globs.iter().any(|glob| pattern::matches(glob, key));
+            let wanted = from.iter().filter(|(key, _)| is_wanted(key));
             let made = wanted.map(|(key, value)| (format!("{prefix}{key}").into(), cut(value)));
             made.take(CHOSEN_MAX).collect::<Vec<Attribute>>()
         };

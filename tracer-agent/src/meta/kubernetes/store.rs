@@ -148,7 +148,7 @@ impl Store {
             wanted: read(wanted),
             pods: pods as u64,
             containers: containers as u64,
-            addresses: lock(&self.peers).len() as u64,
+            addresses: lock(&self.peers).addresses() as u64,
             lists: read(lists),
             events: read(events),
             failures: read(failures),
