@@ -58,7 +58,7 @@ impl Options {
 pub(super) const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 
 /// Maps that are large only where trace context is written.
-const PROPAGATION_MAPS: [&str; 5] = ["SOCKETS", "FLOWS", "PLANS", "CONTEXTS", "LEAVING"];
+const PROPAGATION_MAPS: [&str; 5] = ["SOCKETS", "FLOWS", "PLANS", "REQUEST_CONTEXTS", "LEAVING"];
 
 pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {

@@ -8,7 +8,7 @@ use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use tracer_common::abi::direction;
 use tracer_common::context::{self, incoming as known};
 
-use super::{CONTEXTS, Incoming, PROPAGATES};
+use super::{Incoming, PROPAGATES, REQUEST_CONTEXTS};
 use crate::cause::Cause;
 use crate::connection::{self, Connection, open};
 use crate::maps::{HEAD_PROGRAM, Scratch};
@@ -60,7 +60,7 @@ fn look<W: Way>(ctx: &W::Context) -> Option<()> {
             connection: connection.id,
             key: connection.open_key,
         };
-        let _ = CONTEXTS.insert(&cause, &request, 0);
+        let _ = REQUEST_CONTEXTS.insert(&cause, &request, 0);
     }
     go_on::<W>(ctx, scratch, connection, HEAD_PROGRAM);
     None

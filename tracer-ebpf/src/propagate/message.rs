@@ -20,8 +20,8 @@ use tracer_common::context::{self, HEADER_BYTES, field, incoming};
 use tracer_common::ids::purpose;
 
 use super::{
-    CONTEXTS, FLOWS, Flow, Incoming, LEAVING, MESSAGE_PROGRAMS, PLANS, Plan, SELFTEST_PLAN, count,
-    id_of, number, setting, state,
+    FLOWS, Flow, Incoming, LEAVING, MESSAGE_PROGRAMS, PLANS, Plan, REQUEST_CONTEXTS, SELFTEST_PLAN,
+    count, id_of, number, setting, state,
 };
 use crate::cause::Cause;
 use crate::connection::{self, mode};
@@ -229,7 +229,7 @@ fn prepare(ctx: &SkMsgContext) -> Option<u32> {
     if plan.cause.connection != 0 {
         named_by = plan.cause;
         // SAFETY: the value is only read.
-        let Some(found) = (unsafe { CONTEXTS.get(&plan.cause) }) else {
+        let Some(found) = (unsafe { REQUEST_CONTEXTS.get(&plan.cause) }) else {
             return Some(propagated::UNKNOWN_TRACE);
         };
         known = *found;

@@ -52,7 +52,7 @@ pub static PLANS: LruHashMap<u32, Plan> = LruHashMap::with_max_entries(8192, 0);
 
 /// The traces of requests that came in.
 #[map]
-pub static CONTEXTS: LruHashMap<Cause, Incoming> = LruHashMap::with_max_entries(16384, 0);
+pub static REQUEST_CONTEXTS: LruHashMap<Cause, Incoming> = LruHashMap::with_max_entries(16384, 0);
 
 /// Sockets that user space should take out of [`SOCKETS`]: they speak something else.
 #[map]
@@ -133,7 +133,7 @@ pub struct Plan {
     pub text: [u8; 72],
 }
 
-/// Value of [`CONTEXTS`].
+/// Value of [`REQUEST_CONTEXTS`].
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Incoming {
