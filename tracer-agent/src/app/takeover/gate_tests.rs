@@ -55,6 +55,7 @@ fn exchange(start_ns: u64, sequence: u32, joined: u32) -> Exchange {
 
 fn opened(exchange: &Exchange) -> Opened {
     Opened {
+        tgid: 7,
         key: exchange.key,
         role: exchange.role,
         position: Some(exchange.key),
