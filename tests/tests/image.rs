@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracer_tests::check::{Server, Sides, assert_run};
 use tracer_tests::container::{self, Container};
-use tracer_tests::driver::{Driver, Plan};
+use tracer_tests::driver::Plan;
 use tracer_tests::process;
 use tracer_tests::services::{self, Language};
 use tracer_tests::session::{Session, skipped};
