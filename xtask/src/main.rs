@@ -11,6 +11,7 @@ mod dist;
 mod ebpf;
 mod http;
 mod image;
+mod kubernetes;
 mod run;
 mod setup;
 mod sh;
@@ -54,6 +55,8 @@ enum Task {
     Image(image::ImageArgs),
     /// The agent on other kernels, booted under QEMU
     Vm(vm::VmArgs),
+    /// The agent and its manifests against a real kube-apiserver (built once: some minutes)
+    Kubernetes,
     /// Accept OTLP over HTTP and only count spans, by process
     #[command(hide = true)]
     OtlpSink {
@@ -96,6 +99,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::CausalityScene(args) => bench::causality_scene(&args)?,
         Task::Dist(args) => dist::dist(&args)?,
         Task::Image(args) => image::image(&args)?,
+        Task::Kubernetes => kubernetes::kubernetes()?,
         Task::Vm(args) => vm::vm(&args)?,
         Task::OtlpSink { port_file } => bench::sink(&port_file)?,
     }

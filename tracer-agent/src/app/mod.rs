@@ -2,18 +2,24 @@
 //!
 //! In: a validated [`Config`]. Out: an exit status, or an [`AppError`] that main prints.
 
+mod beside;
 mod capture;
 mod command;
+mod limits;
 mod notify;
 mod outlet;
 mod pipeline;
+mod pods;
+mod propagate;
 mod reload;
 mod replay;
 mod run;
 mod start;
 mod status;
+mod takeover;
 mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use replay::replay;
@@ -23,8 +29,9 @@ use crate::config::Config;
 use crate::discover::pattern::{Cmdline, Glob};
 use crate::discover::{PolicyConfig, PortRange, Rule};
 use crate::export::{ExportError, SettingsError};
+use crate::meta::kubernetes::Store;
 use crate::meta::{Options as MetaOptions, ServiceRule};
-use crate::probes::{Kernel, LoadError, Options, Switches};
+use crate::probes::{Kernel, LoadError, Options, PropagateOptions, Switches};
 use crate::telemetry::admin::AdminError;
 use crate::trace::{Propagators, Redaction, SpanBuilder};
 
@@ -107,6 +114,10 @@ pub fn verify() -> Result<Vec<VerifiedProgram>, AppError> {
         max_connections: 1024,
         bpf_stats: false,
         agent_tgid: std::process::id(),
+        propagate: Some(PropagateOptions {
+            despite_faults: false,
+            secret: [1, 2],
+        }),
         switches: Switches::default(),
     };
     let programs = Kernel::verify(&options)?;
@@ -167,7 +178,11 @@ fn span_builder(config: &Config) -> SpanBuilder {
     SpanBuilder::new(propagators, redaction, fastrand::Rng::new())
 }
 
-fn meta_options(config: &Config, resource: &[(String, String)]) -> MetaOptions {
+fn meta_options(
+    config: &Config,
+    resource: &[(String, String)],
+    pods: Option<Arc<Store>>,
+) -> MetaOptions {
     MetaOptions {
         service_rules: config
             .service_names
@@ -180,6 +195,8 @@ fn meta_options(config: &Config, resource: &[(String, String)]) -> MetaOptions {
             .collect(),
         command_args: config.process.command_args,
         resource_attributes: resource.to_vec(),
+        pod_wait_ns: u64::try_from(config.kubernetes.wait.as_nanos()).unwrap_or(u64::MAX),
+        pods,
         ..MetaOptions::default()
     }
 }

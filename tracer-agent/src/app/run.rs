@@ -14,6 +14,7 @@ use super::command::{self, Launcher};
 use super::notify::Notify;
 use super::reload::{Load, Reloader};
 use super::status::Status;
+use super::takeover::{self, Place};
 use crate::config::Config;
 use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
@@ -21,6 +22,7 @@ use crate::export::{
     self, ExportPipeline, ExportSettings, Exporter, ExporterStats, MetricsExporter, SpanSink,
     SpoolSettings,
 };
+use crate::meta::kubernetes::Kubernetes;
 use crate::metrics::Recorded;
 use crate::rights;
 use crate::telemetry::admin::{Admin, Readiness, Sources};
@@ -29,6 +31,8 @@ use crate::telemetry::metrics::{Snapshot, render};
 
 /// From the signal to the end, export included (contract: 5 s).
 const SHUTDOWN: Duration = Duration::from_millis(4500);
+/// For telling an older agent that it reports again.
+const LEAVING: Duration = Duration::from_secs(1);
 /// After the command's end, for the last events to arrive.
 const LAST_EVENTS: Duration = Duration::from_millis(100);
 
@@ -89,7 +93,16 @@ pub async fn run(
         Mode::Host
     };
     let mut reloader = Reloader::new(load, config.clone(), mode);
+    let environment = |name: &str| std::env::var(name).ok();
+    // Its watches end with it.
+    let kubernetes = Kubernetes::start(&config.kubernetes, &environment);
+    // A command is traced by its own agent only.
+    let name = config.takeover.clone().filter(|_| mode == Mode::Host);
+    let place = Place::find(name.as_deref());
+    let (gate, commands) = takeover::channel();
     let started = Capture::start(Start {
+        asks: place.asks(),
+        commands,
         resource: settings.resource.clone(),
         config,
         admin: address,
@@ -99,6 +112,7 @@ pub async fn run(
         status,
         recorded,
         metrics_interval: settings.metrics.interval,
+        pods: kubernetes.as_ref().map(|api| Arc::clone(api.store())),
     })
     .await;
     let mut capture = match started {
@@ -109,6 +123,8 @@ pub async fn run(
         }
     };
     capture.tls_looked().await;
+    let (leave, left) = oneshot::channel();
+    let member = takeover::join(place, name.unwrap_or_default(), gate, left).await;
     readiness.ready();
     let notify = Notify::from_environment();
     notify.ready();
@@ -125,6 +141,10 @@ pub async fn run(
     let deadline = Instant::now() + SHUTDOWN;
     readiness.not_ready("the agent is shutting down");
     notify.stopping(SHUTDOWN);
+    if let Some(member) = member {
+        let _ = leave.send(());
+        let _ = tokio::time::timeout(LEAVING, member).await;
+    }
     let capture = tokio::task::spawn_blocking(move || capture.stop());
     if tokio::time::timeout_at(deadline, capture).await.is_err() {
         tracing::warn!("the ring could not be emptied in time");
@@ -203,6 +223,7 @@ fn serve(admin: Admin, readiness: &Readiness, telemetry: Telemetry) -> Serving {
     let sources = Sources {
         readiness: readiness.clone(),
         ledger: Arc::clone(&telemetry.ledger),
+        open: telemetry.status.open(),
         metrics: Arc::new(move |format| render(&telemetry.snapshot(), &telemetry.recorded, format)),
     };
     let serving = admin.serve(sources, async move {

@@ -21,6 +21,8 @@ type List = Option<Vec<Spanned<String>>>;
 struct File {
     log_level: Scalar,
     admin: Scalar,
+    takeover: Scalar,
+    limits: Limits,
     propagate: Scalar,
     propagators: List,
     discovery: Discovery,
@@ -29,9 +31,28 @@ struct File {
     service_names: Vec<Spanned<ServiceName>>,
     sampling: Sampling,
     routes: Routes,
+    sdk: Sdk,
     redaction: Redaction,
     process: Process,
+    kubernetes: Kubernetes,
     telemetry: Telemetry,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Kubernetes {
+    metadata: Scalar,
+    node_name: Scalar,
+    labels: List,
+    annotations: List,
+    peers: Scalar,
+    wait_ms: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    memory: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -83,6 +104,21 @@ struct Routes {
 struct RouteService {
     service: Scalar,
     patterns: List,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Sdk {
+    mode: Scalar,
+    wait_ms: Scalar,
+    services: Vec<Spanned<SdkService>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct SdkService {
+    service: Scalar,
+    mode: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -231,6 +267,8 @@ impl Lowering<'_> {
         let File {
             log_level,
             admin,
+            takeover,
+            limits: Limits { memory },
             propagate,
             propagators,
             discovery:
@@ -258,12 +296,16 @@ impl Lowering<'_> {
             service_names,
             sampling,
             routes,
+            sdk,
             redaction: Redaction { query_keys },
             process: Process { command_args },
+            kubernetes,
             telemetry: Telemetry { bpf_stats },
         } = file;
         self.scalar(keys::LOG_LEVEL, log_level);
         self.scalar(keys::ADMIN, admin);
+        self.scalar(keys::TAKEOVER, takeover);
+        self.scalar(keys::LIMIT_MEMORY, memory);
         self.scalar(keys::PROPAGATE, propagate);
         self.list(keys::PROPAGATORS, propagators);
         let Rules {
@@ -344,8 +386,23 @@ impl Lowering<'_> {
         self.scalar(keys::BATCH_SIZE, max_batch);
         self.sampling(sampling);
         self.routes(routes);
+        self.sdk(sdk);
         self.list(keys::QUERY_KEYS, query_keys);
         self.scalar(keys::COMMAND_ARGS, command_args);
+        let Kubernetes {
+            metadata,
+            node_name,
+            labels,
+            annotations,
+            peers,
+            wait_ms,
+        } = kubernetes;
+        self.scalar(keys::KUBERNETES, metadata);
+        self.scalar(keys::KUBERNETES_NODE, node_name);
+        self.list(keys::KUBERNETES_LABELS, labels);
+        self.list(keys::KUBERNETES_ANNOTATIONS, annotations);
+        self.scalar(keys::KUBERNETES_PEERS, peers);
+        self.scalar(keys::KUBERNETES_WAIT, wait_ms);
         self.scalar(keys::BPF_STATS, bpf_stats);
 
         let rules = service_names.into_iter().map(|rule| {
@@ -415,6 +472,21 @@ impl Lowering<'_> {
             let RouteService { service, patterns } = entry.value;
             let fields = [("service", one(service)), ("patterns", patterns)];
             self.item(keys::ROUTE_SERVICES, entry.referenced.line(), fields);
+        }
+    }
+
+    fn sdk(&mut self, sdk: Sdk) {
+        let Sdk {
+            mode,
+            wait_ms,
+            services,
+        } = sdk;
+        self.scalar(keys::SDK_MODE, mode);
+        self.scalar(keys::SDK_WAIT, wait_ms);
+        for entry in services {
+            let SdkService { service, mode } = entry.value;
+            let fields = [("service", one(service)), ("mode", one(mode))];
+            self.item(keys::SDK_SERVICES, entry.referenced.line(), fields);
         }
     }
 

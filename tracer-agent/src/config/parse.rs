@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::meta::kubernetes::Mode;
 use crate::trace::routes::Pattern;
 
 type Parsed<T> = Result<T, String>;
@@ -77,6 +78,16 @@ pub(super) fn route(text: &str) -> Parsed<Pattern> {
     })
 }
 
+/// When the Kubernetes API is asked. YAML has words of its own for on and off.
+pub(super) fn kubernetes(text: &str) -> Parsed<Mode> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(Mode::Auto),
+        "on" | "true" => Ok(Mode::On),
+        "off" | "false" => Ok(Mode::Off),
+        _ => Err(format!("`{text}` is unknown; allowed: auto, on, off")),
+    }
+}
+
 /// A process id.
 pub(super) fn pid(text: &str) -> Parsed<u32> {
     // The kernel's PID_MAX_LIMIT.
@@ -146,6 +157,33 @@ fn size(text: &str) -> Option<u64> {
         .ok()
         .and_then(|count| count.checked_mul(unit))
         .filter(|size| *size > 0)
+}
+
+/// A bound of the agent's memory.
+pub(super) fn memory(text: &str) -> Parsed<u64> {
+    let allowed = "allowed: 64MiB to 1TiB, such as 512MiB";
+    match size(text) {
+        None => Err(format!("`{text}` is not a size; {allowed}")),
+        Some(size) if !(64 * KIB * KIB..=KIB * KIB * KIB * KIB).contains(&size) => {
+            Err(format!("`{text}` is out of bounds; {allowed}"))
+        }
+        Some(size) => Ok(size),
+    }
+}
+
+/// A name that agents have in common, or `off`.
+pub(super) fn takeover(text: &str) -> Parsed<Option<String>> {
+    // As for `admin`.
+    if matches!(text, "off" | "false") {
+        return Ok(None);
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match (1..=64).contains(&text.len()) && text.chars().all(allowed) {
+        true => Ok(Some(text.to_owned())),
+        false => Err(format!(
+            "`{text}` is not a name; allowed: up to 64 letters, digits, `.`, `_` and `-`, or off"
+        )),
+    }
 }
 
 /// `IP:PORT`, or `off`.

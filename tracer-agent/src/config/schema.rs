@@ -8,12 +8,15 @@ use serde_json::{Map, Value, json};
 
 use super::keys::{self, KEYS, Key, LISTS};
 use crate::trace::sampling::NAMES;
+use crate::trace::sdk::MODES;
 
 /// What the values of a key look like.
 #[derive(Clone, Copy, Debug)]
 enum Shape {
     Boolean,
     Integer(u32, u32),
+    /// From 0.
+    IntegerFromZero(u32),
     /// From, to; the lower bound itself is not allowed.
     Above(f64, f64),
     Number(f64, f64),
@@ -32,11 +35,13 @@ enum Shape {
 fn shape(key: &str) -> Shape {
     const MILLISECONDS: Shape = Shape::Integer(1, 3_600_000);
     match key {
-        keys::ADMIN => Shape::TextOrOff,
-        keys::PROPAGATE
-        | keys::CONTAINERS_ONLY
+        keys::ADMIN | keys::TAKEOVER => Shape::TextOrOff,
+        keys::LIMIT_MEMORY => Shape::IntegerOrText,
+        keys::PROPAGATE => Shape::Words(&["false", "true", "always"]),
+        keys::CONTAINERS_ONLY
         | keys::TLS
         | keys::COMMAND_ARGS
+        | keys::KUBERNETES_PEERS
         | keys::KEEP_ERRORS
         | keys::ROUTE_LEARN => Shape::Boolean,
         keys::INCLUDE_PIDS | keys::EXCLUDE_PIDS => Shape::Integer(1, 4_194_304),
@@ -49,8 +54,11 @@ fn shape(key: &str) -> Shape {
         keys::SAMPLER => Shape::Words(&NAMES),
         keys::SAMPLER_RATIO => Shape::Number(0.0, 1.0),
         keys::SPANS_PER_SECOND => Shape::Above(0.0, 1e6),
-        keys::DECISION_WAIT => Shape::Integer(100, 60_000),
+        keys::SDK_MODE => Shape::Words(&MODES),
+        keys::DECISION_WAIT | keys::SDK_WAIT => Shape::Integer(100, 60_000),
         keys::ROUTE_MAX => Shape::Integer(1, 10_000),
+        keys::KUBERNETES => Shape::TextOrOff,
+        keys::KUBERNETES_WAIT => Shape::IntegerFromZero(30_000),
         keys::ROUTE_PATTERNS => Shape::Path,
         _ => Shape::Text,
     }
@@ -61,6 +69,7 @@ fn field_shape(field: &str) -> Shape {
     match field {
         "keep_slower_than_ms" => shape(keys::KEEP_SLOWER_THAN),
         "spans_per_second" => shape(keys::SPANS_PER_SECOND),
+        "mode" => shape(keys::SDK_MODE),
         "route" | "patterns" => Shape::Path,
         _ => Shape::Text,
     }
@@ -72,6 +81,9 @@ impl Shape {
             Shape::Boolean => json!({"type": ["boolean", "null"]}),
             Shape::Integer(from, to) => {
                 json!({"type": ["integer", "null"], "minimum": from, "maximum": to})
+            }
+            Shape::IntegerFromZero(to) => {
+                json!({"type": ["integer", "null"], "minimum": 0, "maximum": to})
             }
             Shape::Above(from, to) => {
                 json!({"type": ["number", "null"], "exclusiveMinimum": from, "maximum": to})
@@ -142,9 +154,11 @@ fn of_key(key: &Key) -> Value {
 
 fn default(key: &Key, shape: Shape) -> Value {
     let one = |text: &str| match shape {
-        Shape::Boolean | Shape::Integer(..) | Shape::Number(..) | Shape::Above(..) => {
-            serde_json::from_str(text).unwrap_or_else(|_| json!(text))
-        }
+        Shape::Boolean
+        | Shape::Integer(..)
+        | Shape::IntegerFromZero(_)
+        | Shape::Number(..)
+        | Shape::Above(..) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
         _ => json!(text),
     };
     match key.list {
@@ -230,6 +244,11 @@ mod tests {
                     check((from - 1).to_string(), false);
                     check((u64::from(to) + 1).to_string(), false);
                 }
+                Shape::IntegerFromZero(to) => {
+                    check("0".to_owned(), true);
+                    check(to.to_string(), true);
+                    check((u64::from(to) + 1).to_string(), false);
+                }
                 Shape::Number(from, to) => {
                     check(from.to_string(), true);
                     check(to.to_string(), true);
@@ -278,6 +297,23 @@ mod tests {
             }
             assert!(place["description"].is_string(), "{name}");
         }
+    }
+
+    /// The Helm chart refuses what the agent would: its values have the file under `config`.
+    #[test]
+    fn the_schema_of_the_chart_is_up_to_date() {
+        let chart = "../deploy/helm/tracer-agent/values.schema.json";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(chart);
+        let text = std::fs::read_to_string(path).expect("the chart's schema");
+        let mut values: Value = serde_json::from_str(&text).expect("JSON");
+        let mut file = schema();
+        if let Value::Object(file) = &mut file {
+            file.remove("$schema");
+            file.remove("title");
+        }
+        values["properties"]["config"] = file;
+        let text = serde_json::to_string_pretty(&values).expect("JSON");
+        crate::telemetry::docs::check(chart, &format!("{text}\n"));
     }
 
     #[test]

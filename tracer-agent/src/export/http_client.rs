@@ -165,7 +165,7 @@ pub(super) fn shown(endpoint: &Url) -> String {
 }
 
 /// An error and its causes on one line: transport errors say nothing by themselves.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

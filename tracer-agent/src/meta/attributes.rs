@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use super::facts::ProcessFacts;
 use super::identity::service_instance_id;
+use super::kubernetes::ContainerFacts;
 use super::language::Language;
 use super::proc_fs::NS_PER_TICK;
 use super::{AttributeValue, Host, Process};
@@ -34,6 +35,8 @@ pub struct Subject<'a> {
     pub owner: Option<&'a str>,
     /// Its language.
     pub language: Option<Language>,
+    /// What Kubernetes says of its container.
+    pub place: Option<&'a ContainerFacts>,
 }
 
 /// Makes the process. `common` are the agent's own `OTEL_RESOURCE_ATTRIBUTES`; the service they
@@ -51,7 +54,9 @@ pub fn process(
         command_name,
         owner,
         language,
+        place,
     } = *subject;
+    let pod = place.map(|place| &*place.pod);
     let environment = &facts.environment;
     let declared = parse_list(
         environment
@@ -71,6 +76,9 @@ pub fn process(
         .as_deref()
         .or_else(|| own("service.name").filter(|name| !name.is_empty()))
         .or(ruled_name)
+        .or(pod
+            .map(|pod| &*pod.service_name)
+            .filter(|name| !name.is_empty()))
         .or(command_name)
     {
         Some(name) => name.into(),
@@ -80,16 +88,23 @@ pub fn process(
 
     let mut list = List(Vec::with_capacity(24));
     list.text("service.name", Some(&service_name));
-    list.text("service.namespace", own("service.namespace"));
-    list.text("service.version", own("service.version"));
-    let place = facts
+    // Own values are set below; the namespace of a service is that of its pod unless somebody says.
+    list.text(
+        "service.namespace",
+        own("service.namespace").or(pod.map(|pod| &*pod.namespace)),
+    );
+    list.text(
+        "service.version",
+        own("service.version").or(pod.and_then(|pod| pod.service_version.as_deref())),
+    );
+    let instance_place = facts
         .container_id
         .as_deref()
         .or(host.id.as_deref())
         .or(host.name.as_deref());
     let instance = facts
         .start_ticks
-        .map(|start| service_instance_id(place.unwrap_or_default(), facts.pid, start));
+        .map(|start| service_instance_id(instance_place.unwrap_or_default(), facts.pid, start));
     list.text("service.instance.id", instance.as_deref());
     list.push("process.pid", AttributeValue::Int(facts.pid.into()));
     let created = facts.start_ticks.map(|ticks| {
@@ -122,11 +137,25 @@ pub fn process(
     list.text("host.id", host.id.as_deref());
     list.text("os.type", Some("linux"));
     list.text("container.id", facts.container_id.as_deref());
+    for (key, value) in pod.iter().flat_map(|pod| &pod.attributes) {
+        list.set(key, value);
+    }
+    list.text(
+        "k8s.container.name",
+        place.and_then(|place| place.name.as_deref()),
+    );
 
     let agents = common
         .iter()
         .filter(|(key, _)| !matches!(key.as_str(), "service.name" | "service.instance.id"));
-    for (key, value) in agents.chain(declared.iter().filter(|(key, _)| key != "service.name")) {
+    let agents = agents.map(|(key, value)| (key.as_str(), value.as_str()));
+    let annotated = pod.iter().flat_map(|pod| &pod.declared);
+    let annotated = annotated.map(|(key, value)| (&**key, &**value));
+    let declared = declared
+        .iter()
+        .filter(|(key, _)| key != "service.name")
+        .map(|(key, value)| (key.as_str(), value.as_str()));
+    for (key, value) in agents.chain(annotated).chain(declared) {
         if !key.starts_with("telemetry.") {
             list.set(key, value);
         }
@@ -289,6 +318,7 @@ mod tests {
             command_name: command,
             owner: Some("www"),
             language: Some(Language::Python),
+            place: None,
         };
         process(&subject, &host, &parse_list(common), false)
     }

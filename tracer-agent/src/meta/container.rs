@@ -6,17 +6,62 @@
 
 use super::proc_fs::ProcFs;
 
-/// Id of the container that the process runs in; `None` outside of containers.
-pub fn container_id(proc: &ProcFs, pid: u32) -> Option<Box<str>> {
-    let cgroup = proc.cgroup(pid)?;
-    if let Some(id) = from_cgroup(&cgroup) {
-        return Some(id.into());
+/// Where a process runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Id of its container; `None` outside of containers.
+    pub container_id: Option<Box<str>>,
+    /// Id of its pod as the kubelet writes it into cgroups; `None` where it did not.
+    pub pod_uid: Option<Box<str>>,
+}
+
+impl Place {
+    /// Of a process; nothing once it is gone.
+    pub fn of(proc: &ProcFs, pid: u32) -> Place {
+        let Some(cgroup) = proc.cgroup(pid) else {
+            return Place::default();
+        };
+        if let Some(id) = from_cgroup(&cgroup) {
+            return Place {
+                container_id: Some(id.into()),
+                pod_uid: pod_uid(&cgroup).map(Into::into),
+            };
+        }
+        // A process in the agent's own private cgroup namespace shows no path at all.
+        let hidden = cgroup.lines().any(|line| line == "0::/");
+        let mounts = if hidden { proc.mountinfo(pid) } else { None };
+        let id = mounts.as_deref().and_then(from_mountinfo);
+        Place {
+            container_id: id.map(Into::into),
+            pod_uid: None,
+        }
     }
-    // A process in the agent's own private cgroup namespace shows no path at all.
-    if cgroup.lines().any(|line| line == "0::/") {
-        return from_mountinfo(&proc.mountinfo(pid)?).map(Into::into);
-    }
-    None
+}
+
+/// Id of the pod in the text of `/proc/PID/cgroup`: `pod<uid>` with the cgroupfs driver,
+/// `kubepods-burstable-pod<uid with underscores>.slice` with systemd's. Static pods have the hash of
+/// their file instead.
+pub fn pod_uid(text: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let path = line.splitn(3, ':').nth(2)?;
+        path.rsplit(['/', ':']).find_map(segment_pod)
+    })
+}
+
+fn segment_pod(segment: &str) -> Option<String> {
+    let segment = segment.strip_suffix(".slice").unwrap_or(segment);
+    let uid = match segment.strip_prefix("pod") {
+        Some(uid) => uid,
+        // Of nested clusters the innermost is last.
+        None => segment.rsplit_once("-pod")?.1,
+    };
+    let uid = uid.replace('_', "-");
+    let groups: Vec<usize> = uid.split('-').map(str::len).collect();
+    let is_uid = matches!(groups[..], [8, 4, 4, 4, 12] | [32])
+        && uid
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+    is_uid.then_some(uid)
 }
 
 /// Id of the container in the text of `/proc/PID/cgroup` (`hierarchy:controllers:path` per line).
@@ -206,6 +251,65 @@ mod tests {
     }
 
     #[test]
+    fn pods_of_cgroups() {
+        const UID: &str = "2b1a7d1c-5e35-4c35-8b9c-0d7f7f4a5a11";
+        const HASH: &str = "0123456789abcdef0123456789abcdef";
+        for (text, expected) in [
+            // cgroupfs, v1 and v2; systemd, v1 and v2; every service class.
+            (
+                "1:name=systemd:/kubepods/besteffort/pod{UID}/{A}\n",
+                Some(UID),
+            ),
+            ("0::/kubepods/pod{UID}/{A}\n", Some(UID)),
+            (
+                "11:memory:/kubepods.slice/kubepods-{POD}.slice/docker-{A}.scope\n",
+                Some(UID),
+            ),
+            (
+                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-{POD}.slice/cri-containerd-{A}.scope\n",
+                Some(UID),
+            ),
+            (
+                "0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-{POD}.slice/crio-{A}.scope/container\n",
+                Some(UID),
+            ),
+            (
+                "11:cpu:/system.slice/containerd.service/kubepods-burstable-{POD}.slice:cri-containerd:{A}\n",
+                Some(UID),
+            ),
+            // kind, seen from its host; a static pod; a pod seen from another one's namespace.
+            (
+                "0::/docker/{B}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-{POD}.slice/cri-containerd-{A}.scope\n",
+                Some(UID),
+            ),
+            (
+                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{HASH}.slice/crio-{A}.scope\n",
+                Some(HASH),
+            ),
+            (
+                "0::/../../kubepods-{POD}.slice/cri-containerd-{A}.scope\n",
+                Some(UID),
+            ),
+            ("0::/system.slice/docker-{A}.scope\n", None),
+            ("0::/podman/pod-x/{A}\n", None),
+            (
+                "0::/kubepods/podXb1a7d1c-5e35-4c35-8b9c-0d7f7f4a5a11/{A}\n",
+                None,
+            ),
+            ("0::/machine.slice/libpod-{A}.scope\n", None),
+            ("", None),
+        ] {
+            let text = text
+                .replace("{A}", A)
+                .replace("{B}", B)
+                .replace("{POD}", POD)
+                .replace("{UID}", UID)
+                .replace("{HASH}", HASH);
+            assert_eq!(pod_uid(&text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn mountinfo_samples() {
         let docker = format!(
             "1 2 0:3 / / rw - overlay overlay rw,lowerdir=/var/lib/docker/overlay2/l/X\n\
@@ -235,11 +339,12 @@ mod tests {
         std::fs::create_dir_all(&dir).expect("mkdir");
         std::fs::write(dir.join("cgroup"), "0::/\n").expect("write");
         let proc = ProcFs::new(root.path());
-        assert_eq!(container_id(&proc, 9), None);
+        let container_id = |pid| Place::of(&proc, pid).container_id;
+        assert_eq!(container_id(9), None);
         let line =
             format!("5 4 8:1 /docker/containers/{A}/hosts /etc/hosts rw - ext4 /dev/sda1 rw\n");
         std::fs::write(dir.join("mountinfo"), line).expect("write");
-        assert_eq!(container_id(&proc, 9).as_deref(), Some(A));
-        assert_eq!(container_id(&proc, 10), None);
+        assert_eq!(container_id(9).as_deref(), Some(A));
+        assert_eq!(container_id(10), None);
     }
 }

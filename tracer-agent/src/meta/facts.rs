@@ -5,7 +5,7 @@
 
 use tracer_common::abi::ExecEvent;
 
-use super::container;
+use super::container::Place;
 use super::proc_fs::{NS_PER_TICK, ProcFs};
 
 /// Bytes of arguments that are kept per process.
@@ -136,6 +136,8 @@ pub struct ProcessFacts {
     pub args_cut: bool,
     /// Container it runs in.
     pub container_id: Option<Box<str>>,
+    /// Pod it runs in, as its cgroup says.
+    pub pod_uid: Option<Box<str>>,
     /// What its environment says.
     pub environment: Environment,
 }
@@ -145,6 +147,10 @@ impl ProcessFacts {
     pub fn read(proc: &ProcFs, pid: u32) -> Option<Self> {
         let stat = proc.stat(pid)?;
         let (args, args_cut) = keep(&arguments(&proc.arguments(pid).unwrap_or_default()));
+        let Place {
+            container_id,
+            pod_uid,
+        } = Place::of(proc, pid);
         Some(Self {
             pid,
             parent: stat.parent,
@@ -154,7 +160,8 @@ impl ProcessFacts {
             exe: proc.exe(pid).map(Into::into),
             args,
             args_cut,
-            container_id: container::container_id(proc, pid),
+            container_id,
+            pod_uid,
             environment: Environment::parse(&proc.environment(pid).unwrap_or_default()),
         })
     }
@@ -177,6 +184,14 @@ impl ProcessFacts {
             all.pop();
         }
         let (args, more) = keep(&all);
+        let Place {
+            container_id,
+            pod_uid,
+        } = if alive {
+            Place::of(proc, info.tgid)
+        } else {
+            Place::default()
+        };
         let mut environment = Environment::parse(info.env);
         // Nothing at all is more likely unreadable memory than an empty environment.
         environment.cut |= info.env.is_empty();
@@ -193,11 +208,8 @@ impl ProcessFacts {
             },
             args,
             args_cut: cut || more || info.args.is_empty(),
-            container_id: if alive {
-                container::container_id(proc, info.tgid)
-            } else {
-                None
-            },
+            container_id,
+            pod_uid,
             environment,
         }
     }

@@ -11,6 +11,7 @@ pub mod container;
 pub mod facts;
 pub mod host;
 pub mod identity;
+pub mod kubernetes;
 pub mod language;
 pub mod proc_fs;
 pub mod rules;

@@ -9,15 +9,18 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::attributes::{self, Subject};
-use super::command::{self, Command};
-use super::facts::{ExecInfo, ProcessFacts, arguments};
-use super::{Host, ProcFs, Process, ServiceRule, host, language};
+mod describe;
+mod pods;
+
+use pods::InPod;
+pub use pods::{PodCounts, Settled};
+
+use super::facts::{ExecInfo, ProcessFacts};
+use super::kubernetes::Store;
+use super::{Host, ProcFs, Process, ServiceRule};
 
 /// Of `/proc/PID/stat`: USER_HZ is 100 on every architecture we run on.
 const NS_PER_TICK: u64 = 10_000_000;
-/// Largest `package.json` that is read.
-const PACKAGE_MAX: u64 = 64 * 1024;
 
 /// How processes are described.
 #[derive(Clone, Debug)]
@@ -32,6 +35,10 @@ pub struct Options {
     pub max_entries: usize,
     /// How long a process is kept after its end, for spans that finish late.
     pub keep_ended_ns: u64,
+    /// What Kubernetes says of the pods of this node, if it is asked.
+    pub pods: Option<Arc<Store>>,
+    /// How long spans wait for their pod at most, from the first one of its container.
+    pub pod_wait_ns: u64,
 }
 
 impl Default for Options {
@@ -42,6 +49,8 @@ impl Default for Options {
             resource_attributes: Vec::new(),
             max_entries: 16 * 1024,
             keep_ended_ns: 60_000_000_000,
+            pods: None,
+            pod_wait_ns: 0,
         }
     }
 }
@@ -73,6 +82,7 @@ pub struct ProcessTable {
     /// Numbers entries; the lowest is the oldest.
     sequence: u64,
     counts: TableCounts,
+    awaited: pods::Awaited,
 }
 
 #[derive(Debug)]
@@ -81,6 +91,8 @@ struct Entry {
     ended_ns: Option<u64>,
     sequence: u64,
     facts: Box<ProcessFacts>,
+    /// There if the process runs in a container, Kubernetes is asked and somebody wanted the process.
+    pod: Option<Box<InPod>>,
 }
 
 impl ProcessTable {
@@ -95,6 +107,7 @@ impl ProcessTable {
             ended: VecDeque::new(),
             sequence: 0,
             counts: TableCounts::default(),
+            awaited: pods::Awaited::default(),
         }
     }
 
@@ -130,11 +143,18 @@ impl ProcessTable {
         if let Some(Entry {
             process: Some(process),
             ended_ns,
+            pod,
             ..
         }) = self.entries.get(&tgid)
             && ended_ns.is_none_or(|end| time_ns <= end)
         {
-            return Arc::clone(process);
+            return match pod {
+                Some(pod) if !self.is_current(pod) => {
+                    let process = Arc::clone(process);
+                    self.renew(tgid).unwrap_or(process)
+                }
+                _ => Arc::clone(process),
+            };
         }
         self.first_sight(tgid, time_ns)
     }
@@ -229,11 +249,13 @@ impl ProcessTable {
                 process: Some(process),
                 ..
             }) => return Arc::clone(process),
-            Some(entry) => Arc::new(self.describe(&entry.facts)),
+            Some(entry) => self.describe(&entry.facts),
             None => return self.unknown(tgid, time_ns),
         };
+        let (made, pod) = self.place(made);
         if let Some(entry) = self.entries.get_mut(&tgid) {
             entry.process = Some(Arc::clone(&made));
+            entry.pod = pod;
         }
         made
     }
@@ -245,7 +267,7 @@ impl ProcessTable {
             pid: tgid,
             ..ProcessFacts::default()
         };
-        let process = Arc::new(self.describe(&facts));
+        let process = Arc::new(self.process(&self.describe(&facts), None));
         // Without a time there is nothing to expire it by: it is not kept.
         if time_ns > 0 {
             let entry = self.insert(facts);
@@ -283,6 +305,7 @@ impl ProcessTable {
             ended_ns: None,
             sequence: self.sequence,
             facts: Box::new(facts),
+            pod: None,
         };
         match self.entries.entry(pid) {
             std::collections::hash_map::Entry::Occupied(mut slot) => {
@@ -315,84 +338,6 @@ impl ProcessTable {
             self.entries.remove(&pid);
             self.counts.evicted_running += 1;
         }
-    }
-
-    /// Makes the attributes, with what `/proc` still has where the process is still there.
-    fn describe(&self, facts: &ProcessFacts) -> Process {
-        let proc = &self.proc;
-        let pid = facts.pid;
-        let alive = facts.is_alive(proc);
-        let mut facts = facts.clone();
-        let mut args: Vec<String> = facts.args.iter().map(|arg| arg.to_string()).collect();
-        if alive {
-            if facts.args_cut
-                && let Some(bytes) = proc.arguments(pid)
-            {
-                let whole = arguments(&bytes);
-                // A title that was set since the exec says less than the cut arguments.
-                if whole.len() > 1 || args.is_empty() {
-                    args = whole;
-                }
-            }
-            if facts.environment.cut
-                && !facts.environment.declares()
-                && let Some(bytes) = proc.environment(pid)
-            {
-                facts.environment = super::facts::Environment::parse(&bytes);
-            }
-            facts.exe = facts.exe.or_else(|| proc.exe(pid).map(Into::into));
-        }
-        let cwd = if alive { proc.cwd(pid) } else { None };
-        let language = if alive {
-            language::detect(proc, pid, facts.exe_name())
-        } else {
-            language::by_name(facts.exe_name())
-        };
-        let package_name = |directory: &std::path::Path| -> Option<String> {
-            let bytes = proc.read_in_root(pid, &directory.join("package.json"), PACKAGE_MAX)?;
-            let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-            json.get("name")?
-                .as_str()
-                .map(str::trim)
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned)
-        };
-        let words: Vec<&str> = args.iter().map(String::as_str).collect();
-        let flask_app = facts.environment.flask_app.as_deref();
-        let command_name = command::service_name(&Command {
-            exe: facts.exe.as_deref(),
-            args: &words,
-            cwd: cwd.as_deref(),
-            env: &|name| flask_app.filter(|_| name == "FLASK_APP"),
-            package_name: if alive { &package_name } else { &|_| None },
-        });
-        let in_container = match (&facts.container_id, facts.uid) {
-            (Some(_), Some(uid)) if alive => host::user_in_container(proc, pid, uid),
-            _ => None,
-        };
-        let owner = match facts.container_id {
-            Some(_) => in_container.as_deref(),
-            None => facts.uid.and_then(|uid| self.host.user(uid)),
-        };
-        let ruled = self
-            .options
-            .service_rules
-            .iter()
-            .find(|rule| rule.matches(&facts));
-        let subject = Subject {
-            facts: &facts,
-            args: &args,
-            ruled_name: ruled.map(|rule| &*rule.name),
-            command_name: command_name.as_deref(),
-            owner,
-            language,
-        };
-        attributes::process(
-            &subject,
-            &self.host,
-            &self.options.resource_attributes,
-            self.options.command_args,
-        )
     }
 }
 

@@ -100,6 +100,7 @@ impl SpanBuilder {
             exchange,
             connection: Arc::clone(connection),
             template: None,
+            peer: None,
         }
     }
 

@@ -285,6 +285,18 @@ fn peer<'a>(span: &'a Span, each: &mut dyn FnMut(&'static str, Value<'a>)) {
         }
         Endpoint::Unknown => {}
     }
+    if let Some(peer) = &span.peer {
+        // The conventions have k8s.* for the resource only.
+        each("tracer.peer.k8s.namespace.name", text(&peer.namespace));
+        for (key, name) in [
+            ("tracer.peer.k8s.service.name", &peer.service),
+            ("tracer.peer.k8s.pod.name", &peer.pod),
+        ] {
+            if let Some(name) = name {
+                each(key, text(name));
+            }
+        }
+    }
 }
 
 /// `url.full`, put together as RFC 9112, section 3.3 has it; `None` if nothing names the server.

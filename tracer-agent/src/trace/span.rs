@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::meta::Process;
+use crate::meta::kubernetes::Peer;
 use crate::protocol::{CauseMethod, Connection, Exchange};
 
 use super::routes::Template;
@@ -39,7 +40,7 @@ pub enum Link {
 
 impl Link {
     /// All there are.
-    pub const ALL: [Link; 10] = [
+    pub const ALL: [Link; 12] = [
         Link::Context,
         Link::LocalConnection,
         Link::Cause(CauseMethod::SameThread),
@@ -50,6 +51,8 @@ impl Link {
         Link::Cause(CauseMethod::Goroutine),
         Link::Cause(CauseMethod::GoroutineCreated),
         Link::Cause(CauseMethod::GoroutineWoken),
+        Link::Cause(CauseMethod::Task),
+        Link::Cause(CauseMethod::TaskCreated),
     ];
 
     /// Name as in the attribute `tracer.parent.method` and in metrics.
@@ -66,6 +69,8 @@ impl Link {
                 CauseMethod::Goroutine => "goroutine",
                 CauseMethod::GoroutineCreated => "goroutine-created",
                 CauseMethod::GoroutineWoken => "goroutine-woken",
+                CauseMethod::Task => "task",
+                CauseMethod::TaskCreated => "task-created",
             },
         }
     }
@@ -127,6 +132,8 @@ pub struct Span {
     pub connection: Arc<Connection>,
     /// Low-cardinality template of its path, if the user wants one and there is one.
     pub template: Option<Template>,
+    /// What Kubernetes calls the other end, if it is asked and says.
+    pub peer: Option<Arc<Peer>>,
 }
 
 impl Span {

@@ -9,14 +9,16 @@ mod dist;
 mod linker;
 mod mounts;
 mod peers;
+mod sdk;
 mod tests;
+mod tls;
 mod toolchain;
 mod vm;
 
 pub use dist::{c_compiler, rust_tool, standard_library, target_libraries};
 pub use linker::Linker;
 pub use mounts::mount_all;
-pub use tests::{for_tests, venv_bin};
+pub use tests::{for_kubernetes, for_tests, venv_bin};
 pub use toolchain::Toolchain;
 pub use vm::for_vm;
 

@@ -6,11 +6,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::apt::{self, Masked};
-use super::peers;
+use super::{peers, sdk, tls};
 use crate::sh;
 
 /// Programs and the Debian packages they come with.
-const PROGRAMS: [(&str, &str); 16] = [
+const PROGRAMS: &[(&str, &str)] = &[
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
@@ -22,6 +22,8 @@ const PROGRAMS: [(&str, &str); 16] = [
     ("wget", "wget"),
     ("openssl", "openssl"),
     ("gcc", "gcc"),
+    ("pkg-config", "pkg-config"),
+    ("unshare", "util-linux"),
     ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("umoci", "umoci"),
@@ -33,7 +35,7 @@ const PROGRAMS: [(&str, &str); 16] = [
 const RUNTIMES: [(&str, &str); 3] = [
     (
         "go",
-        "the Go service, the OpenTelemetry Collector and Jaeger",
+        "the Go service, the OpenTelemetry Collector, Jaeger and helm",
     ),
     ("node", "the Node service"),
     ("javac", "the Java service"),
@@ -42,10 +44,15 @@ const RUNTIMES: [(&str, &str); 3] = [
 type Install = fn() -> Result<()>;
 
 /// Libraries of other languages, and how each is had. Nothing of them is installed system-wide.
-const LIBRARIES: [(&str, Install); 3] = [
+const LIBRARIES: &[(&str, Install)] = &[
     ("grpc-js", peers::grpc_js),
     ("grpc-java", peers::grpc_java),
     ("grpc-go", peers::grpc_go),
+    ("OpenSSL in a Python wheel", tls::wheel),
+    ("HTTPS in Rust", tls::rust),
+    ("OpenTelemetry for Python", sdk::python),
+    ("OpenTelemetry for Node", sdk::node),
+    ("OpenTelemetry for Java", sdk::java),
 ];
 
 /// Installs what is missing and says what will be skipped. A test whose program cannot be had is
@@ -73,9 +80,9 @@ pub fn for_tests() -> Result<()> {
             eprintln!("setup: without {package} {what} is skipped: {error:#}");
         }
     }
-    for receiver in RECEIVERS {
-        if let Err(error) = receiver.build() {
-            let what = receiver.what;
+    for program in GO_PROGRAMS {
+        if let Err(error) = program.build() {
+            let what = program.what;
             eprintln!("setup: no {what}, its tests are skipped: {error:#}");
         }
     }
@@ -98,8 +105,8 @@ pub fn venv_bin() -> PathBuf {
     sh::target().join("venv/bin")
 }
 
-/// A receiver of spans that is built from its Go modules, where the tests look for it.
-struct GoReceiver {
+/// A program that is built from its Go modules, where the tests look for it.
+struct GoProgram {
     what: &'static str,
     /// Its directory in tests/services, and its program in target/services.
     name: &'static str,
@@ -110,24 +117,59 @@ struct GoReceiver {
     takes: &'static str,
 }
 
-const RECEIVERS: [GoReceiver; 2] = [
-    GoReceiver {
+const GO_PROGRAMS: [GoProgram; 3] = [
+    GoProgram {
         what: "OpenTelemetry Collector",
         name: "collector",
         file: "main.go",
         package: ".",
         takes: "about a minute",
     },
-    GoReceiver {
+    GoProgram {
         what: "Jaeger",
         name: "jaeger",
         file: "go.mod",
         package: "github.com/jaegertracing/jaeger/cmd/all-in-one",
         takes: "two to four minutes",
     },
+    GoProgram {
+        what: "helm",
+        name: "helm",
+        file: "go.mod",
+        package: "helm.sh/helm/v3/cmd/helm",
+        takes: "one to two minutes",
+    },
 ];
 
-impl GoReceiver {
+/// Not part of the tests' own set-up: it takes five minutes of a processor.
+const KUBE_APISERVER: GoProgram = GoProgram {
+    what: "kube-apiserver",
+    name: "kube-apiserver",
+    file: "go.mod",
+    package: ".",
+    takes: "some five minutes",
+};
+
+/// What `cargo xtask kubernetes` needs: paths of kube-apiserver, etcd and helm.
+pub fn for_kubernetes() -> Result<[PathBuf; 3]> {
+    for program in GO_PROGRAMS.iter().filter(|program| program.name == "helm") {
+        program.build()?;
+    }
+    KUBE_APISERVER.build()?;
+    if sh::which("etcd").is_none() {
+        let _masked = Masked::new("etcd.service");
+        apt::install(&["etcd-server"], "kube-apiserver keeps its objects in etcd")?;
+    }
+    let etcd = sh::which("etcd").context("there is no etcd")?;
+    let services = sh::target().join("services");
+    Ok([
+        services.join(KUBE_APISERVER.name),
+        etcd,
+        services.join("helm"),
+    ])
+}
+
+impl GoProgram {
     fn build(&self) -> Result<()> {
         let go = sh::which("go").context("there is no go")?;
         let services = sh::target().join("services");
@@ -150,7 +192,7 @@ impl GoReceiver {
 }
 
 /// Python packages of the tests: what to ask them whether they are there, and what needs them.
-const PYTHON_PACKAGES: [(&str, &str, &str); 6] = [
+const PYTHON_PACKAGES: &[(&str, &str, &str)] = &[
     ("gunicorn", "import gunicorn", "the gunicorn service"),
     ("grpcio", "import grpc", "gRPC in Python"),
     ("requests", "import requests", "HTTPS by requests"),
@@ -160,6 +202,12 @@ const PYTHON_PACKAGES: [(&str, &str, &str); 6] = [
         "cyclonedx-python-lib[json-validation]",
         "import cyclonedx.validation.json, jsonschema",
         "the check of the bill of materials",
+    ),
+    ("httpx", "import httpx", "`bench causality` of httpx"),
+    (
+        "kubernetes-validate",
+        "import kubernetes_validate",
+        "validation of Kubernetes manifests",
     ),
 ];
 
@@ -178,23 +226,7 @@ fn python_packages() -> Result<()> {
     }
     let python = bin.join("python");
     if sh::output(Command::new(&python).args(["-m", "pip", "--version"])).is_err() {
-        let venv = bin.parent().context("the venv has a directory")?;
-        let make = |python: &Path| {
-            sh::run(
-                Command::new(python)
-                    .args(["-m", "venv", "--clear"])
-                    .arg(venv),
-            )
-        };
-        let system = sh::which("python3").context("there is no python3")?;
-        if make(&system).is_err() {
-            // Debian ships the module's payload apart.
-            apt::install(
-                &["python3-venv"],
-                "Python packages need a virtual environment",
-            )?;
-            make(&system)?;
-        }
+        make_venv(bin.parent().context("the venv has a directory")?)?;
     }
     // Not by its own script, which names the directory that it was installed in.
     let install = [
@@ -205,4 +237,25 @@ fn python_packages() -> Result<()> {
         "--disable-pip-version-check",
     ];
     sh::run(Command::new(python).args(install).args(packages))
+}
+
+/// Makes a virtual environment; what was there is removed.
+pub fn make_venv(venv: &Path) -> Result<()> {
+    let make = |python: &Path| {
+        sh::run(
+            Command::new(python)
+                .args(["-m", "venv", "--clear"])
+                .arg(venv),
+        )
+    };
+    let system = sh::which("python3").context("there is no python3")?;
+    if make(&system).is_ok() {
+        return Ok(());
+    }
+    // Debian ships the module's payload apart.
+    apt::install(
+        &["python3-venv"],
+        "Python packages need a virtual environment",
+    )?;
+    make(&system)
 }

@@ -70,6 +70,7 @@ impl Case {
             flags: 1,
             sampled: None,
             template: None,
+            peer: None,
             trace_state: None,
             kind: match self.role {
                 Role::Server => SpanKind::Server,

@@ -48,6 +48,7 @@ pub fn span(number: u64, process: &Arc<Process>) -> Span {
         flags: 3,
         sampled: None,
         template: None,
+        peer: None,
         trace_state: (number.is_multiple_of(3)).then(|| "ot=th:0,vendor=x".into()),
         kind: if number.is_multiple_of(2) {
             SpanKind::Server

@@ -6,6 +6,8 @@ use super::*;
 use crate::meta::AttributeValue;
 use crate::meta::proc_fs::NS_PER_TICK;
 
+mod in_pods;
+
 const S: u64 = 1_000_000_000;
 
 struct Fake {

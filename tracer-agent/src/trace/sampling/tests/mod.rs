@@ -106,5 +106,6 @@ pub(crate) fn span(made: Made<'_>) -> Span {
             tls: false,
         }),
         template: None,
+        peer: None,
     }
 }
