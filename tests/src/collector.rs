@@ -17,7 +17,7 @@ use crate::services::build;
 use crate::span::{Span, from_json_lines};
 
 /// From its start to open ports; a Go program of 40 MB on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// A running Collector; ended when dropped.
 #[derive(Debug)]

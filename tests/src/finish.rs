@@ -7,9 +7,9 @@ use crate::receiver::Receiver;
 use crate::span::Span;
 
 /// From the last response to its spans at the receiver.
-const ARRIVAL: Duration = Duration::from_secs(45);
+const ARRIVAL: Duration = Duration::from_secs(120);
 /// From there to an empty agent.
-const DRAIN: Duration = Duration::from_secs(30);
+const DRAIN: Duration = Duration::from_secs(120);
 
 /// Waits for `count` spans that mention `marker`, checks the ledger, stops the agent and gives back
 /// all spans of the run: what the stop flushed included, so "none extra" is final.

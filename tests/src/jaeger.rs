@@ -19,7 +19,7 @@ use crate::span::{Attribute, Attributes, Kind, Span, Via};
 use crate::{http, process};
 
 /// From its start to open ports; a Go program of 70 MB on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(90);
 /// More traces than any test makes; Jaeger shows 100 unless told.
 const TRACES: usize = 1000;
 

@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod check;
 pub mod collector;
+pub mod container;
 pub mod driver;
 pub mod finish;
 pub mod grpc;
@@ -28,4 +29,5 @@ pub mod services;
 pub mod session;
 pub mod span;
 pub mod sys;
+pub mod tls;
 pub mod wire;

@@ -14,7 +14,7 @@ use crate::span::{Span, from_json_lines};
 use crate::{process, sys};
 
 /// For a capture to end.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 /// Looks at a capture, 0.3 s apart, that must find it unchanged.
 const QUIET_LOOKS: u32 = 5;
 

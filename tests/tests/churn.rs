@@ -13,7 +13,7 @@ use tracer_tests::scrape::Details;
 use tracer_tests::services::{Language, Service};
 use tracer_tests::session::Session;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 /// Connections of one client process.
 const CONNECTIONS: usize = 100;
 /// Client processes at a time.

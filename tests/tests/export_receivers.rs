@@ -13,7 +13,7 @@ use tracer_tests::session::{Session, skipped};
 use tracer_tests::span::{Attribute, Kind, Span, Via, from_json_lines};
 
 const REQUESTS: usize = 40;
-const ARRIVAL: Duration = Duration::from_secs(20);
+const ARRIVAL: Duration = Duration::from_secs(120);
 
 /// What the receiver took, and what the agent wrote to its file, of one run.
 fn export(

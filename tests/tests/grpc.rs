@@ -8,6 +8,7 @@ use tracer_tests::grpc::{Call, Client, Peer, Run, long, mixed, plain};
 use tracer_tests::receiver::Receiver;
 use tracer_tests::services::Service;
 use tracer_tests::session::{self, Session, skipped};
+use tracer_tests::span::Kind;
 
 const CONCURRENCY: usize = 32;
 const CALLS: usize = 5_000;
@@ -51,6 +52,7 @@ impl Pair {
             client: self.client.pid(),
             server: self.server.pids()[0],
             address: self.server.address,
+            sides: &[Kind::Client, Kind::Server],
             server_cancels: self.server.name == Peer::Rust.name(),
             late,
         };

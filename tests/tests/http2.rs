@@ -1,68 +1,20 @@
 //! Cleartext HTTP/2 with prior knowledge, live: h2load and curl against nginx and Go net/http,
 //! many streams at once and bodies of megabytes. Exactly one SERVER and one CLIENT span each, right paths and statuses.
 
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use tempfile::TempDir;
-use tracer_tests::agent::{Start, free_address};
+use tracer_tests::agent::Start;
 use tracer_tests::finish::finish;
 use tracer_tests::process;
 use tracer_tests::receiver::Receiver;
 use tracer_tests::scrape;
-use tracer_tests::services::{Service, build, source};
+use tracer_tests::services::{Service, build, nginx};
 use tracer_tests::session::{Session, skipped};
 use tracer_tests::span::{Kind, Span};
 
 const REQUESTS: usize = 50_000;
 const BIG: usize = 3_000_000;
-
-struct Nginx {
-    child: Child,
-    address: SocketAddr,
-    _files: TempDir,
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        tracer_tests::process::end(&mut self.child);
-    }
-}
-
-fn nginx() -> Result<Nginx, String> {
-    let program = build::nginx()?;
-    let files = TempDir::new().map_err(|error| error.to_string())?;
-    let root = files.path();
-    let address = free_address();
-    let template = std::fs::read_to_string(source("nginx/http2.conf.in")).expect("template");
-    let config = template
-        .replace("@ROOT@", &root.display().to_string())
-        .replace("@ADDRESS@", &address.to_string());
-    std::fs::create_dir(root.join("files")).expect("directory");
-    std::fs::write(root.join("files/big"), vec![b'x'; BIG]).expect("big file");
-    std::fs::write(root.join("nginx.conf"), config).expect("configuration");
-    let child = Command::new(program)
-        .arg("-p")
-        .arg(root)
-        .arg("-c")
-        .arg(root.join("nginx.conf"))
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while std::net::TcpStream::connect(address).is_err() {
-        if Instant::now() > deadline {
-            return Err("nginx does not listen".to_owned());
-        }
-        std::thread::yield_now();
-    }
-    Ok(Nginx {
-        child,
-        address,
-        _files: files,
-    })
-}
 
 fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output();
@@ -100,7 +52,7 @@ fn run(program: &str, arguments: &[&str]) {
 }
 
 /// h2load with 8 connections of 100 streams each for one path, and curl for two more.
-fn check(test: &str, start: impl FnOnce() -> Result<(Box<dyn std::any::Any>, SocketAddr), String>) {
+fn check(test: &str, start: impl FnOnce() -> Result<Service, String>) {
     let Some(session) = Session::begin(test) else {
         return;
     };
@@ -109,10 +61,11 @@ fn check(test: &str, start: impl FnOnce() -> Result<(Box<dyn std::any::Any>, Soc
             return skipped(test, &format!("no {program} on this machine"));
         }
     }
-    let (_server, address) = match start() {
+    let server = match start() {
         Ok(server) => server,
         Err(reason) => return skipped(test, &reason),
     };
+    let address = server.address;
     let receiver = Receiver::start();
     // The load takes a second; this receiver, which keeps every span, takes longer than that.
     let agent = Start::new()
@@ -130,7 +83,7 @@ fn check(test: &str, start: impl FnOnce() -> Result<(Box<dyn std::any::Any>, Soc
         run("curl", &[&plain[..], &[&url(kind)]].concat());
     }
     // 100 streams at a time ask for the same: their numbers alone tell the service graph who is who.
-    let paired = process::poll_until(Duration::from_secs(20), || {
+    let paired = process::poll_until(Duration::from_secs(120), || {
         let samples = scrape::parse(&agent.metrics()).expect("a page of samples");
         let edge = [("client", "h2load")];
         let paired = scrape::sum(&samples, "traces_service_graph_request_total", &edge);
@@ -160,17 +113,13 @@ fn check(test: &str, start: impl FnOnce() -> Result<(Box<dyn std::any::Any>, Soc
 #[test]
 fn nginx_h2load_and_curl() {
     check("http2::nginx_h2load_and_curl", || {
-        let nginx = nginx()?;
-        let address = nginx.address;
-        Ok((Box::new(nginx), address))
+        nginx::start("http2.conf.in", &[("big", BIG)], &[])
     });
 }
 
 #[test]
 fn go_h2load_and_curl() {
     check("http2::go_h2load_and_curl", || {
-        let go = Service::unnamed("go-http2", Command::new(build::go("go-http2")?))?;
-        let address = go.address;
-        Ok((Box::new(go), address))
+        Service::unnamed("go-http2", Command::new(build::go("go-http2")?))
     });
 }

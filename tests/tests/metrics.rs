@@ -12,7 +12,7 @@ use tracer_tests::services::Language;
 use tracer_tests::session::Session;
 
 const REQUESTS: usize = 2_000;
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 const SERVER: &str = "http_server_request_duration_seconds_count";
 const CLIENT: &str = "http_client_request_duration_seconds_count";
@@ -123,7 +123,7 @@ fn spans_arrive_within_seconds() {
         return;
     };
     // 2 s is the goal, with the machine to itself; a test must bear one that has other things to do.
-    const BOUND: Duration = Duration::from_secs(6);
+    const BOUND: Duration = Duration::from_secs(30);
     let service = Language::Rust.start().expect("the Rust service");
     let collector = MetricsReceiver::start();
     let agent = Start::new()

@@ -99,7 +99,7 @@ fn asked(agent: tracer_tests::agent::Agent, receiver: &Receiver, two: &Two, what
             .collect::<Vec<_>>()
     };
     // The driver's own spans may come as well: wait for those of the service.
-    let arrived = receiver.wait_for(std::time::Duration::from_secs(15), |spans| {
+    let arrived = receiver.wait_for(std::time::Duration::from_secs(120), |spans| {
         let marker = format!("/r/{allowed}-");
         let own =
             |span: &&tracer_tests::span::Span| span.kind == Kind::Server && span.mentions(&marker);
@@ -275,7 +275,7 @@ fn check_forks(test: &str, first: First, flag: &str, forks_are_allowed: bool) {
     simple(&two.denied, &denied);
     simple(&two.allowed, &allowed);
     let marker = format!("/r/{allowed}-");
-    receiver.wait_for(std::time::Duration::from_secs(15), |spans| {
+    receiver.wait_for(std::time::Duration::from_secs(120), |spans| {
         let own =
             |span: &&tracer_tests::span::Span| span.kind == Kind::Server && span.mentions(&marker);
         spans.iter().filter(own).count() >= REQUESTS

@@ -17,7 +17,7 @@ use tracer_tests::session::Session;
 use tracer_tests::span::{Kind, Span};
 use tracer_tests::sys;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 /// Requests to each service that every phase must see.
 const ENOUGH: usize = 300;
 

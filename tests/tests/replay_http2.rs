@@ -11,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tracer_tests::agent::free_address;
 use tracer_tests::check::path_of;
+use tracer_tests::grpc::code_name;
 use tracer_tests::process;
 use tracer_tests::services::{Service, build, source, target_dir};
 use tracer_tests::session::{Session, skipped};
@@ -20,7 +21,7 @@ use tracer_tests::wire::{Stream, Tcpdump, has_tshark, http2_streams, replayed};
 /// Requests of h2load, on so many connections.
 const REQUESTS: usize = 600;
 const CONNECTIONS: usize = 3;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// One exchange as both witnesses can tell it: client's port, method, path, status.
 type Row = (u64, String, String, String);
@@ -229,26 +230,6 @@ fn upgraded_requests(file: &Path, server: u16) -> BTreeMap<u64, (String, String)
         .collect()
 }
 
-const STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 /// The status of a call that the client reset is on the wire only if the server was faster.
 const RESET: &str = "reset";
 
@@ -278,7 +259,7 @@ fn call_span(span: &Span) -> Row {
 fn call_stream(port: u64, stream: &Stream) -> Row {
     let mut row = http_stream(port, stream);
     row.3 = match stream.response.get("grpc-status") {
-        Some(status) => unless_reset(STATUSES[status.parse::<usize>().expect("a status")]),
+        Some(status) => unless_reset(code_name(status.parse().expect("a status"))),
         None if stream.reset => RESET.to_owned(),
         None => String::new(),
     };

@@ -16,7 +16,7 @@ use tracer_tests::services::{self, Language, Service};
 use tracer_tests::session::{Session, skipped};
 use tracer_tests::span::{Kind, Span};
 
-const ARRIVAL: Duration = Duration::from_secs(30);
+const ARRIVAL: Duration = Duration::from_secs(120);
 
 /// Sends `count` requests over one connection each for so many threads.
 fn ask(service: &Service, run: &str, what: &str, query: &str, count: usize, threads: usize) {

@@ -25,9 +25,9 @@ const LARGEST: usize = 300_000;
 /// What each agent at least gets to see before it goes.
 const WATCHED: usize = 200;
 /// Longest time without progress.
-const STALL: Duration = Duration::from_secs(1);
+const STALL: Duration = Duration::from_secs(5);
 /// Reads and writes give up after that, which is an error.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// FNV-1a: any changed, lost, repeated or swapped byte changes it.
 fn checksum(bytes: &[u8]) -> u64 {

@@ -104,6 +104,7 @@ impl From<app::AppError> for Failure {
 }
 
 fn main() -> ExitCode {
+    tracer_agent::sys::return_large_blocks();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refused(&error),

@@ -20,8 +20,9 @@ pub fn clock(clock: libc::clockid_t) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Waits until `fd` is readable or the time is over; an interrupted wait just ends early.
-pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) {
+/// Waits until `fd` is readable or the time is over; an interrupted wait just ends early. True if
+/// something happened.
+pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
     let mut poll = libc::pollfd {
         fd: fd.as_raw_fd(),
         events: libc::POLLIN,
@@ -29,7 +30,27 @@ pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) {
     };
     let millis = timeout.as_millis().min(i32::MAX as u128) as i32;
     // SAFETY: one live pollfd is passed, as the count says; the descriptor is borrowed and open.
-    unsafe { libc::poll(&mut poll, 1, millis) };
+    unsafe { libc::poll(&mut poll, 1, millis) > 0 }
+}
+
+/// Bytes that wait to be read from a socket.
+pub fn readable_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int, which lives; the descriptor is borrowed and open.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &mut bytes) } {
+        0 => Ok(usize::try_from(bytes).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has the allocator take what is large from the kernel, and give it back when it is freed. By itself it
+/// keeps more the larger the blocks are that it has seen: here what once looked into a large program.
+pub fn return_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes plain numbers; called before there is a second thread, as its manual asks.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024)
+    };
 }
 
 /// Has the allocator give what is free back to the kernel, where it keeps it otherwise.

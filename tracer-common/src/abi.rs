@@ -23,6 +23,8 @@ pub mod kind {
     pub const FORK: u8 = 6;
     /// [`super::MappedEvent`]: a process mapped an executable file that nobody has looked into yet.
     pub const MAPPED: u8 = 7;
+    /// [`super::InjectedEvent`]: a request that is about to be written got a header of ours.
+    pub const INJECTED: u8 = 16;
 }
 
 /// Direction of bytes as the traced process sees it.
@@ -101,8 +103,12 @@ pub mod cause_method {
     pub const GOROUTINE_CREATED: u32 = 7;
     /// The goroutine was woken by one that served that exchange.
     pub const GOROUTINE_WOKEN: u32 = 8;
+    /// The task was made, or woken, when that exchange's request was read.
+    pub const TASK: u32 = 9;
+    /// The task was made by one that serves that exchange.
+    pub const TASK_CREATED: u32 = 10;
     /// Number of methods.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 11;
 }
 
 /// How a process runs what it serves, which decides what can be said about causes. Low byte of
@@ -118,6 +124,8 @@ pub mod kind_of_process {
     pub const CALLBACKS: u32 = 3;
     /// Goroutines.
     pub const GO: u32 = 4;
+    /// Tasks of an event loop, which run in contexts of their own (Python's asyncio).
+    pub const TASKS: u32 = 5;
     /// The low byte.
     pub const MASK: u32 = 0xff;
     /// A thread was seen to have two requests open: what a thread does says nothing.
@@ -138,6 +146,17 @@ pub mod setting {
     pub const PORTS_ACTIVE: u32 = 2;
     /// Number of settings.
     pub const COUNT: u32 = 3;
+}
+
+/// Cookie of a probe in a TLS library: which instruction it is at. 0 at entries and RETs.
+pub mod place {
+    /// How much lower the stack pointer is here than at the entry and at the RET.
+    pub const DEPTH: u64 = 0xffff;
+    /// The call returns from here only if what was compared last is equal.
+    pub const IF_EQUAL: u64 = 1 << 16;
+    /// Of functions that Go defers: where the result is, from the stack pointer at the entry of
+    /// the function that returns downwards.
+    pub const RESULT_SHIFT: u32 = 32;
 }
 
 /// What user space knows of the kernel's connection table entries; asserted by the kernel side.
@@ -388,4 +407,80 @@ abi! {
         /// Zero.
         reserved: u32,
     }
+}
+
+abi! {
+    /// A header is put into a request; told before the request's own data. If its write fails, the
+    /// request never comes.
+    InjectedEvent[88] {
+        /// `value` is the number of bytes added.
+        header: Header,
+        /// When it happened.
+        time_ns: u64,
+        /// Connection on which the request goes out.
+        connection: u64,
+        /// Position of the request's first byte, as the process counts.
+        position: u64,
+        /// Halves of the trace id, the first is the more significant one.
+        trace: [u64; 2],
+        /// Id of the client span.
+        span: u64,
+        /// The connection on which the exchange came in that the request is sent for; 0 for none.
+        cause_connection: u64,
+        /// Which exchange of that connection.
+        cause_key: u64,
+        /// One of [`cause_method`].
+        cause_method: u32,
+        /// Bytes added on this connection before.
+        shift: u32,
+        /// Flags of `traceparent`.
+        flags: u32,
+        /// 1 if the cause's trace id was read from its request, 0 if it was made from its name.
+        adopted: u32,
+    }
+}
+
+/// What became of requests that could have got a header; indexes of the kernel side's `PROPAGATED`.
+pub mod propagated {
+    /// It got one.
+    pub const INJECTED: u32 = 0;
+    /// It carries context already.
+    pub const PRESENT: u32 = 1;
+    /// It is not certainly a whole head.
+    pub const UNCLEAR: u32 = 2;
+    /// What was sent before has not left yet, so that the write may be cut anywhere.
+    pub const BUSY: u32 = 3;
+    /// The trace of what it is sent for is not known.
+    pub const UNKNOWN_TRACE: u32 = 4;
+    /// With the header it would be longer than a limit that servers commonly have.
+    pub const TOO_LONG: u32 = 5;
+    /// No room in the ring to tell of it, or the kernel could not make room in the message.
+    pub const FAILED: u32 = 6;
+    /// Bytes were sent that were not seen.
+    pub const UNSEEN: u32 = 7;
+    /// Number of outcomes.
+    pub const COUNT: u32 = 8;
+    /// Names of the outcomes, as they appear in metrics.
+    pub const NAMES: [&str; COUNT as usize] = [
+        "injected",
+        "present",
+        "unclear",
+        "busy",
+        "unknown_trace",
+        "too_long",
+        "failed",
+        "unseen",
+    ];
+}
+
+/// What user space may change while requests get headers; indexes of the kernel side's `PROPAGATION`.
+pub mod propagation {
+    /// Not 0 while headers are written.
+    pub const ACTIVE: u32 = 0;
+    /// Lowest random part (the low 56 bits) of the ids of traces that begin here and are sampled.
+    pub const THRESHOLD: u32 = 1;
+    /// Not 0 when the decision that a request came with is followed.
+    pub const PARENT_BASED: u32 = 2;
+    /// Number of settings.
+    pub const COUNT: u32 = 3;
 }

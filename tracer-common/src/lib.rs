@@ -5,14 +5,18 @@
 //! - [`infer`]: which protocol the first bytes of a connection speak.
 //! - [`http2`]: frame headers of HTTP/2, for the same purpose.
 //! - [`tls`]: records of TLS, to tell which socket carries a session.
+//! - [`context`]: trace context in a request's head, to be read and to be written.
+//! - [`ids`]: ids that both sides find by themselves.
 //! - [`frame`]: how far an HTTP/1 head or body reaches, so that body bytes need not leave the kernel.
 //!
 //! No `std`, no aya, no I/O: the same code runs in the kernel and in the tests of any machine.
 #![no_std]
 
 pub mod abi;
+pub mod context;
 pub mod frame;
 pub mod http2;
+pub mod ids;
 pub mod infer;
 pub mod limits;
 pub mod tls;

@@ -66,7 +66,7 @@ pub struct Connection {
     pub tls_tgid: u32,
     /// Where it leads, of address and port mixed; 0 until that is asked for.
     pub place: u64,
-    /// TCP sequence numbers of the bytes at position 0.
+    /// TCP sequence numbers of the bytes at position 0; of a session those of its socket.
     pub read_sequence: u32,
     pub write_sequence: u32,
     /// Of a socket: key of the TLS session it carries. Of a session: its socket. 0 if not known.
@@ -77,7 +77,9 @@ pub struct Connection {
     pub ended: u8,
     /// Of a socket that carries a TLS session: calls wait where there is nothing to read.
     pub blocking: u8,
-    pub reserved: [u8; 5],
+    /// As a client: where one of its requests ended was told by the answer alone.
+    pub guessed: u8,
+    pub reserved: [u8; 4],
 }
 
 /// Values of [`Connection::open`].
@@ -144,6 +146,13 @@ impl Connection {
         self.inode = carrier.inode;
         if self.role == role::UNKNOWN {
             self.role = carrier.role;
+        }
+        // Both count from their first byte, so what is at a position of the plaintext has the same
+        // number at both ends of the connection.
+        if self.from_start != 0 && carrier.from_start != 0 {
+            self.sequences = carrier.sequences;
+            self.read_sequence = carrier.read_sequence;
+            self.write_sequence = carrier.write_sequence;
         }
         // As long as it carries no request: who opened it, and for which exchange.
         if self.called == 0 && carrier.called == 0 {
@@ -273,7 +282,8 @@ const EMPTY: Connection = Connection {
     is_tls: 0,
     ended: 0,
     blocking: 0,
-    reserved: [0; 5],
+    guessed: 0,
+    reserved: [0; 4],
 };
 
 /// Where a connection comes from.

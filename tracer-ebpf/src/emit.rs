@@ -177,6 +177,13 @@ pub fn announce(connection: &mut Connection, key: Socket, tgid: u32) {
     }
 }
 
+/// Submits a record that was reserved elsewhere, because it decides whether something is done at all.
+#[inline(always)]
+pub fn submitted<T>(entry: aya_ebpf::maps::ring_buf::RingBufEntry<T>) {
+    entry.submit(flags());
+    count_one(count::SUBMITTED);
+}
+
 /// How a direction or a connection ended, for [`end`].
 pub struct Ended {
     /// One of `abi::end`.

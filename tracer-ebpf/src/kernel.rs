@@ -58,6 +58,14 @@ offsets! {
     TCP_COPIED_SEQ,
     /// Next byte that the process writes.
     TCP_WRITE_SEQ,
+    /// Next byte that the kernel sends: what is before `TCP_WRITE_SEQ` waits.
+    TCP_SND_NXT,
+    /// Bytes of memory that wait to be sent or to be acknowledged, and their limit.
+    SOCK_WMEM_QUEUED,
+    SOCK_SNDBUF,
+    /// The `struct socket` of a socket, and its file: the kernel's own sockets have none.
+    SOCK_SOCKET,
+    SOCKET_FILE,
     UNIX_ADDR,
     UNIX_PEER,
     UNIX_ADDRESS_LEN,
@@ -70,6 +78,8 @@ offsets! {
     REGS_ARG4,
     /// Stack pointer in `struct pt_regs`.
     REGS_SP,
+    /// Condition flags, where a condition may have to be known (x86-64).
+    REGS_FLAGS,
     /// The register that holds the current goroutine (Go's internal ABI).
     REGS_GOROUTINE,
     /// First arguments of a function of Go's (internal ABI); the first is the first result too.
@@ -80,6 +90,7 @@ offsets! {
     /// First arguments of a function of C's.
     REGS_C0,
     REGS_C1,
+    REGS_C2,
     /// Result of a function of C's.
     REGS_RESULT,
     /// What a socket's data goes through (`struct tcp_ulp_ops *`), and its name.
@@ -96,6 +107,10 @@ offsets! {
 /// 1 when the kernel has `bpf_task_pt_regs`.
 #[unsafe(no_mangle)]
 pub static TASK_REGS_HELPER: Global<u32> = Global::new(0);
+
+/// 1 when uprobes can have cookies (since 5.15).
+#[unsafe(no_mangle)]
+pub static COOKIES: Global<u32> = Global::new(0);
 
 /// A kernel `struct sock *`, as a number.
 pub type Socket = u64;
@@ -253,6 +268,21 @@ impl Registers {
     #[inline(always)]
     pub fn c1(&self) -> Option<u64> {
         self.register(&REGS_C1)
+    }
+    /// Third argument of a C function.
+    #[inline(always)]
+    pub fn c2(&self) -> Option<u64> {
+        self.register(&REGS_C2)
+    }
+    /// The stack pointer.
+    #[inline(always)]
+    pub fn stack(&self) -> Option<u64> {
+        self.register(&REGS_SP)
+    }
+    /// Result of a C function, at its RET.
+    #[inline(always)]
+    pub fn c_result(&self) -> Option<u64> {
+        self.register(&REGS_RESULT)
     }
 }
 
@@ -489,6 +519,32 @@ fn known_sequences(sock: Socket, family: u16) -> Option<(u32, u32)> {
         return None;
     }
     Some((field(sock, &TCP_COPIED_SEQ)?, field(sock, &TCP_WRITE_SEQ)?))
+}
+
+/// True for a socket that a process opened, and not the kernel for itself.
+#[inline(always)]
+pub fn is_of_process(sock: Socket) -> bool {
+    if !has(&SOCK_SOCKET) || !has(&SOCKET_FILE) {
+        return false;
+    }
+    let socket: u64 = field(sock, &SOCK_SOCKET).unwrap_or(0);
+    socket != 0 && field::<u64>(socket, &SOCKET_FILE).is_some_and(|file| file != 0)
+}
+
+/// True when nothing waits to be sent and so much of the send buffer is free that `bytes` more are
+/// taken in one go. Only for plain TCP.
+#[inline(always)]
+pub fn takes_at_once(sock: Socket, bytes: u32) -> bool {
+    if !has(&TCP_WRITE_SEQ) || !has(&TCP_SND_NXT) || !has(&SOCK_WMEM_QUEUED) || !has(&SOCK_SNDBUF) {
+        return false;
+    }
+    let next: Option<u32> = field(sock, &TCP_WRITE_SEQ);
+    if next.is_none() || field::<u32>(sock, &TCP_SND_NXT) != next {
+        return false;
+    }
+    let queued: i32 = field(sock, &SOCK_WMEM_QUEUED).unwrap_or(i32::MAX);
+    let limit: i32 = field(sock, &SOCK_SNDBUF).unwrap_or(0);
+    queued >= 0 && queued as i64 + 2 * bytes as i64 + 4096 < limit as i64
 }
 
 /// The socket at the other end of a unix connection; 0 if there is none.

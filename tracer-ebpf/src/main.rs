@@ -32,6 +32,7 @@ mod kernel;
 mod maps;
 mod memory;
 mod probes;
+mod propagate;
 mod tls;
 mod way;
 

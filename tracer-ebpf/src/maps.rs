@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Ring
 use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
 use tracer_common::limits::WINDOW;
 
-use crate::cause::{Actor, Cause, Opener};
+use crate::cause::{Actor, Cause, Opener, Task, Wake};
 use crate::connection::Connection;
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
 use crate::way::Lock;
@@ -78,6 +78,14 @@ pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(4096,
 /// libuv's or a connection of Go's client works for.
 #[map]
 pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(4096, 0);
+
+/// Contexts of Python processes, by process and address.
+#[map]
+pub static CONTEXTS: LruHashMap<Handed, Task> = LruHashMap::with_max_entries(8192, 0);
+
+/// Futures of Python processes whose results were set in a turn that read a request.
+#[map]
+pub static WAKES: LruHashMap<Handed, Wake> = LruHashMap::with_max_entries(1024, 0);
 
 /// Client connections of processes with event loops that wait for their next request.
 #[map]
@@ -154,7 +162,7 @@ pub static TLS_LOCKS: PerCpuArray<Lock> = PerCpuArray::with_max_entries(TLS_SCRA
 
 /// Like [`PROGRAMS`], for uprobes.
 #[map]
-pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(4, 0);
+pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(5, 0);
 
 /// Executable files that user space has looked into without finding anything to probe.
 #[map]
@@ -174,7 +182,7 @@ pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entrie
 
 /// Tail calls, by the indexes below.
 #[map]
-pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(4, 0);
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(5, 0);
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;
 /// Index of the head program.
@@ -183,6 +191,8 @@ pub const HEAD_PROGRAM: u32 = 1;
 pub const CHUNKS_PROGRAM: u32 = 2;
 /// Index of the frames program.
 pub const FRAMES_PROGRAM: u32 = 3;
+/// Index of the program that looks for trace context; it is there only when context is written.
+pub const CONTEXT_PROGRAM: u32 = 4;
 
 /// The agent itself, never looked at.
 #[unsafe(no_mangle)]
@@ -231,6 +241,7 @@ pub struct Scratch {
     pub fields: tracer_common::frame::Fields,
     pub found: Found,
     pub walk: Walk,
+    pub context: tracer_common::context::Found,
     pub gather: Gather,
     /// Only a prefix of the call is read; kept here as a value that the verifier should forget.
     pub exhausted: u64,

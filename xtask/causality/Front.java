@@ -1,5 +1,6 @@
 // com.sun.net.httpserver with a pool of threads and HttpURLConnection; FAN says how calls at the
-// same time are made: thread (new ones), pool (a shared executor), async (HttpClient.sendAsync).
+// same time are made: thread (new ones), pool (a shared executor), async (HttpClient.sendAsync),
+// future (a chain of CompletableFuture).
 import com.sun.net.httpserver.HttpServer;
 import java.net.*;
 import java.net.http.*;
@@ -42,6 +43,8 @@ public class Front {
             switch (FAN) {
                 case "pool" -> futures.add(POOL.submit(() -> call(path)));
                 case "async" -> futures.add(later(path));
+                case "future" -> futures.add(CompletableFuture.supplyAsync(() -> path)
+                    .thenApplyAsync(text -> { call(text); return text; }));
                 default -> threads.add(new Thread(() -> call(path)));
             }
         }

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::agent::{self, BuildArgs};
-use crate::{ebpf, setup, sh, sys};
+use crate::{ebpf, image, setup, sh, sys};
 
 /// What to test.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -39,6 +39,7 @@ pub fn test(args: TestArgs) -> Result<()> {
     }
     setup::mount_all()?;
     verify(&agent)?;
+    image::for_tests()?;
     cargo_test(&[])
 }
 

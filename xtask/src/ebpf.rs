@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::setup::{Setup, Toolchain};
 use crate::sh;
 
-const TARGET: &str = "bpfel-unknown-none";
+/// The kernel side's target.
+pub const TARGET: &str = "bpfel-unknown-none";
 
 /// Where the object goes.
 pub fn object() -> PathBuf {

@@ -7,8 +7,10 @@ mod bench;
 mod check;
 mod child;
 mod demo;
+mod dist;
 mod ebpf;
 mod http;
+mod image;
 mod kubernetes;
 mod run;
 mod setup;
@@ -47,6 +49,10 @@ enum Task {
     Check,
     /// Measure what tracing costs
     Bench(bench::BenchArgs),
+    /// The static binary that users are given, with its bill of materials: target/dist
+    Dist(dist::DistArgs),
+    /// The container image, as an OCI layout: target/image
+    Image(image::ImageArgs),
     /// The agent on other kernels, booted under QEMU
     Vm(vm::VmArgs),
     /// The agent and its manifests against a real kube-apiserver (built once: some minutes)
@@ -91,6 +97,8 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Check => check::check()?,
         Task::Bench(args) => bench::bench(&args)?,
         Task::CausalityScene(args) => bench::causality_scene(&args)?,
+        Task::Dist(args) => dist::dist(&args)?,
+        Task::Image(args) => image::image(&args)?,
         Task::Kubernetes => kubernetes::kubernetes()?,
         Task::Vm(args) => vm::vm(&args)?,
         Task::OtlpSink { port_file } => bench::sink(&port_file)?,

@@ -2,40 +2,29 @@
 
 scene.py CONCURRENCY REQUESTS QUERY COMMAND...: COMMAND is the service; it is told PORT, where it
 listens, and NEXT, the backend's host:port. Clients ask for /r/ID?QUERY, and the service is to call
-/b/ID/N. Ends with status 0 when every request was answered with 200.
+/b/ID/N. The measured requests begin when a call for a first one (ids begin with "warm") has a parent
+in the file SPANS, or after WAIT seconds: until the agent has looked a new program's functions up,
+nothing can have one. Ends with status 0 when every request was answered with 200.
 """
 import http.client
+import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+HERE = pathlib.Path(__file__).resolve()
+sys.path.insert(0, str(HERE.parents[3] / "xtask" / "causality"))
+
+from server import Server  # noqa: E402
 
 CONCURRENCY, REQUESTS = int(sys.argv[1]), int(sys.argv[2])
 QUERY, COMMAND = sys.argv[3], sys.argv[4:]
+SPANS, WAIT = os.environ["SPANS"], float(os.environ["WAIT"])
 START_LIMIT = 60
-
-
-class Backend(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def do_GET(self):
-        time.sleep(hash(self.path) % 3 / 1000)
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def log_message(self, *_):
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    request_queue_size = 128
-    daemon_threads = True
 
 
 def free_port():
@@ -44,22 +33,47 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def get(connection, name, failures):
+    connection.request("GET", f"/r/{name}?{QUERY}")
+    response = connection.getresponse()
+    response.read()
+    if response.status != 200:
+        failures.append(response.status)
+
+
 def ask(port, client, failures):
     kept = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     for n in range(REQUESTS // CONCURRENCY):
         connection = kept
         if client % 2:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request("GET", f"/r/x-{client}-{n}?{QUERY}")
-        response = connection.getresponse()
-        response.read()
-        if response.status != 200:
-            failures.append(response.status)
+        get(connection, f"x-{client}-{n}", failures)
         if client % 2:
             connection.close()
 
 
-backend = Server(("127.0.0.1", 0), Backend)
+def followed():
+    """A call for a first request has a parent."""
+    try:
+        lines = pathlib.Path(SPANS).read_text().splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        try:
+            request = json.loads(line)
+        except ValueError:
+            # Being written.
+            continue
+        for resource in request.get("resourceSpans", []):
+            for scope in resource.get("scopeSpans", []):
+                for span in scope.get("spans", []):
+                    if (span.get("kind") == 3 and span.get("parentSpanId")
+                            and "/b/warm" in json.dumps(span.get("attributes", []))):
+                        return True
+    return False
+
+
+backend = Server(0, lambda path: time.sleep(hash(path) % 3 / 1000))
 threading.Thread(target=backend.serve_forever, daemon=True).start()
 port = free_port()
 environment = dict(os.environ, PORT=str(port), NEXT=f"127.0.0.1:{backend.server_port}")
@@ -74,9 +88,15 @@ try:
             if service.poll() is not None or time.monotonic() > deadline:
                 sys.exit("the service does not listen")
             time.sleep(0.05)
-    # The agent looks a new program's symbols up meanwhile.
-    time.sleep(2)
     failures = []
+    deadline = time.monotonic() + WAIT
+    first = 0
+    while not followed() and time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        get(connection, f"warm-{first}", failures)
+        connection.close()
+        first += 1
+        time.sleep(0.25)
     clients = [threading.Thread(target=ask, args=(port, n, failures)) for n in range(CONCURRENCY)]
     for client in clients:
         client.start()

@@ -66,6 +66,8 @@ pub struct Run<'a> {
     pub address: SocketAddr,
     /// The server answers CANCELLED at the deadline.
     pub server_cancels: bool,
+    /// The ends that are seen.
+    pub sides: &'a [Kind],
     /// The connection is older than the agent, and these methods were called on it before.
     pub late: Option<&'a [&'a str]>,
 }
@@ -161,10 +163,7 @@ impl Run<'_> {
                 let trace_id = call.trace_id().unwrap_or_default();
                 by_trace.remove(&(trace_id, kind)).unwrap_or_default()
             };
-            let sides = [
-                (Kind::Client, of(Kind::Client)),
-                (Kind::Server, of(Kind::Server)),
-            ];
+            let sides: Vec<_> = self.sides.iter().map(|kind| (*kind, of(*kind))).collect();
             if is_ended_by_client(call)
                 && self.late.is_none()
                 && sides.iter().all(|(_, of)| of.is_empty())

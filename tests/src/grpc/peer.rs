@@ -2,11 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use super::call::{Call, Done};
 use crate::process;
 use crate::services::{Service, build, own_binary, source, target_dir};
+use crate::tls::Certificate;
 
 /// A gRPC library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,7 @@ impl Peer {
 
     /// The program; the reason if this machine has not what it needs.
     fn command(self) -> Result<Command, String> {
-        let program = |program: std::path::PathBuf, argument: &str| {
+        let program = |program: PathBuf, argument: &str| {
             let mut command = Command::new(program);
             command.arg(source(argument));
             command
@@ -88,14 +90,29 @@ impl Peer {
 
     /// Starts its server.
     pub fn server(self) -> Result<Service, String> {
-        let mut command = self.command()?;
-        command.arg("server");
-        Service::printing(self.name(), command)
+        self.server_with(None)
     }
 
     /// Starts its client.
     pub fn client(self, address: SocketAddr) -> Result<Client, String> {
+        self.client_with(address, None)
+    }
+
+    /// Starts its server, with TLS if there is a certificate.
+    pub fn server_with(self, certificate: Option<&Certificate>) -> Result<Service, String> {
         let mut command = self.command()?;
+        command.arg("server").envs(self.tls(certificate)?);
+        Service::printing(self.name(), command)
+    }
+
+    /// Starts its client, with TLS if there is a certificate.
+    pub fn client_with(
+        self,
+        address: SocketAddr,
+        certificate: Option<&Certificate>,
+    ) -> Result<Client, String> {
+        let mut command = self.command()?;
+        command.envs(self.tls(certificate)?);
         let name = format!("{}-client", self.name());
         command.arg("client").arg(address.to_string());
         command.env("OTEL_SERVICE_NAME", &name);
@@ -105,6 +122,20 @@ impl Peer {
             .spawn()
             .map_err(|error| format!("{name}: {error}"))?;
         Client::of(child, name)
+    }
+
+    /// What makes it speak TLS.
+    fn tls(self, certificate: Option<&Certificate>) -> Result<Vec<(&str, PathBuf)>, String> {
+        let Some(certificate) = certificate else {
+            return Ok(Vec::new());
+        };
+        if !matches!(self, Self::Go | Self::Node | Self::PythonSync) {
+            return Err(format!("{} speaks no TLS", self.name()));
+        }
+        Ok(vec![
+            ("PEERS_CERTIFICATE", certificate.certificate()),
+            ("PEERS_KEY", certificate.key()),
+        ])
     }
 }
 

@@ -16,7 +16,7 @@ pub use want::{Fault, Want, mismatches};
 use crate::{process, services};
 
 /// Longest time for any step of a scenario.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 /// `service.name` of the servers.
 pub const SERVER_NAME: &str = "odd-server";
 /// `service.name` of the clients.

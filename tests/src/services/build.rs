@@ -191,6 +191,45 @@ pub fn strict() -> Result<PathBuf, String> {
     })
 }
 
+/// The program that loads its TLS library late.
+pub fn dlopen() -> Result<PathBuf, String> {
+    c("c-dlopen", "c/dlopen.c")
+}
+
+/// A program of the crate in tests/services/rust-tls. The first build takes a minute or more;
+/// `cargo xtask setup --tests` has done it before.
+pub fn rust_tls(name: &str) -> Result<PathBuf, String> {
+    let directory = source("rust-tls");
+    let sources = ["src", "src/bin"].map(|part| newest(&directory.join(part), "rs"));
+    let mut newest = directory.join("Cargo.lock");
+    for file in sources {
+        let file = file?;
+        if !newer(&newest, &file) {
+            newest = file;
+        }
+    }
+    once(name, &newest, |built| {
+        let made = target_dir().join("rust-tls");
+        run(Command::new("cargo")
+            .args(["build", "--quiet", "--release", "--locked", "--target-dir"])
+            .arg(&made)
+            .current_dir(&directory))?;
+        let copied = std::fs::copy(made.join("release").join(name), built);
+        copied.map(|_| ()).map_err(|error| error.to_string())
+    })
+}
+
+/// Directory with the libraries that a Python wheel brings along, OpenSSL 1.1.1 among them;
+/// `cargo xtask setup --tests` unpacks it.
+pub fn wheel_libraries() -> Result<PathBuf, String> {
+    let directory = target_dir().join("wheels/psycopg2_binary.libs");
+    if directory.is_dir() {
+        Ok(directory)
+    } else {
+        Err("there is no wheel with OpenSSL: run `cargo xtask setup --tests`".to_owned())
+    }
+}
+
 /// nginx: the installed one, or the distribution's package unpacked below target.
 pub fn nginx() -> Result<PathBuf, String> {
     let works = |path: &Path| {

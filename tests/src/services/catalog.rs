@@ -145,14 +145,12 @@ fn gunicorn(kind: &[&str]) -> Result<(Command, Listens), String> {
 /// nginx cannot compute a body or a status, so the configuration lists the statuses of the
 /// driver's mix and files of its sizes.
 fn nginx(root: &Path) -> Result<(Command, Listens), String> {
-    let program = build::nginx()?;
-    let address = free_address();
-    let files = root.join("files");
-    std::fs::create_dir_all(&files).map_err(|error| error.to_string())?;
-    for size in SIZES.into_iter().chain([200_000]) {
-        std::fs::write(files.join(size.to_string()), vec![b'x'; size])
-            .map_err(|error| error.to_string())?;
-    }
+    let sizes = SIZES.into_iter().chain([200_000]);
+    let names: Vec<(String, usize)> = sizes.map(|size| (size.to_string(), size)).collect();
+    let files: Vec<(&str, usize)> = names
+        .iter()
+        .map(|(name, size)| (name.as_str(), *size))
+        .collect();
     let mut returns = String::new();
     for status in [201, 204, 301, 304, 400, 404, 429, 500, 503] {
         // 301 with a text would make the text the location.
@@ -166,21 +164,6 @@ fn nginx(root: &Path) -> Result<(Command, Listens), String> {
             "            if ($arg_status = {status}) {{ return {status} {text}; }}"
         );
     }
-    let config = std::fs::read_to_string(source("nginx/nginx.conf.in"))
-        .map_err(|error| error.to_string())?;
-    let config = config
-        .replace("@ROOT@", &root.display().to_string())
-        .replace("@ADDRESS@", &address.to_string())
-        .replace("@RETURNS@", returns.trim_end());
-    let file = root.join("nginx.conf");
-    std::fs::write(&file, config).map_err(|error| error.to_string())?;
-    let mut command = Command::new(program);
-    command
-        .arg("-e")
-        .arg(root.join("error.log"))
-        .arg("-p")
-        .arg(root)
-        .arg("-c")
-        .arg(&file);
-    Ok((command, Listens::At(address)))
+    let values = [("RETURNS", returns.trim_end())];
+    super::nginx::command("nginx.conf.in", root, &files, &values)
 }

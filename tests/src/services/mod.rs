@@ -5,6 +5,7 @@
 pub mod build;
 mod catalog;
 mod clients;
+pub mod nginx;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use tempfile::TempDir;
 use crate::process;
 
 /// Longest start; a Java program on a busy machine is the slowest.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// A running service; ended when dropped.
 #[derive(Debug)]
@@ -58,6 +59,12 @@ impl Service {
     /// Starts a command that prints its port as first line and ends with its stdin.
     pub(crate) fn printing(name: &str, command: Command) -> Result<Self, String> {
         Self::start(name, command, Listens::Prints, None)
+    }
+
+    /// Starts a command of the test's own, which prints its port as first line and ends with its stdin,
+    /// under this `service.name`.
+    pub fn named(name: &str, command: Command) -> Result<Self, String> {
+        Self::printing(name, command)
     }
 
     /// Starts a command of the test's own, which prints its port, or an address that ends in it, as

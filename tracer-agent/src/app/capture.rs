@@ -11,21 +11,25 @@ use tokio::sync::oneshot;
 use tracer_common::abi::kind_of_process;
 
 use super::AppError;
+use super::limits::{self, memory::Step};
 use super::outlet::Outlet;
 use super::pipeline::{Parts, Pipeline};
 use super::pods::PodStage;
 use super::reload::Change;
 use super::status::Status;
+use super::takeover::Commands;
+use super::takeover::gate::Gate;
 use super::tls::Watch;
 use crate::config::Config;
-use crate::discover::{Discovery, Mode, Policy};
+use crate::discover::{Discovery, Mode, Policy, Runtime};
 use crate::export::SpanSink;
 use crate::kernel::{clock, programs};
 use crate::meta::kubernetes::Store;
 use crate::meta::{ProcFs, ProcessTable};
 use crate::metrics::{Recorded, Recorder};
-use crate::probes::{Kernel, LoadError, Options, Reader};
+use crate::probes::{Kernel, LoadError, Options, Propagation, Reader};
 use crate::telemetry::ledger::Ledger;
+use crate::telemetry::open::OpenExchanges;
 
 /// The reader looks this often; the kernel side wakes it earlier when much is pending. A wake-up
 /// for every record would cost the traced programs more than all probes together.
@@ -38,6 +42,8 @@ const BATCH: usize = 4096;
 const TLS_LOOK: Duration = Duration::from_secs(6);
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
+/// A program may be preempted between taking a record's time and submitting it.
+const RING_LAG_NS: u64 = 200_000_000;
 /// What takes a walk over everything this often.
 const RARELY_NS: u64 = 2_000_000_000;
 
@@ -63,6 +69,10 @@ pub struct Start {
     pub metrics_interval: Duration,
     /// What Kubernetes says, if it is asked.
     pub pods: Option<Arc<Store>>,
+    /// Another agent has to be asked what it reports.
+    pub asks: bool,
+    /// What two agents agree on.
+    pub commands: Commands,
 }
 
 /// The running thread.
@@ -171,8 +181,12 @@ struct Loaded {
     reader: Reader,
     pipeline: Pipeline,
     tls: Option<Watch>,
+    propagation: Option<Propagation>,
     ledger: Arc<Ledger>,
     status: Arc<Status>,
+    open: Arc<OpenExchanges>,
+    commands: Commands,
+    limits: limits::Watch,
 }
 
 fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
@@ -187,12 +201,16 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         recorded,
         metrics_interval,
         pods,
+        asks,
+        commands,
     } = start;
     let agent = std::process::id();
     let policy = Policy::new(super::policy_config(&config), agent);
     let ports = super::reload::excluded_ports(&config);
     let discovery = Discovery::new(policy, mode);
+    let propagate = super::propagate::options(&config);
     let options = Options {
+        propagate,
         ring_bytes: config.capture.ring_size,
         max_connections: config.capture.max_connections,
         bpf_stats: config.telemetry.bpf_stats,
@@ -246,20 +264,29 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         admin,
         tls: tls.clone(),
         max_connections: config.capture.max_connections as usize,
+        sdk: config.sdk.clone(),
+        gate: Gate::new(asks),
+        id_secret: propagate.map(|options| options.secret),
     });
     if mode == Mode::Host {
         pipeline.apply_policy();
         pipeline.find_runtimes();
     }
     follow(&mut kernel, &mut pipeline, true);
+    let propagation = propagate
+        .and_then(|options| super::propagate::start(&mut kernel, options, &config.sampling));
     status.attached(kernel.attached.len(), kernel.missing.len(), reader.size());
     Ok(Loaded {
         kernel,
         reader,
         pipeline,
         tls,
+        propagation,
         ledger,
+        open: status.open(),
         status,
+        commands,
+        limits: limits::Watch::new(config.limits.memory),
     })
 }
 
@@ -276,8 +303,34 @@ fn follow(kernel: &mut Kernel, pipeline: &mut Pipeline, wait: bool) {
         }
         if let Err(error) = pipeline.maps().set_kind(tgid, kind) {
             tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
+        } else if runtime == Runtime::Python {
+            pipeline.python().0.started(tgid);
         }
     }
+}
+
+/// Follows the tasks of Python processes that were seen to serve with an event loop.
+fn follow_tasks(kernel: &mut Kernel, pipeline: &mut Pipeline) {
+    let (processes, maps, proc) = pipeline.python();
+    processes.retain_ended(|tgid| !kernel.unfollow_tasks(tgid));
+    processes.retain_candidates(|tgid| {
+        let Some(kind) = maps.kind(tgid) else {
+            return false;
+        };
+        if kind & kind_of_process::MULTIPLEXED == 0 {
+            return true;
+        }
+        match kernel.follow_tasks(proc, tgid) {
+            None => return true,
+            Some(false) => {}
+            Some(true) => {
+                if let Err(error) = maps.set_kind(tgid, kind_of_process::TASKS) {
+                    tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
+                }
+            }
+        }
+        false
+    });
 }
 
 impl Loaded {
@@ -285,20 +338,37 @@ impl Loaded {
         let mut housekeeping_ns = 0;
         let mut rarely_ns = 0;
         let mut idle = 0u32;
+        let mut seen_ns = 0;
         loop {
             let stopping = stop.load(Ordering::Acquire);
+            let begun_ns = clock::boot_ns();
+            self.commands.follow(self.pipeline.gate(), seen_ns);
             self.pipeline.begin();
             let pipeline = &mut self.pipeline;
             let n = self.reader.drain(BATCH, |record| {
                 pipeline.record(record);
             });
+            if n < BATCH {
+                // Records come out of the ring moments after their time.
+                seen_ns = begun_ns.saturating_sub(RING_LAG_NS);
+            }
             follow(&mut self.kernel, &mut self.pipeline, false);
             let now_ns = clock::boot_ns();
             let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
             if housekeeping {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
+                follow_tasks(&mut self.kernel, &mut self.pipeline);
+                match self.limits.memory() {
+                    Step::GoOn => {}
+                    Step::Shed => self.pipeline.shed(),
+                    Step::Resume => self.pipeline.resume(),
+                }
+                if let Some(propagation) = &mut self.propagation {
+                    propagation.tick();
+                }
                 self.kernel.flush_log();
+                self.open.answer(|| self.pipeline.unfinished(now_ns));
             }
             let counts = self.pipeline.commit(n);
             if n > 0 {
@@ -308,7 +378,10 @@ impl Loaded {
                 self.count();
                 // Behind the batch: what happened before is decided by the old settings.
                 match changes.try_recv() {
-                    Ok(change) => self.pipeline.change(change),
+                    Ok(change) => {
+                        self.sample(&change.sampling);
+                        self.pipeline.change(change);
+                    }
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
                 }
             }
@@ -330,11 +403,20 @@ impl Loaded {
         self.end()
     }
 
+    fn sample(&mut self, settings: &crate::trace::sampling::Settings) {
+        if let Some(propagation) = &mut self.propagation
+            && let Err(error) = propagation.sample(super::propagate::sampled_from(settings))
+        {
+            tracing::warn!(%error, "the sampled flag that is written follows the old settings");
+        }
+    }
+
     fn count(&mut self) {
         let (connections, processes) = self.pipeline.sizes();
         let records = self.pipeline.records();
         let (joins, waiting) = self.pipeline.joins();
         self.status.joins(joins, waiting);
+        self.status.sdks(self.pipeline.sdks());
         match self.pipeline.maps().counts() {
             Ok(counts) => {
                 self.status.kernel(&self.ledger, &counts, records);
@@ -346,6 +428,10 @@ impl Loaded {
                 if let Some((stage, counts)) = self.pipeline.pods() {
                     self.status.pods(stage, counts);
                 }
+                self.status.limits(self.limits.counts());
+                if let Some(propagation) = &self.propagation {
+                    self.status.propagated(propagation.outcomes());
+                }
             }
             Err(error) => tracing::warn!(%error, "cannot read the kernel side's counters"),
         }
@@ -356,6 +442,11 @@ impl Loaded {
     fn end(mut self) -> Kernel {
         if let Some(tls) = &self.tls {
             tls.stop();
+        }
+        if let Some(propagation) = &mut self.propagation
+            && let Err(error) = propagation.stop()
+        {
+            tracing::debug!(%error, "headers are written until the programs are detached");
         }
         let cut_ns = clock::boot_ns();
         self.pipeline.cut(cut_ns);

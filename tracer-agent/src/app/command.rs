@@ -74,7 +74,10 @@ fn launch(
         command: program.to_string_lossy().into_owned(),
         source,
     };
-    let mut child = match Command::new(program).args(args).spawn() {
+    let mut command = Command::new(program);
+    // The service manager is the agent's, not the command's.
+    command.args(args).env_remove("NOTIFY_SOCKET");
+    let mut child = match command.spawn() {
         Ok(child) => child,
         Err(source) => {
             let _ = started.send(Err(failed(source)));

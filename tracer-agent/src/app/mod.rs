@@ -2,16 +2,21 @@
 //!
 //! In: a validated [`Config`]. Out: an exit status, or an [`AppError`] that main prints.
 
+mod beside;
 mod capture;
 mod command;
+mod limits;
+mod notify;
 mod outlet;
 mod pipeline;
 mod pods;
+mod propagate;
 mod reload;
 mod replay;
 mod run;
 mod start;
 mod status;
+mod takeover;
 mod tls;
 
 use std::sync::Arc;
@@ -26,7 +31,7 @@ use crate::discover::{PolicyConfig, PortRange, Rule};
 use crate::export::{ExportError, SettingsError};
 use crate::meta::kubernetes::Store;
 use crate::meta::{Options as MetaOptions, ServiceRule};
-use crate::probes::{Kernel, LoadError, Options, Switches};
+use crate::probes::{Kernel, LoadError, Options, PropagateOptions, Switches};
 use crate::telemetry::admin::AdminError;
 use crate::trace::{Propagators, Redaction, SpanBuilder};
 
@@ -109,6 +114,10 @@ pub fn verify() -> Result<Vec<VerifiedProgram>, AppError> {
         max_connections: 1024,
         bpf_stats: false,
         agent_tgid: std::process::id(),
+        propagate: Some(PropagateOptions {
+            despite_faults: false,
+            secret: [1, 2],
+        }),
         switches: Switches::default(),
     };
     let programs = Kernel::verify(&options)?;

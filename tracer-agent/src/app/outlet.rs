@@ -15,6 +15,7 @@ use crate::telemetry::services::Outcome;
 use crate::trace::Span;
 use crate::trace::routes::{self, Router};
 use crate::trace::sampling::{self, Sampler};
+use crate::trace::sdk::Left;
 
 /// The last stages before the queue.
 #[derive(Debug)]
@@ -58,6 +59,14 @@ impl Outlet {
             self.sampler.push(span, now_ns, &mut kept);
         }
         self.hand_on(kept);
+    }
+
+    /// What SDKs report: counts the durations of what no SDK counts.
+    pub fn left(&mut self, left: &[Left]) {
+        if let Some(recorder) = &mut self.recorder {
+            let counted = left.iter().filter(|left| left.counted);
+            counted.for_each(|left| recorder.record(&left.span));
+        }
     }
 
     /// Time passed.

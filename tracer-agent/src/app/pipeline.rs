@@ -7,9 +7,11 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
 
+use super::takeover::gate::{Gate, Verdict};
 use super::tls::Watch;
 use crate::discover::{
-    Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, Runtime, Runtimes,
+    Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, PythonProcesses, Runtime,
+    Runtimes,
 };
 use crate::export::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
@@ -17,18 +19,24 @@ use crate::kernel::clock;
 use crate::meta::table::PodCounts;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
 use crate::probes::Maps;
-use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, Opened};
+use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, ExportBody, Opened, Role};
 use crate::telemetry::ledger::Ledger;
+use crate::telemetry::open::{MOST_OPEN, OpenExchange};
 use crate::telemetry::services::Outcome;
 use crate::trace::assemble::Limits;
+use crate::trace::sdk::{SdkCounts, Settings as SdkSettings};
 use crate::trace::{Assembler, JoinCounts, Span, SpanBuilder};
 
+use super::beside::{self, Sdks};
 use super::outlet::Outlet;
 use super::pods::PodStage;
 use super::reload::{self, Change};
 
 /// After a change of policy, for records of what was before it to come out of the ring.
 const SETTLE_NS: u64 = 100_000_000;
+
+/// Why something was given up.
+const MEMORY_LIMIT: &str = "memory_limit";
 
 /// Everything between the ring and the export queue.
 pub struct Pipeline {
@@ -46,6 +54,8 @@ pub struct Pipeline {
     records: u64,
     /// Records of later times are left out.
     cut_ns: u64,
+    /// There is no memory for connections.
+    shedding: bool,
 }
 
 /// A policy that changed: what its processes are looked at for, and since when.
@@ -63,14 +73,16 @@ impl Settling {
 }
 
 /// What ingest asks of the rest.
-struct Side {
+pub struct Side {
     maps: Maps,
-    proc: ProcFs,
-    processes: ProcessTable,
+    pub(super) proc: ProcFs,
+    pub(super) processes: ProcessTable,
     discovery: Discovery,
-    builder: SpanBuilder,
-    assembler: Assembler,
-    now_ns: u64,
+    pub(super) builder: SpanBuilder,
+    pub(super) assembler: Assembler,
+    /// What the processes' own SDKs report.
+    pub(super) sdks: Sdks,
+    pub(super) now_ns: u64,
     boot_to_unix_ns: i64,
     /// The agent's own endpoint.
     admin: Option<SocketAddr>,
@@ -78,7 +90,10 @@ struct Side {
     /// Who attaches to TLS libraries.
     tls: Option<Watch>,
     spans: Vec<Span>,
+    /// Which exchanges are this agent's to report.
+    gate: Gate,
     runtimes: Runtimes,
+    python: PythonProcesses,
     /// Processes whose runtimes are to be followed.
     to_follow: Vec<(u32, Runtime)>,
     /// Exchanges that are none of ours to report.
@@ -110,6 +125,12 @@ pub struct Parts {
     pub tls: Option<Watch>,
     /// Connections tracked at a time.
     pub max_connections: usize,
+    /// What is done about processes with an SDK.
+    pub sdk: SdkSettings,
+    /// Which exchanges are this agent's to report.
+    pub gate: Gate,
+    /// What the kernel side makes ids from, where it writes trace context.
+    pub id_secret: Option<[u64; 2]>,
 }
 
 impl Pipeline {
@@ -127,7 +148,19 @@ impl Pipeline {
             admin,
             tls,
             max_connections,
+            sdk,
+            gate,
+            id_secret,
         } = parts;
+        let inherited = discovery.mode() == Mode::Command;
+        let mut assembler = Assembler::new(
+            Limits::default(),
+            builder.propagators().clone(),
+            fastrand::Rng::new(),
+        );
+        if let Some(secret) = id_secret {
+            assembler.derive_ids(secret);
+        }
         Pipeline {
             ingest: Ingest::new(max_connections.saturating_mul(2)),
             host: Side {
@@ -136,18 +169,17 @@ impl Pipeline {
                 processes,
                 has_port_rules: discovery.policy().has_rules(),
                 discovery,
-                assembler: Assembler::new(
-                    Limits::default(),
-                    builder.propagators().clone(),
-                    fastrand::Rng::new(),
-                ),
+                assembler,
                 builder,
+                sdks: Sdks::new(sdk, inherited),
                 admin,
                 tls,
                 now_ns: clock::boot_ns(),
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
+                gate,
                 runtimes: Runtimes::default(),
+                python: PythonProcesses::default(),
                 to_follow: Vec::new(),
                 foreign: 0,
                 ledger: Arc::clone(&ledger),
@@ -159,6 +191,7 @@ impl Pipeline {
             settling: None,
             records: 0,
             cut_ns: u64::MAX,
+            shedding: false,
         }
     }
 
@@ -180,6 +213,9 @@ impl Pipeline {
             return false;
         }
         match Record::parse(bytes) {
+            Some(Record::Data(..) | Record::Connection(_)) if self.shedding => {
+                self.ingest.refuse(MEMORY_LIMIT);
+            }
             Some(Record::Data(event, captured)) => {
                 self.ingest.data(event, captured, &mut self.host);
             }
@@ -194,10 +230,12 @@ impl Pipeline {
                     ..
                 } = *event;
                 self.host.processes.on_fork(tgid, parent_tgid, time_ns);
+                self.host.python.forked(tgid, parent_tgid);
                 // Its parent may have forked it before its own kind was said.
                 self.host.follow(tgid);
             }
             Some(Record::Exit(event)) => self.exit(event),
+            Some(Record::Injected(event)) => self.host.assembler.injected(event.into()),
             Some(Record::Mapped(event)) => {
                 if let Some(tls) = &self.host.tls {
                     tls.mapped(event.tgid, event.file);
@@ -211,6 +249,8 @@ impl Pipeline {
     fn exit(&mut self, event: &ExitEvent) {
         self.ingest.exit(event.tgid, event.time_ns, &mut self.host);
         self.host.processes.on_exit(event.tgid, event.time_ns);
+        self.host.python.ended(event.tgid);
+        self.host.sdks.stage.exited(event.tgid, self.host.now_ns);
         if let Some(tls) = &self.host.tls {
             tls.ended(event.tgid);
         }
@@ -240,11 +280,17 @@ impl Pipeline {
         self.records += (n as u64).saturating_sub(refused);
         let Side {
             assembler,
+            sdks,
             spans,
             now_ns,
             ..
         } = &mut self.host;
         assembler.poll(*now_ns, spans);
+        let left = sdks.sort(spans, *now_ns);
+        if !left.is_empty() {
+            beside::count(&left, &self.ledger);
+            self.outlet.left(&left);
+        }
         let mut spans = Vec::new();
         if !self.host.spans.is_empty() {
             let room = self.host.spans.len();
@@ -266,6 +312,7 @@ impl Pipeline {
     pub fn tick(&mut self, now_ns: u64) {
         self.ingest.tick(now_ns, &mut self.host);
         self.host.processes.expire(now_ns);
+        self.host.release();
         self.outlet.tick(now_ns);
         let is_due = |settling: &mut Settling| now_ns >= settling.since_ns + SETTLE_NS;
         if let Some(settling) = self.settling.take_if(is_due) {
@@ -338,15 +385,41 @@ impl Pipeline {
         tracing::info!("settings reloaded");
     }
 
+    /// There is too little memory: gives up what is open, and takes nothing more until [`resume`](Self::resume).
+    pub fn shed(&mut self) {
+        self.shedding = true;
+        let open = self.ingest.forget(|_| true, MEMORY_LIMIT, &mut self.host);
+        let held = self.host.gate.give_up_held();
+        self.ledger.exchanges.dropped(MEMORY_LIMIT, open + held);
+        // What waits for a decision gets it now.
+        self.outlet.finish();
+        crate::sys::give_memory_back();
+    }
+
+    /// There is enough again. What was not looked at is joined in the middle when it speaks.
+    pub fn resume(&mut self) {
+        self.shedding = false;
+        let ingest = &self.ingest;
+        let now_ns = clock::boot_ns();
+        self.host
+            .maps
+            .forget_connections(now_ns, |id| ingest.knows(id));
+    }
+
     /// The end: nothing more will come. What is still open has no end that we know.
     pub fn finish(&mut self) {
         self.ingest.tick(u64::MAX, &mut self.host);
-        const REASON: &str = "unfinished_at_shutdown";
-        let open = self.ingest.abandon_all(REASON, &mut self.host);
+        self.host.release();
+        // What a newer agent reports is among them, and cannot be told from what nobody does.
+        let reason = match self.host.gate.is_handed_over() {
+            true => "unfinished_after_takeover",
+            false => "unfinished_at_shutdown",
+        };
+        let open = self.ingest.abandon_all(reason, &mut self.host);
         // What still waits will learn nothing more.
         self.host.now_ns = u64::MAX;
         self.commit(0);
-        self.ledger.exchanges.dropped(REASON, open);
+        self.ledger.exchanges.dropped(reason, open);
         self.outlet.finish();
     }
 
@@ -354,6 +427,11 @@ impl Pipeline {
     /// it never shows more taken out of the ring than was put in.
     pub fn records(&self) -> u64 {
         self.records
+    }
+
+    /// What decides who reports.
+    pub fn gate(&mut self) -> &mut Gate {
+        &mut self.host.gate
     }
 
     /// Doors to the kernel side.
@@ -365,6 +443,11 @@ impl Pipeline {
     pub fn joins(&self) -> (&JoinCounts, usize) {
         let assembler = &self.host.assembler;
         (assembler.counts(), assembler.waiting())
+    }
+
+    /// What was left to SDKs so far.
+    pub fn sdks(&self) -> SdkCounts {
+        self.host.sdks.stage.counts()
     }
 
     /// Where spans wait for what Kubernetes says, and the processes that it says it of.
@@ -413,6 +496,14 @@ impl Pipeline {
         }
     }
 
+    /// The processes that run Python, and what else following them takes.
+    pub fn python(&mut self) -> (&mut PythonProcesses, &mut Maps, &ProcFs) {
+        let Side {
+            python, maps, proc, ..
+        } = &mut self.host;
+        (python, maps, proc)
+    }
+
     /// Where a process's program can be opened.
     pub fn exe_path(&self, tgid: u32) -> PathBuf {
         self.host.proc.exe_path(tgid)
@@ -421,6 +512,26 @@ impl Pipeline {
     /// Connections by the protocol they are parsed as.
     pub fn sessions(&self) -> [(&'static str, u64); 3] {
         self.ingest.sessions()
+    }
+
+    /// Exchanges that have begun and not ended, as far as there is room to show them.
+    pub fn unfinished(&mut self, now_ns: u64) -> Vec<OpenExchange> {
+        let processes = &mut self.host.processes;
+        let open = self.ingest.unfinished().take(MOST_OPEN);
+        open.map(|(one, connection)| OpenExchange {
+            service: processes.get(one.tgid).service_name.clone(),
+            pid: one.tgid,
+            role: one.role.map(|role| match role {
+                Role::Server => "server",
+                Role::Client => "client",
+            }),
+            method: one.request.method.clone(),
+            path: path_of(&one.request.target).into(),
+            peer: connection.remote.to_string().into(),
+            seconds: now_ns.saturating_sub(one.began_ns) as f64 / 1e9,
+            answered: one.answered,
+        })
+        .collect()
     }
 
     /// Applies the policy to the processes that run already.
@@ -439,7 +550,9 @@ impl Side {
     }
 
     fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
+        self.python.ended(event.tgid);
         self.follow(event.tgid);
+        self.sdks.stage.restarted(event.tgid);
         if let Some(tls) = &self.tls {
             tls.started(event.tgid);
         }
@@ -482,6 +595,12 @@ impl Side {
     }
 }
 
+/// Path of a target in origin form; in any other form it may hold more than that.
+fn path_of(target: &str) -> &str {
+    let path = target.split(['?', '#']).next();
+    path.filter(|path| path.starts_with('/')).unwrap_or("")
+}
+
 /// The exporters' `User-Agent`; libraries may append their own.
 fn is_own(user_agent: &str) -> bool {
     user_agent.starts_with(USER_AGENT)
@@ -518,7 +637,18 @@ impl Host for Side {
     }
 
     fn opened(&mut self, opened: Opened, connection: &Arc<Connection>) {
+        let id = ExchangeId {
+            connection: connection.id,
+            key: opened.key,
+        };
+        let (role, tgid, context) = (opened.role, opened.tgid, self.context_of(&opened));
+        self.gate.opened(&opened, connection);
         self.assembler.opened(opened, connection, self.now_ns);
+        self.opened_beside(id, role, tgid, context.as_ref());
+    }
+
+    fn exported(&mut self, body: ExportBody) {
+        self.exported_beside(&body);
     }
 
     fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>) {
@@ -526,6 +656,36 @@ impl Host for Side {
             self.foreign += 1;
             return;
         }
+        self.ended_beside(&exchange);
+        match self.gate.judge(&exchange, connection) {
+            Verdict::Report => self.report(exchange, connection),
+            Verdict::Leave => self.foreign += 1,
+            Verdict::Wait => self.gate.hold(exchange, Arc::clone(connection)),
+        }
+    }
+
+    fn abandoned(&mut self, tgid: u32, reason: &'static str, n: u64) {
+        let process = self.processes.get(tgid);
+        let services = &self.ledger.services;
+        services.ended(&process.service_name, Outcome::Dropped(reason), n);
+    }
+}
+
+impl Side {
+    /// What waited for another agent's word and need not any more.
+    fn release(&mut self) {
+        for (exchange, connection) in self.gate.take_held() {
+            match self.gate.judge(&exchange, &connection) {
+                Verdict::Report => self.report(exchange, &connection),
+                Verdict::Leave => self.foreign += 1,
+                Verdict::Wait => self.gate.hold(exchange, connection),
+            }
+        }
+        let lost = self.gate.take_overflowed();
+        self.ledger.exchanges.dropped("takeover_full", lost);
+    }
+
+    fn report(&mut self, exchange: Exchange, connection: &Arc<Connection>) {
         let process = self.processes.get_at(exchange.tgid, exchange.end_ns);
         let id = ExchangeId {
             connection: connection.id,
@@ -536,11 +696,5 @@ impl Host for Side {
             .build(exchange, connection, &process, self.boot_to_unix_ns);
         self.assembler
             .finished(id, span, self.now_ns, &mut self.spans);
-    }
-
-    fn abandoned(&mut self, tgid: u32, reason: &'static str, n: u64) {
-        let process = self.processes.get(tgid);
-        let services = &self.ledger.services;
-        services.ended(&process.service_name, Outcome::Dropped(reason), n);
     }
 }

@@ -11,8 +11,10 @@ use tokio::time::Instant;
 use super::AppError;
 use super::capture::{Capture, Start};
 use super::command::{self, Launcher};
+use super::notify::Notify;
 use super::reload::{Load, Reloader};
 use super::status::Status;
+use super::takeover::{self, Place};
 use crate::config::Config;
 use crate::discover::Mode;
 use crate::export::console::{ConsoleExporter, ConsoleOptions};
@@ -29,6 +31,8 @@ use crate::telemetry::metrics::{Snapshot, render};
 
 /// From the signal to the end, export included (contract: 5 s).
 const SHUTDOWN: Duration = Duration::from_millis(4500);
+/// For telling an older agent that it reports again.
+const LEAVING: Duration = Duration::from_secs(1);
 /// After the command's end, for the last events to arrive.
 const LAST_EVENTS: Duration = Duration::from_millis(100);
 
@@ -92,7 +96,13 @@ pub async fn run(
     let environment = |name: &str| std::env::var(name).ok();
     // Its watches end with it.
     let kubernetes = Kubernetes::start(&config.kubernetes, &environment);
+    // A command is traced by its own agent only.
+    let name = config.takeover.clone().filter(|_| mode == Mode::Host);
+    let place = Place::find(name.as_deref());
+    let (gate, commands) = takeover::channel();
     let started = Capture::start(Start {
+        asks: place.asks(),
+        commands,
         resource: settings.resource.clone(),
         config,
         admin: address,
@@ -113,19 +123,28 @@ pub async fn run(
         }
     };
     capture.tls_looked().await;
+    let (leave, left) = oneshot::channel();
+    let member = takeover::join(place, name.unwrap_or_default(), gate, left).await;
     readiness.ready();
+    let notify = Notify::from_environment();
+    notify.ready();
     // Loading took more than running needs.
     crate::sys::give_memory_back();
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 
     let ended = match command {
-        Some(launcher) => follow(launcher, &mut signals, &capture, &mut reloader).await,
-        None => wait(&mut signals, &capture, &mut reloader)
+        Some(launcher) => follow(launcher, &mut signals, &capture, &mut reloader, &notify).await,
+        None => wait(&mut signals, &capture, &mut reloader, &notify)
             .await
             .map(|()| ExitCode::SUCCESS),
     };
     let deadline = Instant::now() + SHUTDOWN;
     readiness.not_ready("the agent is shutting down");
+    notify.stopping(SHUTDOWN);
+    if let Some(member) = member {
+        let _ = leave.send(());
+        let _ = tokio::time::timeout(LEAVING, member).await;
+    }
     let capture = tokio::task::spawn_blocking(move || capture.stop());
     if tokio::time::timeout_at(deadline, capture).await.is_err() {
         tracing::warn!("the ring could not be emptied in time");
@@ -204,6 +223,7 @@ fn serve(admin: Admin, readiness: &Readiness, telemetry: Telemetry) -> Serving {
     let sources = Sources {
         readiness: readiness.clone(),
         ledger: Arc::clone(&telemetry.ledger),
+        open: telemetry.status.open(),
         metrics: Arc::new(move |format| render(&telemetry.snapshot(), &telemetry.recorded, format)),
     };
     let serving = admin.serve(sources, async move {
@@ -260,6 +280,7 @@ async fn wait(
     signals: &mut Signals,
     capture: &Capture,
     reloader: &mut Reloader,
+    notify: &Notify,
 ) -> Result<(), AppError> {
     let mut watch = tokio::time::interval(Duration::from_secs(1));
     let mut told = std::collections::BTreeSet::new();
@@ -267,7 +288,11 @@ async fn wait(
         tokio::select! {
             asked = signals.any() => match asked {
                 Asked::Stop => return Ok(()),
-                Asked::Reload => reloader.reload(capture),
+                Asked::Reload => {
+                    notify.reloading();
+                    reloader.reload(capture);
+                    notify.ready();
+                }
             },
             _ = watch.tick() => {
                 if capture.ended() {
@@ -289,10 +314,11 @@ async fn follow(
     signals: &mut Signals,
     capture: &Capture,
     reloader: &mut Reloader,
+    notify: &Notify,
 ) -> Result<ExitCode, AppError> {
     let mut child = launcher.start().await?;
     tokio::select! {
-        ended = wait(signals, capture, reloader) => {
+        ended = wait(signals, capture, reloader, notify) => {
             child.end().await;
             ended?;
         }

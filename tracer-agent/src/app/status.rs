@@ -10,9 +10,11 @@ use crate::metrics::Recorded;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::metrics::{Exporter, Kubernetes, Probes, ProgramCost, Snapshot, Tls};
+use crate::telemetry::metrics::{Exporter, Kubernetes, Limits, Probes, ProgramCost, Snapshot, Tls};
+use crate::telemetry::open::OpenExchanges;
 use crate::trace::routes::RouteCounts;
 use crate::trace::sampling::SamplerCounts;
+use crate::trace::sdk::SdkCounts;
 use crate::trace::{JoinCounts, Link};
 
 use super::outlet::Outlet;
@@ -23,6 +25,7 @@ use crate::meta::table::PodCounts;
 #[derive(Debug, Default)]
 pub struct Status {
     latest: Mutex<Snapshot>,
+    open: Arc<OpenExchanges>,
 }
 
 /// Name of the loss that only the kernel counts; see [`crate::kernel::programs`].
@@ -63,6 +66,16 @@ impl Status {
         latest.unparsed_connections = counts.unparsed_connections.to_vec();
     }
 
+    /// Where exchanges that have not ended are asked for.
+    pub fn open(&self) -> Arc<OpenExchanges> {
+        Arc::clone(&self.open)
+    }
+
+    /// Bounds of what is used.
+    pub fn limits(&self, counts: Limits) {
+        self.lock().limits = counts;
+    }
+
     /// Probes in TLS libraries.
     pub fn tls(&self, counts: Tls) {
         self.lock().tls = counts;
@@ -86,6 +99,11 @@ impl Status {
         latest.processes = processes as u64;
     }
 
+    /// What is left to SDKs.
+    pub fn sdks(&self, counts: SdkCounts) {
+        self.lock().sdks = counts;
+    }
+
     /// What was joined so far.
     pub fn joins(&self, counts: &JoinCounts, waiting: usize) {
         let JoinCounts {
@@ -94,6 +112,7 @@ impl Status {
             hurried,
             forgotten,
             late,
+            conflicts,
         } = counts;
         let mut latest = self.lock();
         latest.parents = Link::ALL
@@ -106,8 +125,14 @@ impl Status {
             ("hurried", *hurried),
             ("forgotten", *forgotten),
             ("late", *late),
+            ("conflict", *conflicts),
         ];
         latest.waiting_spans = waiting as u64;
+    }
+
+    /// What became of requests that could have got a header.
+    pub fn propagated(&self, outcomes: Vec<(&'static str, u64)>) {
+        self.lock().propagated = outcomes;
     }
 
     /// What is asked for less often, because it takes a walk over all connections or a system call

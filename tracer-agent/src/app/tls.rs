@@ -31,7 +31,7 @@ const UNUSED: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(15);
 
 /// Files that could not be looked at, of which the log tells.
-const MOST_TOLD: usize = 1024;
+const MOST_TOLD: usize = 256;
 /// Where the host's libraries are, and what they are called.
 const DIRECTORIES: &[&str] = &[
     "/usr/lib/x86_64-linux-gnu",
@@ -300,7 +300,7 @@ impl Keeper {
         for Unseen { shown, reason } in found.unseen {
             if self.told.len() < MOST_TOLD && self.told.insert(shown.clone()) {
                 self.shared.failures.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(file = %shown.display(), %reason, "not looked into for TLS");
+                tracing::info!(file = %shown.display(), %reason, "not looked into for TLS");
             }
         }
     }
@@ -332,6 +332,9 @@ impl Keeper {
     fn attach_new(&mut self, target: &Target) -> Option<Attached> {
         let (file, library) = (target.shown.display(), &target.library);
         let started = Instant::now();
+        if let Some(why) = target.unseen() {
+            tracing::info!(%file, %library, %why, "does not see into a TLS library");
+        }
         match self.probes.attach(target) {
             Ok(attached) => {
                 for (function, why) in &attached.failed {

@@ -21,6 +21,8 @@ type List = Option<Vec<Spanned<String>>>;
 struct File {
     log_level: Scalar,
     admin: Scalar,
+    takeover: Scalar,
+    limits: Limits,
     propagate: Scalar,
     propagators: List,
     discovery: Discovery,
@@ -29,6 +31,7 @@ struct File {
     service_names: Vec<Spanned<ServiceName>>,
     sampling: Sampling,
     routes: Routes,
+    sdk: Sdk,
     redaction: Redaction,
     process: Process,
     kubernetes: Kubernetes,
@@ -44,6 +47,12 @@ struct Kubernetes {
     annotations: List,
     peers: Scalar,
     wait_ms: Scalar,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    memory: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -95,6 +104,21 @@ struct Routes {
 struct RouteService {
     service: Scalar,
     patterns: List,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Sdk {
+    mode: Scalar,
+    wait_ms: Scalar,
+    services: Vec<Spanned<SdkService>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct SdkService {
+    service: Scalar,
+    mode: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -243,6 +267,8 @@ impl Lowering<'_> {
         let File {
             log_level,
             admin,
+            takeover,
+            limits: Limits { memory },
             propagate,
             propagators,
             discovery:
@@ -270,6 +296,7 @@ impl Lowering<'_> {
             service_names,
             sampling,
             routes,
+            sdk,
             redaction: Redaction { query_keys },
             process: Process { command_args },
             kubernetes,
@@ -277,6 +304,8 @@ impl Lowering<'_> {
         } = file;
         self.scalar(keys::LOG_LEVEL, log_level);
         self.scalar(keys::ADMIN, admin);
+        self.scalar(keys::TAKEOVER, takeover);
+        self.scalar(keys::LIMIT_MEMORY, memory);
         self.scalar(keys::PROPAGATE, propagate);
         self.list(keys::PROPAGATORS, propagators);
         let Rules {
@@ -357,6 +386,7 @@ impl Lowering<'_> {
         self.scalar(keys::BATCH_SIZE, max_batch);
         self.sampling(sampling);
         self.routes(routes);
+        self.sdk(sdk);
         self.list(keys::QUERY_KEYS, query_keys);
         self.scalar(keys::COMMAND_ARGS, command_args);
         let Kubernetes {
@@ -442,6 +472,21 @@ impl Lowering<'_> {
             let RouteService { service, patterns } = entry.value;
             let fields = [("service", one(service)), ("patterns", patterns)];
             self.item(keys::ROUTE_SERVICES, entry.referenced.line(), fields);
+        }
+    }
+
+    fn sdk(&mut self, sdk: Sdk) {
+        let Sdk {
+            mode,
+            wait_ms,
+            services,
+        } = sdk;
+        self.scalar(keys::SDK_MODE, mode);
+        self.scalar(keys::SDK_WAIT, wait_ms);
+        for entry in services {
+            let SdkService { service, mode } = entry.value;
+            let fields = [("service", one(service)), ("mode", one(mode))];
+            self.item(keys::SDK_SERVICES, entry.referenced.line(), fields);
         }
     }
 

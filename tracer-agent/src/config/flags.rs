@@ -28,9 +28,21 @@ pub struct RunFlags {
     /// Address of /healthz, /readyz, /metrics and /ledger, or `off` [default: 127.0.0.1:9468]
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
-    /// Write trace context into outgoing requests (not built yet)
-    #[arg(long)]
-    pub propagate: bool,
+    /// Name under which a newer agent takes over from this one, or `off`
+    #[arg(long, value_name = "NAME")]
+    pub takeover: Option<String>,
+    /// Write trace context into outgoing requests; `always`: whatever the self-test of the kernel says
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub propagate: Option<String>,
+    /// Processes with an OpenTelemetry SDK: auto, trace, leave [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub sdk: Option<String>,
     /// Memory between kernel and agent, a power of two [default: 8MiB]
     #[arg(long, value_name = "SIZE")]
     pub ring_size: Option<String>,
@@ -111,7 +123,9 @@ pub(super) fn values(flags: &RunFlags) -> Values {
                 log_level,
             },
         admin,
+        takeover,
         propagate,
+        sdk,
         ring_size,
         spool,
         spool_max_bytes,
@@ -140,7 +154,9 @@ pub(super) fn values(flags: &RunFlags) -> Values {
     put(keys::OTLP_FILE, otlp_file.as_slice());
     put(keys::LOG_LEVEL, log_level.as_slice());
     put(keys::ADMIN, admin.as_slice());
-    put(keys::PROPAGATE, yes(*propagate).as_slice());
+    put(keys::TAKEOVER, takeover.as_slice());
+    put(keys::PROPAGATE, propagate.as_slice());
+    put(keys::SDK_MODE, sdk.as_slice());
     put(keys::RING_SIZE, ring_size.as_slice());
     put(keys::SPOOL, spool.as_slice());
     put(keys::SPOOL_MAX_BYTES, spool_max_bytes.as_slice());

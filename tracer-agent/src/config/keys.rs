@@ -37,8 +37,12 @@ keys! {
         "How much the agent says about itself on stderr: `off`, `error`, `warn`, `info`, `debug`, `trace`, or directives such as `tracer_agent::ingest=debug`.";
     ADMIN = "admin", ["TRACER_ADMIN"], Some("--admin"), "127.0.0.1:9468", one,
         "Address of `/healthz`, `/readyz`, `/metrics` and `/ledger`: `IP:PORT`, or `off`.";
+    TAKEOVER = "takeover", ["TRACER_TAKEOVER"], Some("--takeover"), "", one,
+        "Name under which a newer agent takes over from an older one on the same host, or `off`. Unset: one name for agents with the same `discovery.include`. See [operations](operations.md).";
+    LIMIT_MEMORY = "limits.memory", ["TRACER_LIMITS_MEMORY"], None, "", one,
+        "Memory of the agent, `64MiB` to `1TiB`: beyond it open exchanges are given up and counted. Unset: 85 % of its cgroup's `memory.max`, if it has one. See [operations](operations.md).";
     PROPAGATE = "propagate", ["TRACER_PROPAGATE"], Some("--propagate"), "false", one,
-        "Write trace context into outgoing requests. Not built yet: `true` is refused.";
+        "Write trace context into outgoing requests: `true`, `false`, or `always` to do it even on a kernel that fails the self-test for a fault which programs may notice. See [propagation](propagation.md).";
     PROPAGATORS = "propagators", ["OTEL_PROPAGATORS"], None, "tracecontext,b3,b3multi,jaeger,xray,datadog", list,
         "Trace-context formats read from requests, in order of preference: `tracecontext`, `b3`, `b3multi`, `jaeger`, `xray`, `datadog`, `none`. `baggage` is accepted and carries no trace. Unknown names in the variable are ignored with a warning.";
     INCLUDE_EXE = "discovery.include.exe", ["TRACER_INCLUDE_EXE"], Some("--include-exe"), "", list,
@@ -125,6 +129,10 @@ keys! {
         "Guess such names from the paths that are seen.";
     ROUTE_MAX = "routes.max_per_service", ["TRACER_ROUTES_MAX_PER_SERVICE"], None, "200", one,
         "Names that are guessed for one side of one service at most, 1 to 10000.";
+    SDK_MODE = "sdk.mode", ["TRACER_SDK"], Some("--sdk"), "auto", one,
+        "What is done about requests of processes that have an OpenTelemetry SDK: `auto` leaves to it what it is seen to report, `trace` reports all, `leave` leaves all of them to it. See [sdk](sdk.md).";
+    SDK_WAIT = "sdk.wait_ms", ["TRACER_SDK_WAIT_MS"], None, "7000", one,
+        "Where there are signs of an SDK: milliseconds that spans wait for its first export, 100 to 60000. More than the 5 s from one export of an SDK to the next.";
     QUERY_KEYS = "redaction.query_keys", ["TRACER_REDACTION_QUERY_KEYS"], None,
         "X-Amz-Signature,X-Amz-Credential,X-Amz-Security-Token,AWSAccessKeyId,Signature,sig,X-Goog-Signature", list,
         "Query keys whose values are replaced by `REDACTED`; a list of your own replaces this one.";
@@ -184,6 +192,7 @@ const fn field(name: &'static str, help: &'static str) -> Field {
 pub(super) const SERVICE_NAMES: &str = "service_names";
 pub(super) const SAMPLING_RULES: &str = "sampling.rules";
 pub(super) const ROUTE_SERVICES: &str = "routes.services";
+pub(super) const SDK_SERVICES: &str = "sdk.services";
 
 /// Every list of rules, in the order of the reference.
 pub const LISTS: &[List] = &[
@@ -232,6 +241,21 @@ pub const LISTS: &[List] = &[
             },
         ],
         example: "routes:\n  services:\n    - service: shop\n      patterns: [\"/users/{id}\", \"/static/**\"]\n",
+    },
+    List {
+        name: SDK_SERVICES,
+        help: "Modes of single services, first match wins.",
+        fields: &[
+            Field {
+                required: true,
+                ..field("service", "Glob over `service.name`.")
+            },
+            Field {
+                required: true,
+                ..field("mode", "As `sdk.mode`.")
+            },
+        ],
+        example: "sdk:\n  services:\n    - service: legacy-*\n      mode: trace\n",
     },
 ];
 

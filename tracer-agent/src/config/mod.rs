@@ -28,7 +28,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use crate::meta::kubernetes;
-use crate::trace::{routes, sampling};
+use crate::trace::{routes, sampling, sdk};
 
 pub use error::ConfigError;
 pub use flags::{CommonFlags, RunFlags};
@@ -43,12 +43,18 @@ pub struct Config {
     pub log_level: String,
     /// Where the admin endpoint listens; `None` switches it off.
     pub admin: Option<SocketAddr>,
+    /// What agents that replace each other have in common; `None` for one that takes no part.
+    pub takeover: Option<String>,
+    /// What the agent may use of the host.
+    pub limits: Limits,
     /// Which processes are traced.
     pub discovery: Discovery,
     /// Bounds of the kernel side.
     pub capture: Capture,
     /// Where spans go.
     pub export: Export,
+    /// Whether trace context is written into requests.
+    pub propagate: Propagate,
     /// Trace-context formats read from requests, in the syntax of `OTEL_PROPAGATORS`. Names from the
     /// file are known ones; the trace room ignores unknown ones of the variable, as specified.
     pub propagators: String,
@@ -58,6 +64,8 @@ pub struct Config {
     pub sampling: sampling::Settings,
     /// Which names paths give to spans.
     pub routes: routes::Settings,
+    /// What is done about processes with an SDK.
+    pub sdk: sdk::Settings,
     /// What is blanked in URLs.
     pub redaction: Redaction,
     /// What is told about processes.
@@ -66,6 +74,25 @@ pub struct Config {
     pub kubernetes: kubernetes::Settings,
     /// What the agent counts about itself.
     pub telemetry: TelemetrySettings,
+}
+
+/// What the agent may use of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory; `None` asks the cgroup.
+    pub memory: Option<u64>,
+}
+
+/// Whether trace context is written into requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagate {
+    /// No.
+    #[default]
+    Off,
+    /// If this kernel passes the self-test.
+    Tested,
+    /// Also if it fails one that programs may notice, but that leaves what they send right.
+    Always,
 }
 
 /// Which processes are traced. Excludes win over includes; without includes everything is in.
@@ -171,13 +198,17 @@ impl Config {
         let Config {
             log_level,
             admin,
+            takeover,
+            limits,
             discovery: _,
             capture,
             export,
+            propagate,
             propagators,
             service_names,
             sampling: _,
             routes: _,
+            sdk,
             redaction,
             process,
             kubernetes,
@@ -186,10 +217,18 @@ impl Config {
         let sections = [
             ("log_level", *log_level != other.log_level),
             ("admin", *admin != other.admin),
+            // Its default follows policy, which changes without a restart.
+            (
+                "takeover",
+                *takeover != other.takeover && self.discovery.include == other.discovery.include,
+            ),
+            ("limits", *limits != other.limits),
             ("capture", *capture != other.capture),
             ("export", *export != other.export),
+            ("propagate", *propagate != other.propagate),
             ("propagators", *propagators != other.propagators),
             ("service_names", *service_names != other.service_names),
+            ("sdk", *sdk != other.sdk),
             ("redaction", *redaction != other.redaction),
             ("process", *process != other.process),
             ("kubernetes", *kubernetes != other.kubernetes),

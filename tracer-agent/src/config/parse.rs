@@ -159,6 +159,33 @@ fn size(text: &str) -> Option<u64> {
         .filter(|size| *size > 0)
 }
 
+/// A bound of the agent's memory.
+pub(super) fn memory(text: &str) -> Parsed<u64> {
+    let allowed = "allowed: 64MiB to 1TiB, such as 512MiB";
+    match size(text) {
+        None => Err(format!("`{text}` is not a size; {allowed}")),
+        Some(size) if !(64 * KIB * KIB..=KIB * KIB * KIB * KIB).contains(&size) => {
+            Err(format!("`{text}` is out of bounds; {allowed}"))
+        }
+        Some(size) => Ok(size),
+    }
+}
+
+/// A name that agents have in common, or `off`.
+pub(super) fn takeover(text: &str) -> Parsed<Option<String>> {
+    // As for `admin`.
+    if matches!(text, "off" | "false") {
+        return Ok(None);
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match (1..=64).contains(&text.len()) && text.chars().all(allowed) {
+        true => Ok(Some(text.to_owned())),
+        false => Err(format!(
+            "`{text}` is not a name; allowed: up to 64 letters, digits, `.`, `_` and `-`, or off"
+        )),
+    }
+}
+
 /// `IP:PORT`, or `off`.
 pub(super) fn admin(text: &str) -> Parsed<Option<SocketAddr>> {
     // YAML 1.1 readers of the same file may have turned `off` into false.

@@ -5,18 +5,21 @@ use std::path::PathBuf;
 
 use super::layers::{Layers, Place, Rule, Sourced};
 use super::{
-    Capture, Config, ConfigError, Discovery, Export, ProcessSettings, Redaction, Rules,
-    ServiceNameRule, TelemetrySettings, keys, parse,
+    Capture, Config, ConfigError, Discovery, Export, Limits, ProcessSettings, Propagate, Redaction,
+    Rules, ServiceNameRule, TelemetrySettings, keys, parse,
 };
 use crate::meta::kubernetes;
 
 impl Layers {
     /// Validates every value. The first wrong one is the error.
     pub fn resolve(&self) -> Result<Config, ConfigError> {
-        self.refuse_propagate()?;
-        let config = Config {
+        let mut config = Config {
             log_level: self.one(keys::LOG_LEVEL, parse::log_level)?,
             admin: self.one(keys::ADMIN, parse::admin)?,
+            takeover: None,
+            limits: Limits {
+                memory: self.optional(keys::LIMIT_MEMORY, parse::memory)?,
+            },
             discovery: Discovery {
                 include: Rules {
                     exe: self.many(keys::INCLUDE_EXE, parse::glob)?,
@@ -39,6 +42,7 @@ impl Layers {
                 tls: self.one(keys::TLS, parse::boolean)?,
             },
             export: self.export()?,
+            propagate: self.propagate()?,
             propagators: self.propagators()?,
             service_names: self
                 .service_names
@@ -47,6 +51,7 @@ impl Layers {
                 .collect::<Result<_, _>>()?,
             sampling: self.sampling()?,
             routes: self.routes()?,
+            sdk: self.sdk()?,
             redaction: Redaction {
                 query_keys: self.many(keys::QUERY_KEYS, parse::non_empty)?,
             },
@@ -67,18 +72,31 @@ impl Layers {
                 bpf_stats: self.one(keys::BPF_STATS, parse::boolean)?,
             },
         };
+        config.takeover = match self.optional(keys::TAKEOVER, parse::takeover)? {
+            Some(said) => said,
+            None => Some(name_of(&config.discovery)),
+        };
         Ok(config)
     }
 
-    /// A wish that cannot be met is refused, not ignored.
-    fn refuse_propagate(&self) -> Result<(), ConfigError> {
-        self.optional(keys::PROPAGATE, |text| match parse::boolean(text)? {
-            true => {
-                Err("writing trace context into requests is not built yet; leave it out".to_owned())
+    /// What is written has to be read by the agent at the other end.
+    fn propagate(&self) -> Result<Propagate, ConfigError> {
+        let reads = self
+            .effective(keys::PROPAGATORS)
+            .iter()
+            .flat_map(|value| value.text.split(','))
+            .any(|name| name.trim() == "tracecontext");
+        self.one(keys::PROPAGATE, |text| {
+            let wanted = match text {
+                "always" => Propagate::Always,
+                _ if parse::boolean(text)? => Propagate::Tested,
+                _ => Propagate::Off,
+            };
+            if wanted != Propagate::Off && !reads {
+                return Err("needs `tracecontext` among the propagators".to_owned());
             }
-            false => Ok(()),
+            Ok(wanted)
         })
-        .map(|_| ())
     }
 
     /// OpenTelemetry wants unknown names of the variable ignored with a warning, which the trace room
@@ -220,6 +238,20 @@ impl Layers {
             .map(|value| accept(key, value, &parse))
             .collect()
     }
+}
+
+/// Agents that trace the same part of a host replace each other, those that trace different ones do not.
+fn name_of(discovery: &Discovery) -> String {
+    let Discovery {
+        include,
+        exclude: _,
+        containers_only,
+    } = discovery;
+    if *include == Rules::default() && !containers_only {
+        return "host".to_owned();
+    }
+    let part = format!("{include:?} {containers_only}");
+    format!("part-{:08x}", crc32fast::hash(part.as_bytes()))
 }
 
 pub(super) fn accept<T>(

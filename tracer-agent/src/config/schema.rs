@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::keys::{self, KEYS, Key, LISTS};
 use crate::trace::sampling::NAMES;
+use crate::trace::sdk::MODES;
 
 /// What the values of a key look like.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +35,10 @@ enum Shape {
 fn shape(key: &str) -> Shape {
     const MILLISECONDS: Shape = Shape::Integer(1, 3_600_000);
     match key {
-        keys::ADMIN => Shape::TextOrOff,
-        keys::PROPAGATE
-        | keys::CONTAINERS_ONLY
+        keys::ADMIN | keys::TAKEOVER => Shape::TextOrOff,
+        keys::LIMIT_MEMORY => Shape::IntegerOrText,
+        keys::PROPAGATE => Shape::Words(&["false", "true", "always"]),
+        keys::CONTAINERS_ONLY
         | keys::TLS
         | keys::COMMAND_ARGS
         | keys::KUBERNETES_PEERS
@@ -52,7 +54,8 @@ fn shape(key: &str) -> Shape {
         keys::SAMPLER => Shape::Words(&NAMES),
         keys::SAMPLER_RATIO => Shape::Number(0.0, 1.0),
         keys::SPANS_PER_SECOND => Shape::Above(0.0, 1e6),
-        keys::DECISION_WAIT => Shape::Integer(100, 60_000),
+        keys::SDK_MODE => Shape::Words(&MODES),
+        keys::DECISION_WAIT | keys::SDK_WAIT => Shape::Integer(100, 60_000),
         keys::ROUTE_MAX => Shape::Integer(1, 10_000),
         keys::KUBERNETES => Shape::TextOrOff,
         keys::KUBERNETES_WAIT => Shape::IntegerFromZero(30_000),
@@ -66,6 +69,7 @@ fn field_shape(field: &str) -> Shape {
     match field {
         "keep_slower_than_ms" => shape(keys::KEEP_SLOWER_THAN),
         "spans_per_second" => shape(keys::SPANS_PER_SECOND),
+        "mode" => shape(keys::SDK_MODE),
         "route" | "patterns" => Shape::Path,
         _ => Shape::Text,
     }

@@ -1,11 +1,12 @@
-//! What decides about spans (sampling) and names them (routes), from layers to validated settings.
+//! What decides about spans (sampling, sdk) and names them (routes), from layers to validated settings.
 
-use super::keys::{ROUTE_SERVICES, SAMPLING_RULES};
+use super::keys::{ROUTE_SERVICES, SAMPLING_RULES, SDK_SERVICES};
 use super::layers::{Item, Layers};
 use super::resolve::accept;
 use super::{ConfigError, keys, parse};
 use crate::trace::routes::{self, ServicePattern};
 use crate::trace::sampling::{self, Rule, Standard};
+use crate::trace::sdk::{self, ServiceMode};
 
 /// Milliseconds from which on a span is slow.
 const SLOW_MS: std::ops::RangeInclusive<u32> = 1..=3_600_000;
@@ -44,6 +45,14 @@ impl Layers {
         })
     }
 
+    pub(super) fn sdk(&self) -> Result<sdk::Settings, ConfigError> {
+        Ok(sdk::Settings {
+            mode: self.one(keys::SDK_MODE, sdk_mode)?,
+            services: self.each(SDK_SERVICES, sdk_service)?,
+            wait: self.one(keys::SDK_WAIT, parse::millis(100..=60_000))?,
+        })
+    }
+
     fn each<T>(
         &self,
         list: &str,
@@ -52,6 +61,25 @@ impl Layers {
         let items = self.items.get(list).map_or(&[][..], Vec::as_slice);
         items.iter().map(parse).collect()
     }
+}
+
+fn sdk_mode(text: &str) -> Result<sdk::Mode, String> {
+    let word = parse::one_of(&sdk::MODES)(text)?;
+    Ok(sdk::Mode::named(&word).unwrap_or_default())
+}
+
+fn sdk_service(item: &Item) -> Result<ServiceMode, ConfigError> {
+    let list = SDK_SERVICES;
+    let service = field(item, list, "service", parse::glob)?;
+    let mode = field(item, list, "mode", sdk_mode)?;
+    let (Some(service), Some(mode)) = (service, mode) else {
+        let problem = "an entry needs a `service`, a glob over service names, and a `mode`";
+        return Err(refused(item, list, problem));
+    };
+    Ok(ServiceMode {
+        service: service.into(),
+        mode,
+    })
 }
 
 fn sampling_rule(item: &Item) -> Result<Rule, ConfigError> {

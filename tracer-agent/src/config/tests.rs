@@ -57,6 +57,8 @@ fn nothing_said_gives_the_defaults_of_the_table() {
     );
     assert_eq!(config.redaction.query_keys.len(), 7);
     assert_eq!(config.log_level, "info");
+    assert_eq!(config.takeover.as_deref(), Some("host"));
+    assert_eq!(config.limits, Limits::default());
     assert_eq!(
         config.export,
         Export {
@@ -93,6 +95,35 @@ fn flags_beat_environment_beats_file() {
     check(file, env, "--admin off", None);
     check("", "", "--admin [::1]:80", Some("[::1]:80"));
     check("", "", "--admin localhost:80", Some("127.0.0.1:80"));
+}
+
+/// Scenario: agents with one policy, with disjoint ones, and named ones. Guarantees: only those with the
+/// same name replace each other.
+#[test]
+fn agents_of_the_same_part_have_the_same_name() {
+    let name = |text, args| load(text, "", args).expect("valid").takeover;
+    let shop = name("", "--include-exe /opt/shop");
+    assert_eq!(shop, name("discovery: {include: {exe: [/opt/shop]}}", ""));
+    assert_ne!(shop, name("", "--include-exe /opt/bank"));
+    assert_ne!(shop, name("", "--include-exe /opt/shop --containers-only"));
+    assert_eq!(name("", "--exclude-port 1"), Some("host".to_owned()));
+    assert_eq!(name("takeover: off", ""), None);
+    assert_eq!(name("takeover: a", ""), Some("a".to_owned()));
+    assert_eq!(name("takeover: a", "--takeover b"), Some("b".to_owned()));
+    for wrong in ["a/b", "ü"] {
+        assert!(load(&format!("takeover: {wrong}"), "", "").is_err());
+    }
+    for (text, valid) in [
+        ("{memory: 64MiB}", true),
+        ("{memory: 63MiB}", false),
+        ("{cpu: 1}", false),
+    ] {
+        assert_eq!(
+            load(&format!("limits: {text}"), "", "").is_ok(),
+            valid,
+            "{text}"
+        );
+    }
 }
 
 #[test]
@@ -302,7 +333,11 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
         "",
         &["OTEL_TRACES_SAMPLER_ARG: `nan` is not a ratio"],
     );
-    file("propagate: true", &["line 1: propagate", "not built yet"]);
+    file("propagate: maybe", &["line 1: propagate"]);
+    file(
+        "propagate: true\npropagators: [b3]\n",
+        &["line 1: propagate", "tracecontext"],
+    );
     file("log_level: 'a=b=c'", &["line 1: log_level", "debug"]);
     check(
         "",
@@ -323,7 +358,13 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
         &["--include-port: `0` is not a port"],
     );
     check("", "", "--include-port 9-8", &["--include-port: `9-8`"]);
-    check("", "", "--propagate", &["--propagate", "not built yet"]);
+    check("", "", "--propagate=maybe", &["--propagate"]);
+    check(
+        "",
+        "OTEL_PROPAGATORS=b3",
+        "--propagate",
+        &["--propagate", "tracecontext"],
+    );
 }
 
 proptest::proptest! {

@@ -16,9 +16,12 @@
 pub mod binary;
 pub mod pattern;
 pub mod policy;
+mod python;
 pub mod runtime;
+pub mod sdk;
 mod updates;
 
 pub use policy::{Decision, Policy, PolicyConfig, PortFilter, PortRange, Reason, Rule};
+pub use python::PythonProcesses;
 pub use runtime::{Runtime, Runtimes};
 pub use updates::{Discovery, Mode, PolicyUpdate};

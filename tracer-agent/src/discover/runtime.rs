@@ -21,6 +21,8 @@ pub enum Runtime {
     Kind(u32),
     /// Node: callbacks run to their ends, but timers run in the same turn; those have to be seen.
     Node,
+    /// Python: a thread for each request, or asyncio, which shows when it serves.
+    Python,
     /// Go: goroutines, whose beginnings and wake-ups have to be seen.
     Go,
 }
@@ -67,9 +69,8 @@ fn by_language(language: Option<Language>) -> Runtime {
     match language {
         // One thread at a time runs a request's code, or an event loop does, which the kernel side
         // finds out. Java's virtual threads as well.
-        Some(Language::Python | Language::Ruby | Language::Php | Language::Java) => {
-            Runtime::Kind(kind::THREADS)
-        }
+        Some(Language::Python) => Runtime::Python,
+        Some(Language::Ruby | Language::Php | Language::Java) => Runtime::Kind(kind::THREADS),
         Some(Language::Go) => Runtime::Go,
         // Work goes from thread to thread of a pool at any point: bun and deno, which have no
         // probes, among them.
@@ -89,7 +90,7 @@ mod tests {
             ("nginx", Some(Runtime::Kind(kind::CALLBACKS))),
             ("node", Some(Runtime::Node)),
             ("bun", Some(Runtime::Kind(kind::NONE))),
-            ("python3.11", Some(Runtime::Kind(kind::THREADS))),
+            ("python3.11", Some(Runtime::Python)),
             ("java", Some(Runtime::Kind(kind::THREADS))),
             ("dotnet", Some(Runtime::Kind(kind::NONE))),
             ("my-service", None),

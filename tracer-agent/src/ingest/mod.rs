@@ -16,11 +16,11 @@ use tracer_common::abi::{ConnectionEvent, DataEvent, EndEvent, data_flags, direc
 
 pub use record::Record;
 use sweep::Sweep;
-use tracked::{Closed, Tracked};
+use tracked::{Closed, Shutdown, Tracked};
 
 use crate::protocol::{
-    At, Cause, CauseMethod, Connection, Direction, End, Exchange, ExchangeId, Input, Opened,
-    Outputs, Parser, Sessions,
+    At, Cause, CauseMethod, Connection, Direction, End, Exchange, ExchangeId, ExportBody, Input,
+    Opened, Outputs, Parser, Sessions, Unfinished,
 };
 use crate::protocol::{http1, http2};
 use crate::telemetry::ledger::BytesSnapshot;
@@ -30,6 +30,10 @@ use crate::telemetry::ledger::BytesSnapshot;
 const LINGER_NS: u64 = 300_000_000;
 /// How long an exchange may stay open after that while the process still holds the descriptor.
 const HELD_NS: u64 = 30_000_000_000;
+/// A TLS library's write is told when the call returns, and its bytes have left before: the peer may
+/// have answered with its end, and another thread closed the connection, while the call's own thread waits
+/// for a CPU. So long the end of a session with open exchanges is put off.
+const TLS_LATE_NS: u64 = 1_000_000_000;
 /// How long the exchanges of a TLS session wait for its socket to become known.
 const BIND_NS: u64 = 500_000_000;
 
@@ -49,6 +53,8 @@ pub trait Host {
     fn opened(&mut self, opened: Opened, connection: &Arc<Connection>);
     /// An exchange is finished.
     fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>);
+    /// A process sent spans of its own: the body of that request.
+    fn exported(&mut self, _body: ExportBody) {}
     /// `n` exchanges of a process were given up without a span; they are in the counts too.
     fn abandoned(&mut self, _tgid: u32, _reason: &'static str, _n: u64) {}
 }
@@ -77,6 +83,8 @@ pub struct Ingest {
     by_socket: FxHashMap<u64, u64>,
     /// Connections that the kernel finished: when to look again, and which.
     closing: VecDeque<(u64, u64)>,
+    /// TLS sessions that will send no more but have exchanges open: until when, and which.
+    shutting: VecDeque<(u64, u64)>,
     /// Connections on unix sockets and TLS sessions without a socket: not all their ends are told.
     endless: FxHashSet<u64>,
     sweep: Sweep,
@@ -125,6 +133,14 @@ impl Ingest {
             .values()
             .map(|tracked| tracked.in_flight() as u64)
             .sum()
+    }
+
+    /// Exchanges that have begun and not ended, with their connections.
+    pub fn unfinished(&self) -> impl Iterator<Item = (Unfinished<'_>, &Connection)> {
+        self.connections.values().flat_map(|tracked| {
+            let unfinished = tracked.parser.unfinished();
+            unfinished.map(|one| (one, &*tracked.connection))
+        })
     }
 
     /// Counters since the last call.
@@ -300,6 +316,17 @@ impl Ingest {
                 }
                 return;
             }
+            End::WriteShutdown if tracked.connection.tls && tracked.parser.in_flight() > 0 => {
+                if tracked.shutdown.is_none() {
+                    tracked.shutdown = Some(Shutdown {
+                        time_ns: event.time_ns,
+                        position: event.write_position,
+                    });
+                    let due_ns = event.time_ns.saturating_add(TLS_LATE_NS);
+                    self.shutting.push_back((due_ns, event.connection));
+                }
+                return;
+            }
             End::WriteShutdown => (write, Direction::Write, event.write_position),
             End::ReadEof | End::Error(_) => (read, Direction::Read, event.read_position),
         };
@@ -345,6 +372,20 @@ impl Ingest {
                 self.unbound += tracked.give_up_waiting(host);
             }
         }
+        while let Some(&(due_ns, id)) = self.shutting.front() {
+            if due_ns > now_ns {
+                break;
+            }
+            self.shutting.pop_front();
+            // A connection that is closing brings it along.
+            if let Some(tracked) = self.connections.get_mut(&id)
+                && tracked.closed.is_none()
+            {
+                tracked.shut_down(&mut self.bytes, &mut self.outputs);
+                self.unbound += hand_on(&mut self.outputs, &mut self.abandoned, tracked, host);
+                self.unbound += tracked.give_up_waiting(host);
+            }
+        }
         // Asking what a process holds is slow: once per process and tick.
         let mut held = FxHashMap::default();
         while let Some(&(due_ns, id)) = self.closing.front() {
@@ -360,12 +401,15 @@ impl Ingest {
             };
             let waiting =
                 tracked.in_flight() > 0 && now_ns < closed.time_ns.saturating_add(HELD_NS);
+            let late =
+                tracked.connection.tls && now_ns < closed.time_ns.saturating_add(TLS_LATE_NS);
             if waiting
-                && held
-                    .entry(tracked.tgid)
-                    .or_insert_with(|| host.sockets_of(tracked.tgid))
-                    .as_ref()
-                    .is_some_and(|sockets| sockets.contains(&tracked.inode))
+                && (late
+                    || held
+                        .entry(tracked.tgid)
+                        .or_insert_with(|| host.sockets_of(tracked.tgid))
+                        .as_ref()
+                        .is_some_and(|sockets| sockets.contains(&tracked.inode)))
             {
                 self.closing
                     .push_back((now_ns.saturating_add(LINGER_NS), id));
@@ -455,6 +499,7 @@ impl Ingest {
             host.forget(tracked.socket, id);
         }
         self.unbound += tracked.give_up_waiting(host);
+        tracked.shut_down(&mut self.bytes, &mut self.outputs);
         let session = &mut tracked.parser;
         if matches!(session, Parser::None) {
             return;
@@ -507,6 +552,9 @@ fn hand_on(
 ) -> u64 {
     for opened in out.drain_opened() {
         host.opened(opened, &tracked.connection);
+    }
+    for body in out.drain_exports() {
+        host.exported(body);
     }
     let without = tracked.hand_on(out, host);
     let given_up = [

@@ -1,7 +1,8 @@
 //! One record of the ring, checked and typed.
 
 use tracer_common::abi::{
-    ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, ForkEvent, MappedEvent, kind,
+    ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, ForkEvent, InjectedEvent,
+    MappedEvent, kind,
 };
 use zerocopy::FromBytes;
 
@@ -20,6 +21,8 @@ pub enum Record<'a> {
     Fork(&'a ForkEvent),
     /// A process ended.
     Exit(&'a ExitEvent),
+    /// A request gets a header from the kernel side.
+    Injected(&'a InjectedEvent),
     /// A process mapped an executable file.
     Mapped(&'a MappedEvent),
 }
@@ -50,6 +53,7 @@ impl<'a> Record<'a> {
             }
             kind::FORK => Record::Fork(ForkEvent::ref_from_prefix(bytes).ok()?.0),
             kind::EXIT => Record::Exit(ExitEvent::ref_from_prefix(bytes).ok()?.0),
+            kind::INJECTED => Record::Injected(InjectedEvent::ref_from_prefix(bytes).ok()?.0),
             kind::MAPPED => Record::Mapped(MappedEvent::ref_from_prefix(bytes).ok()?.0),
             _ => return None,
         })

@@ -232,6 +232,51 @@ fn late_reads_after_the_kernels_end_still_count() {
     assert_eq!(host.forgotten, [1]);
 }
 
+/// A server's session over TLS with a request that is not answered, which then says that it will send
+/// no more; closed after that, if `closed`.
+fn ending(closed: bool) -> (Ingest, Recorder) {
+    let (mut ingest, mut host) = (Ingest::new(10), Recorder::default());
+    let mut event = connection(1, 100);
+    event.header.flags |= connection_flags::TLS;
+    ingest.connection(&event, &mut host);
+    request(&mut ingest, &mut host, 1, 0);
+    let read = REQUEST.len() as u64;
+    ingest.end(&ended(1, end::WRITE_SHUTDOWN, read, 0), &mut host);
+    if closed {
+        ingest.end(&ended(1, end::CLOSED, read, 0), &mut host);
+    }
+    (ingest, host)
+}
+
+#[test]
+fn a_write_over_tls_may_be_told_after_the_end() {
+    for closed in [false, true] {
+        let (mut ingest, mut host) = ending(closed);
+        ingest.tick(5000 + LINGER_NS, &mut host);
+        assert_eq!(ingest.in_flight(), 1, "the writing thread may be late");
+        response(&mut ingest, &mut host, 1, 0);
+        assert_eq!(host.exchanges.len(), 1);
+        assert_eq!(host.exchanges[0].outcome, Outcome::Complete);
+        ingest.tick(5000 + 2 * TLS_LATE_NS, &mut host);
+        assert_eq!(host.exchanges.len(), 1);
+        assert_eq!(ingest.connections(), usize::from(!closed));
+    }
+}
+
+#[test]
+fn an_end_over_tls_is_told_at_last() {
+    for closed in [false, true] {
+        let (mut ingest, mut host) = ending(closed);
+        ingest.tick(5000 + TLS_LATE_NS - 1, &mut host);
+        assert_eq!(host.exchanges.len(), 0);
+        ingest.tick(5000 + TLS_LATE_NS + LINGER_NS, &mut host);
+        assert_eq!(host.exchanges.len(), 1);
+        assert_eq!(host.exchanges[0].outcome, Outcome::LocalClosed);
+        assert_eq!(host.exchanges[0].end_ns, 5000, "when it was");
+        assert_eq!(ingest.in_flight(), 0);
+    }
+}
+
 #[test]
 fn full_table_refuses_and_counts() {
     let (mut ingest, mut host) = (Ingest::new(1), Recorder::default());

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use tracer_common::abi::{ConnectionEvent, DataEvent, connection_flags, role};
 
 use super::Host;
-use crate::protocol::{Connection, Endpoint, Exchange, Input, Outputs, Parser, Role, Wire};
+use crate::protocol::{
+    At, Connection, Direction, End, Endpoint, Exchange, Input, Outputs, Parser, Role, Wire,
+};
 use crate::telemetry::ledger::BytesSnapshot;
 
 /// Exchanges of one TLS session that may wait for its socket.
@@ -28,6 +30,8 @@ pub struct Tracked {
     pub last_ns: u64,
     /// When the kernel finished it.
     pub closed: Option<Closed>,
+    /// That a TLS session will send no more, while exchanges are open.
+    pub shutdown: Option<Shutdown>,
     /// Exchanges of a TLS session that wait for its socket to become known.
     pub waiting: Vec<Exchange>,
     /// Why nothing more can be written, where no later event says so.
@@ -42,6 +46,13 @@ pub struct Closed {
     pub errno: i32,
     pub read_position: u64,
     pub write_position: u64,
+}
+
+/// What the kernel said when a session would send no more.
+#[derive(Clone, Copy)]
+pub struct Shutdown {
+    pub time_ns: u64,
+    pub position: u64,
 }
 
 /// How far one direction is accounted for.
@@ -77,6 +88,7 @@ impl Tracked {
             parser: Parser::http1(role, from_start),
             last_ns: event.time_ns,
             closed: None,
+            shutdown: None,
             waiting: Vec::new(),
             write_errno: 0,
         }
@@ -127,6 +139,30 @@ impl Tracked {
         n
     }
 
+    /// Tells the parser of the end of sending that was put off, if there is one.
+    pub fn shut_down(&mut self, bytes: &mut BytesSnapshot, out: &mut Outputs) {
+        let Some(Shutdown { time_ns, position }) = self.shutdown.take() else {
+            return;
+        };
+        if matches!(self.parser, Parser::None) {
+            return;
+        }
+        // What was written came first, however late it was told.
+        let time_ns = time_ns.max(self.last_ns);
+        let at = At {
+            time_ns,
+            start_ns: time_ns,
+            tgid: self.tgid,
+            tid: 0,
+            cause: None,
+        };
+        let (side, session) = (&mut self.write, &mut self.parser);
+        side.catch_up(position, 0, bytes, |input| {
+            session.receive(Direction::Write, input, &at, out);
+        });
+        session.end(End::WriteShutdown, &at, out);
+    }
+
     /// The socket of a TLS session became known.
     pub fn bind(&mut self, event: &ConnectionEvent) {
         if !self.is_unbound() || event.family == 0 {
@@ -139,6 +175,7 @@ impl Tracked {
             local,
             remote,
             role,
+            wire: wire(event),
             ..Connection::clone(&self.connection)
         });
     }

@@ -370,7 +370,7 @@ fn memlock(host: &Host) -> Option<u64> {
     }
 }
 
-/// Processes that run `tracer-agent run`, `own_pid` apart.
+/// Processes that run `tracer-agent run` for the whole host, `own_pid` apart.
 fn agents(host: &Host, own_pid: Option<u32>) -> Vec<u32> {
     let Ok(entries) = host.proc.read_dir() else {
         return Vec::new();
@@ -388,7 +388,9 @@ fn agents(host: &Host, own_pid: Option<u32>) -> Vec<u32> {
             let arguments = host
                 .proc_text(&format!("{pid}/cmdline"))
                 .unwrap_or_default();
-            arguments.split('\0').nth(1) == Some("run")
+            let mut arguments = arguments.split('\0').skip(1);
+            // Behind `--` stands a command, which is all that such an agent traces.
+            arguments.next() == Some("run") && !arguments.any(|argument| argument == "--")
         })
         .collect();
     agents.sort_unstable();

@@ -74,6 +74,11 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("SOCK_ERR", "sock", "sk_err", true),
     ("TCP_COPIED_SEQ", "tcp_sock", "copied_seq", false),
     ("TCP_WRITE_SEQ", "tcp_sock", "write_seq", false),
+    ("TCP_SND_NXT", "tcp_sock", "snd_nxt", false),
+    ("SOCK_WMEM_QUEUED", "sock", "sk_wmem_queued", false),
+    ("SOCK_SNDBUF", "sock", "sk_sndbuf", false),
+    ("SOCK_SOCKET", "sock", "sk_socket", false),
+    ("SOCKET_FILE", "socket", "file", false),
     ("UNIX_ADDR", "unix_sock", "addr", false),
     ("UNIX_PEER", "unix_sock", "peer", false),
     ("UNIX_ADDRESS_LEN", "unix_address", "len", false),
@@ -133,8 +138,10 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
             ("REGS_GO3", "di"),
             ("REGS_C0", "di"),
             ("REGS_C1", "si"),
+            ("REGS_C2", "dx"),
             ("REGS_RESULT", "ax"),
             ("REGS_SP", "sp"),
+            ("REGS_FLAGS", "flags"),
         ] {
             offsets.push((global, member("pt_regs", name)?));
         }
@@ -159,6 +166,7 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
         ("REGS_GO3", 3),
         ("REGS_C0", 0),
         ("REGS_C1", 1),
+        ("REGS_C2", 2),
         ("REGS_RESULT", 0),
     ] {
         offsets.push((global, regs + 8 * register));

@@ -2,21 +2,23 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::Arc;
 
-use aya::Ebpf;
 use aya::maps::{Array, RingBuf};
 use aya::programs::Program;
+use tracer_common::abi::kind_of_process;
 
 use super::error::{LoadError, chain};
-use super::load::{
-    Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, lock, open,
-};
+use super::load::{Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, open};
 use super::maps::Maps;
+use super::propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
+use super::python::PythonProbes;
 use super::reader::Reader;
 use super::runtime::RuntimeProbes;
+use super::shared::SharedEbpf;
 use super::tls::TlsProbes;
 use crate::discover::Runtime;
+use crate::meta::ProcFs;
 use crate::telemetry::metrics::ProgramCost;
 /// Programs that are attached to several tracepoints, by the first of them; all others are named
 /// after theirs.
@@ -37,6 +39,7 @@ const SHARED: &[&[&str]] = &[
     ],
     &["sys_exit_poll", "sys_exit_ppoll"],
     &["sys_exit_select", "sys_exit_pselect6"],
+    &["sys_exit_accept4", "sys_exit_accept"],
 ];
 
 /// Tracepoints that not every architecture, or not every kernel, has: calls of other names do their
@@ -51,8 +54,9 @@ const OPTIONAL: &[&str] = &[
 /// The loaded and attached kernel side; everything is detached when it is dropped.
 pub struct Kernel {
     /// Shared with the thread that attaches probes to TLS libraries.
-    ebpf: Arc<Mutex<Ebpf>>,
+    ebpf: Arc<SharedEbpf>,
     runtimes: RuntimeProbes,
+    python: PythonProbes,
     /// While it is open the kernel measures every program of the host.
     measuring: Option<OwnedFd>,
     ring_bytes: u32,
@@ -70,6 +74,7 @@ impl Kernel {
         let mut ebpf = open(options)?;
         let mut verified = load_programs(&mut ebpf, Set::Always)?;
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
+        verified.extend(load_programs(&mut ebpf, Set::Propagate)?);
         Ok(verified)
     }
 
@@ -90,8 +95,9 @@ impl Kernel {
         let mut kernel = Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
-            ebpf: Arc::new(Mutex::new(ebpf)),
+            ebpf: Arc::new(SharedEbpf::new(ebpf)),
             runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
+            python: PythonProbes::default(),
             measuring: if options.bpf_stats { measure() } else { None },
             ring_bytes: options.ring_size(),
             attached: Vec::new(),
@@ -102,11 +108,13 @@ impl Kernel {
     }
 
     fn attach(&mut self) -> Result<(), LoadError> {
-        let mut ebpf = lock(&self.ebpf);
+        let mut ebpf = self.ebpf.lock();
         for (name, program) in ebpf.programs_mut() {
             match program {
                 // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
                 Program::UProbe(_) => {}
+                // See `Propagation`.
+                _ if Set::of(name) == Set::Propagate => {}
                 Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
                 Program::TracePoint(point) => {
                     let own = [name];
@@ -149,16 +157,36 @@ impl Kernel {
     /// the process then is of (`abi::kind_of_process`). Without `wait`, `None` while a TLS library
     /// gets its probes or loses them, which may take long.
     pub fn follow(&mut self, runtime: Runtime, exe: &Path, wait: bool) -> Option<u32> {
-        if let Runtime::Kind(kind) = runtime {
-            return Some(kind);
+        match runtime {
+            Runtime::Kind(kind) => return Some(kind),
+            Runtime::Python => return Some(kind_of_process::THREADS),
+            Runtime::Node | Runtime::Go => {}
         }
-        let mut ebpf = match self.ebpf.try_lock() {
-            Ok(ebpf) => ebpf,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) if wait => lock(&self.ebpf),
-            Err(TryLockError::WouldBlock) => return None,
+        let mut ebpf = match self.ebpf.try_lock_first() {
+            Some(ebpf) => ebpf,
+            None if wait => self.ebpf.lock(),
+            None => return None,
         };
         Some(self.runtimes.follow(&mut ebpf, runtime, exe))
+    }
+
+    /// Attaches what shows the tasks of a Python process that serves with an event loop; true if its
+    /// calls can have parents then. `None` if that cannot be done now.
+    pub fn follow_tasks(&mut self, proc: &ProcFs, tgid: u32) -> Option<bool> {
+        let mut ebpf = self.ebpf.try_lock_first()?;
+        Some(self.python.follow(&mut ebpf, proc, tgid))
+    }
+
+    /// Gives back what was attached to a process that ended; false if that has to be done later.
+    pub fn unfollow_tasks(&mut self, tgid: u32) -> bool {
+        if !self.python.follows(tgid) {
+            return true;
+        }
+        let Some(mut ebpf) = self.ebpf.try_lock() else {
+            return false;
+        };
+        self.python.forget(&mut ebpf, tgid);
+        true
     }
 
     /// What each program cost since it was loaded; empty unless the kernel counts it, because this
@@ -172,7 +200,7 @@ impl Kernel {
             return Some(Vec::new());
         }
         // While a TLS library gets its probes: nobody waits here.
-        let ebpf = self.ebpf.try_lock().ok()?;
+        let ebpf = self.ebpf.try_lock()?;
         let costs = ebpf.programs().filter_map(|(name, program)| {
             let info = match program {
                 Program::TracePoint(point) => point.info(),
@@ -199,13 +227,25 @@ impl Kernel {
 
     /// The event ring; to be taken once.
     pub fn reader(&mut self) -> Result<Reader, LoadError> {
-        let map = lock(&self.ebpf)
+        let map = self
+            .ebpf
+            .lock()
             .take_map("EVENTS")
             .ok_or(LoadError::Mismatch("EVENTS map"))?;
         Ok(Reader::new(
             RingBuf::try_from(map)?,
             self.ring_bytes as usize,
         ))
+    }
+
+    /// Has trace context written into requests; asked for once, with what was loaded for it.
+    pub fn propagate(
+        &mut self,
+        options: PropagateOptions,
+        sampled: SampledFrom,
+        cgroup: Option<&str>,
+    ) -> Result<Propagation, PropagateError> {
+        Propagation::start(&mut self.ebpf.lock(), options, sampled, cgroup)
     }
 
     /// What attaches probes to TLS libraries; to be taken once.
@@ -215,7 +255,7 @@ impl Kernel {
 
     /// The maps that user space reads and writes while tracing; to be taken once.
     pub fn maps(&mut self) -> Result<Maps, LoadError> {
-        Maps::take(&mut lock(&self.ebpf))
+        Maps::take(&mut self.ebpf.lock())
     }
 }
 

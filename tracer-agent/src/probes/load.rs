@@ -1,6 +1,5 @@
 //! Opens the eBPF object, hands it this kernel's offsets and has the verifier take its programs.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::ProgramArray;
@@ -9,6 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::error::{LoadError, failed, is_permission};
 use super::maps::Switches;
+use super::propagate::PropagateOptions;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
@@ -39,6 +39,8 @@ pub struct Options {
     pub bpf_stats: bool,
     /// This process, never traced.
     pub agent_tgid: u32,
+    /// Writes trace context into requests; it has to be started too.
+    pub propagate: Option<PropagateOptions>,
     /// What can be changed later.
     pub switches: Switches,
 }
@@ -55,20 +57,35 @@ impl Options {
 /// Programs reached by tail call, in the order of their indexes in the `PROGRAMS` map.
 pub(super) const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 
+/// Maps that are large only where trace context is written.
+const PROPAGATION_MAPS: [&str; 5] = ["SOCKETS", "FLOWS", "PLANS", "REQUEST_CONTEXTS", "LEAVING"];
+
 pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
     }
     let offsets = offsets::resolve(&Btf::of_running_kernel().map_err(OffsetError::from)?)?;
     let helper = u32::from(kernel_version() >= (5, 15));
+    let cookies = u32::from(has_cookies());
     let ring = options.ring_size();
     let wake = u64::from(ring / 8);
+    let propagates = u32::from(options.propagate.is_some());
+    let [secret_0, secret_1] = options.propagate.map_or([0; 2], |options| options.secret);
     let mut loader = EbpfLoader::new();
     for (name, value) in &offsets {
         loader.override_global(name, value, true);
     }
+    if options.propagate.is_none() {
+        for map in PROPAGATION_MAPS {
+            loader.map_max_entries(map, 64);
+        }
+    }
     loader
+        .override_global("PROPAGATES", &propagates, true)
+        .override_global("ID_SECRET_0", &secret_0, true)
+        .override_global("ID_SECRET_1", &secret_1, true)
         .override_global("TASK_REGS_HELPER", &helper, true)
+        .override_global("COOKIES", &cookies, true)
         .override_global("AGENT_TGID", &options.agent_tgid, true)
         .override_global("WAKE_BYTES", &wake, true)
         .map_max_entries("EVENTS", ring)
@@ -89,12 +106,16 @@ pub(super) enum Set {
     Always,
     /// When the first TLS library is met.
     Tls,
+    /// When trace context is written into requests.
+    Propagate,
 }
 
 impl Set {
     /// That of the program of this name.
-    fn of(name: &str) -> Self {
-        if name.starts_with("tls_") || name.starts_with("go_tls_") {
+    pub(super) fn of(name: &str) -> Self {
+        if name.starts_with("propagate_") {
+            Set::Propagate
+        } else if name.starts_with("tls_") || name.starts_with("go_tls_") {
             Set::Tls
         } else {
             Set::Always
@@ -112,48 +133,69 @@ pub struct Verified {
     pub elapsed: Duration,
 }
 
+/// Names of the programs of one set.
+pub(super) fn names(ebpf: &Ebpf, set: Set) -> Vec<String> {
+    let names = ebpf.programs().map(|(name, _)| name);
+    let names = names.filter(|name| Set::of(name) == set);
+    names.map(str::to_owned).collect()
+}
+
 /// Loads one set of the programs.
 pub(super) fn load_programs(ebpf: &mut Ebpf, set: Set) -> Result<Vec<Verified>, LoadError> {
-    let btf = aya::Btf::from_sys_fs()
-        .map_err(|error| LoadError::Object(aya::EbpfError::BtfError(error)))?;
-    let mut verified = Vec::new();
-    for (name, program) in ebpf.programs_mut() {
-        if Set::of(name) != set {
-            continue;
-        }
-        let start = Instant::now();
-        match program {
-            Program::UProbe(probe) => match probe.load() {
-                // A first use of them that failed half-way.
-                Err(ProgramError::AlreadyLoaded) => Ok(()),
-                result => result,
-            },
-            Program::TracePoint(point) => point.load(),
-            Program::BtfTracePoint(point) => point.load(name, &btf),
-            _ => return Err(LoadError::Mismatch("known program type")),
-        }
-        .map_err(|source| {
-            if is_permission(&source) {
-                LoadError::NotPermitted
-            } else {
-                failed("load", name, source)
-            }
-        })?;
-        let instructions = match program {
-            Program::TracePoint(point) => point.info(),
-            Program::BtfTracePoint(point) => point.info(),
-            Program::UProbe(probe) => probe.info(),
-            _ => continue,
-        }
-        .ok()
-        .and_then(|info| info.verified_instruction_count());
-        verified.push(Verified {
-            name: name.to_owned(),
-            instructions,
-            elapsed: start.elapsed(),
-        });
+    let btf = kernel_btf()?;
+    let names = names(ebpf, set).into_iter();
+    names.map(|name| load_program(ebpf, &btf, name)).collect()
+}
+
+/// The running kernel's types.
+pub(super) fn kernel_btf() -> Result<aya::Btf, LoadError> {
+    aya::Btf::from_sys_fs().map_err(|error| LoadError::Object(aya::EbpfError::BtfError(error)))
+}
+
+/// Loads one program.
+pub(super) fn load_program(
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    name: String,
+) -> Result<Verified, LoadError> {
+    let start = Instant::now();
+    let program = ebpf
+        .program_mut(&name)
+        .ok_or(LoadError::Mismatch("known program"))?;
+    match program {
+        Program::UProbe(probe) => match probe.load() {
+            // A first use of them that failed half-way.
+            Err(ProgramError::AlreadyLoaded) => Ok(()),
+            result => result,
+        },
+        Program::TracePoint(point) => point.load(),
+        Program::BtfTracePoint(point) => point.load(&name, btf),
+        Program::SkMsg(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        _ => return Err(LoadError::Mismatch("known program type")),
     }
-    Ok(verified)
+    .map_err(|source| {
+        if is_permission(&source) {
+            LoadError::NotPermitted
+        } else {
+            failed("load", &name, source)
+        }
+    })?;
+    let instructions = match program {
+        Program::TracePoint(point) => point.info(),
+        Program::BtfTracePoint(point) => point.info(),
+        Program::UProbe(probe) => probe.info(),
+        Program::SkMsg(program) => program.info(),
+        Program::SockOps(program) => program.info(),
+        _ => return Err(LoadError::Mismatch("known program type")),
+    }
+    .ok()
+    .and_then(|info| info.verified_instruction_count());
+    Ok(Verified {
+        name,
+        instructions,
+        elapsed: start.elapsed(),
+    })
 }
 
 /// Fills a map of programs to be tail-called, which all are of one type.
@@ -178,8 +220,9 @@ pub(super) fn fill_tail_calls(
     Ok(())
 }
 
-pub(super) fn lock(ebpf: &Mutex<Ebpf>) -> MutexGuard<'_, Ebpf> {
-    ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether a probe can be given a number that its program reads (kernel commit 7adfc6c9b315).
+pub(super) fn has_cookies() -> bool {
+    kernel_version() >= (5, 15)
 }
 
 /// Major and minor version of the running kernel.

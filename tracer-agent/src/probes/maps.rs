@@ -112,6 +112,11 @@ impl Maps {
         self.kinds.insert(tgid, kind, 0)
     }
 
+    /// How a process runs what it serves, with what was learnt of it; `None` if it has no entry.
+    pub fn kind(&self, tgid: u32) -> Option<u32> {
+        self.kinds.get(&tgid, 0).ok()
+    }
+
     /// Forgets a process that ended.
     pub fn remove_process(&mut self, tgid: u32) {
         // Not having had an entry is the usual case.

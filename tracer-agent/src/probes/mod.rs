@@ -4,8 +4,11 @@ pub mod error;
 pub mod kernel;
 pub mod load;
 pub mod maps;
+pub mod propagate;
+mod python;
 pub mod reader;
 mod runtime;
+mod shared;
 mod symbols;
 pub mod tls;
 
@@ -13,5 +16,6 @@ pub use error::LoadError;
 pub use kernel::Kernel;
 pub use load::{Options, check_rights, object_size};
 pub use maps::{KernelCounts, Maps, Switches};
+pub use propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
 pub use reader::Reader;
 pub use tls::{Attached, TlsProbes};

@@ -4,6 +4,7 @@
 //! rules about causes hold. A program in which something that has to be seen cannot be found gets
 //! none: its calls have no parents then, which is said once.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use rustc_hash::FxHashMap;
 use tracer_common::abi::kind_of_process as kind;
 
 use super::symbols;
-use crate::discover::Runtime;
+use crate::discover::{Runtime, binary};
 
 /// Programs that probes are attached to at a time, replaced ones included.
 const MAX_PROGRAMS: usize = 256;
@@ -101,6 +102,7 @@ impl RuntimeProbes {
     pub fn follow(&mut self, ebpf: &mut Ebpf, runtime: Runtime, exe: &Path) -> u32 {
         let (hooks, then) = match runtime {
             Runtime::Kind(kind) => return kind,
+            Runtime::Python => return kind::THREADS,
             Runtime::Node => (NODE, kind::CALLBACKS),
             Runtime::Go => (GO, kind::GO),
         };
@@ -117,7 +119,7 @@ impl RuntimeProbes {
         let kind = if self.programs.len() >= MAX_PROGRAMS {
             tracing::warn!("too many programs are followed: calls of more of them get no parents");
             return kind::NONE;
-        } else if let Err(why) = attach(ebpf, hooks, exe) {
+        } else if let Err(why) = attach(ebpf, runtime, hooks, exe) {
             tracing::warn!(
                 program = %exe.display(), why,
                 "cannot follow a program: its calls get no parents"
@@ -131,13 +133,29 @@ impl RuntimeProbes {
     }
 }
 
-fn attach(ebpf: &mut Ebpf, hooks: &[Hook], exe: &Path) -> Result<(), String> {
+/// From the table that Go's runtime needs itself, which stripping leaves.
+fn go_offsets<'n>(exe: &Path, names: &[&'n str]) -> Result<FxHashMap<&'n str, u64>, String> {
+    let file = File::open(exe).map_err(|error| error.to_string())?;
+    let len = file.metadata().map_err(|error| error.to_string())?.len();
+    let functions = binary::go_functions(&file, len, names).map_err(|error| error.to_string())?;
+    let functions = functions.ok_or("it has no build information")?;
+    let known = |name: &str| names.iter().find(|known| **known == name).copied();
+    let found = functions
+        .iter()
+        .filter_map(|function| Some((known(&function.name)?, function.entry)));
+    Ok(found.collect())
+}
+
+fn attach(ebpf: &mut Ebpf, runtime: Runtime, hooks: &[Hook], exe: &Path) -> Result<(), String> {
     let names: Vec<&str> = hooks.iter().map(|hook| hook.symbol).collect();
-    let found = symbols::offsets(exe, &names);
+    let found = match runtime {
+        Runtime::Go => go_offsets(exe, &names)?,
+        _ => symbols::offsets(exe, &names),
+    };
     // Either everything that is needed is attached, or nothing.
     for hook in hooks {
         if hook.required && !found.contains_key(hook.symbol) {
-            return Err(format!("it has no symbol {}", hook.symbol));
+            return Err(format!("it has no function {}", hook.symbol));
         }
     }
     for hook in hooks {

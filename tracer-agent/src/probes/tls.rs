@@ -5,27 +5,30 @@
 //! a while; the caller has a thread of its own for it.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::UProbe;
-use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
-use tracer_common::abi::MappedFile;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope};
+use tracer_common::abi::{MappedFile, place};
 
 use super::error::{self, LoadError};
 use super::load;
-use crate::discover::binary::{Target, TlsFunction};
+use super::shared::SharedEbpf;
+use crate::discover::binary::{Deferred, Function, Quick, Target, TlsFunction};
 
 /// Programs reached by tail call, in the order of their indexes in the `TLS_PROGRAMS` map.
 const TAIL_CALLED: [&str; 4] = ["tls_window", "tls_head", "tls_chunks", "tls_frames"];
 /// The programs at RETs.
 const RETURN: &str = "tls_return";
 const GO_RETURN: &str = "go_tls_return";
+/// The program at functions that Go calls before it returns.
+const GO_DEFERRED: &str = "go_tls_deferred";
 
 /// Attaches and detaches.
 pub struct TlsProbes {
-    ebpf: Arc<Mutex<Ebpf>>,
+    ebpf: Arc<SharedEbpf>,
     known: HashMap<MapData, [u64; 3], u8>,
     wanted: Array<MapData, u32>,
     active: Array<MapData, u32>,
@@ -35,7 +38,7 @@ pub struct TlsProbes {
 /// Probes in one file. They stay until [`TlsProbes::detach`] is called.
 #[derive(Debug)]
 pub struct Attached {
-    links: Vec<(&'static str, UProbeLinkId)>,
+    links: Vec<(&'static str, Place, UProbeLinkId)>,
     /// Functions probed.
     pub functions: Vec<TlsFunction>,
     /// Functions that could not be, with the reason.
@@ -55,8 +58,8 @@ impl Attached {
 }
 
 impl TlsProbes {
-    pub(super) fn new(ebpf: Arc<Mutex<Ebpf>>) -> Result<Self, LoadError> {
-        let mut locked = load::lock(&ebpf);
+    pub(super) fn new(ebpf: Arc<SharedEbpf>) -> Result<Self, LoadError> {
+        let mut locked = ebpf.lock();
         let mut take = |name| locked.take_map(name).ok_or(LoadError::Mismatch(name));
         let (known, wanted, active) = (
             take("KNOWN_FILES")?,
@@ -99,10 +102,13 @@ impl TlsProbes {
             return Ok(attached);
         }
         let shared = Arc::clone(&self.ebpf);
-        let mut ebpf = load::lock(&shared);
         if !self.loaded {
-            load::load_programs(&mut ebpf, load::Set::Tls)?;
-            load::fill_tail_calls(&mut ebpf, "TLS_PROGRAMS", TAIL_CALLED)?;
+            let btf = load::kernel_btf()?;
+            let names = load::names(&shared.lock_in_turn(), load::Set::Tls);
+            for name in names {
+                load::load_program(&mut shared.lock_in_turn(), &btf, name)?;
+            }
+            load::fill_tail_calls(&mut shared.lock_in_turn(), "TLS_PROGRAMS", TAIL_CALLED)?;
             self.active.set(0, 1, 0)?;
             self.loaded = true;
         }
@@ -117,19 +123,21 @@ impl TlsProbes {
             let before = attached.links.len();
             // Returns first: a return without an entry is nothing, an entry without a return would be
             // a call that never ends.
-            let returns = function.returns.iter().map(|at| (exit, *at));
-            let mut points = returns.chain([(Some(entry), function.entry)]);
-            let result = points.try_for_each(|(program, at)| {
-                if let Some(program) = program {
-                    let link = attach_at(&mut ebpf, program, at, &target.path)?;
-                    attached.links.push((program, link));
+            let mut all = places(function, entry, exit).into_iter();
+            let result = all.try_for_each(|(program, place)| {
+                // Functions that end in a jump to another one share its RETs.
+                let mut links = attached.links.iter();
+                if !links.any(|(name, at, _)| (*name, *at) == (program, place)) {
+                    let mut ebpf = shared.lock_in_turn();
+                    let link = attach_at(&mut ebpf, program, place, &target.path)?;
+                    attached.links.push((program, place, link));
                 }
                 Ok::<(), LoadError>(())
             });
             match result {
                 Ok(()) => attached.functions.push(function.probe),
                 Err(error) => {
-                    detach_links(&mut ebpf, attached.links.drain(before..));
+                    detach_links(&shared, attached.links.drain(before..));
                     attached.failed.push((function.probe, error::chain(&error)));
                 }
             }
@@ -139,15 +147,18 @@ impl TlsProbes {
 
     /// Takes the probes out of a file.
     pub fn detach(&mut self, attached: Attached) {
-        let mut ebpf = load::lock(&self.ebpf);
         // Entries first, for the same reason.
-        detach_links(&mut ebpf, attached.links.into_iter().rev());
+        detach_links(&self.ebpf, attached.links.into_iter().rev());
     }
 }
 
-fn detach_links(ebpf: &mut Ebpf, links: impl Iterator<Item = (&'static str, UProbeLinkId)>) {
-    for (name, link) in links {
-        if let Ok(program) = program(ebpf, name) {
+fn detach_links(
+    shared: &SharedEbpf,
+    links: impl Iterator<Item = (&'static str, Place, UProbeLinkId)>,
+) {
+    for (name, _, link) in links {
+        let mut ebpf = shared.lock_in_turn();
+        if let Ok(program) = program(&mut ebpf, name) {
             // The file may be gone: then so are its probes.
             let _ = program.detach(link);
         }
@@ -159,14 +170,81 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe,
     program.try_into().map_err(|_| LoadError::Mismatch(name))
 }
 
+/// Where a probe goes: offset in the file, and what its program is told (`abi::place`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    at: u64,
+    cookie: u64,
+}
+
+/// Where the probes of a function go, with their programs.
+fn places(
+    function: &Function,
+    entry: &'static str,
+    exit: Option<&'static str>,
+) -> Vec<(&'static str, Place)> {
+    let deferred = function.deferred.as_ref().filter(|_| load::has_cookies());
+    let is_deferred = |at: &u64| deferred.is_some_and(|it| it.returns.contains(at));
+    let mut places = Vec::new();
+    if let Some(exit) = exit {
+        let returns = function.returns.iter().filter(|at| !is_deferred(at));
+        places.extend(returns.map(|at| (exit, Place::of(function, *at))));
+        places.extend(deferred.map(|it| (GO_DEFERRED, Place::deferred(it))));
+    }
+    places.push((entry, Place::of(function, function.entry)));
+    places
+}
+
+impl Place {
+    fn deferred(deferred: &Deferred) -> Self {
+        let result = u64::from(deferred.result) << place::RESULT_SHIFT;
+        Place {
+            at: deferred.at,
+            cookie: u64::from(deferred.depth) | result,
+        }
+    }
+
+    /// The place that the kernel handles with one trap, if there is one, for an entry or a RET.
+    fn of(function: &Function, at: u64) -> Self {
+        let mut quick = function.quick.iter();
+        let usable = |quick: &Quick| load::has_cookies() && !(quick.is_call && has_shadow_stacks());
+        match quick.find(|quick| quick.of == at && usable(quick)) {
+            Some(quick) => Place {
+                at: quick.at,
+                cookie: u64::from(quick.depth)
+                    | if at == function.entry {
+                        0
+                    } else {
+                        place::IF_EQUAL
+                    },
+            },
+            None => Place { at, cookie: 0 },
+        }
+    }
+}
+
+/// Whether programs of this host may have shadow stacks.
+fn has_shadow_stacks() -> bool {
+    static FOUND: LazyLock<bool> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/cpuinfo");
+        // Not to be told is no permission.
+        text.map_or(true, |text| text.contains("user_shstk"))
+    });
+    *FOUND
+}
+
 fn attach_at(
     ebpf: &mut Ebpf,
     name: &'static str,
-    at: u64,
+    Place { at, cookie }: Place,
     path: &Path,
 ) -> Result<UProbeLinkId, LoadError> {
+    let point = UProbeAttachPoint {
+        location: UProbeAttachLocation::AbsoluteOffset(at),
+        cookie: (cookie != 0).then_some(cookie),
+    };
     program(ebpf, name)?
-        .attach(at, path, UProbeScope::AllProcesses)
+        .attach(point, path, UProbeScope::AllProcesses)
         .map_err(|source| error::failed("attach", name, source))
 }
 
@@ -177,8 +255,8 @@ fn program_of(function: TlsFunction) -> Option<(&'static str, Option<&'static st
     Some(match function {
         SslRead | GnutlsRecordRecv | GnutlsRecordRecvSeq => ("tls_read", Some(RETURN)),
         SslWrite | GnutlsRecordSend | GnutlsRecordSend2 => ("tls_write", Some(RETURN)),
-        SslReadEx => ("tls_read_ex", Some(RETURN)),
-        SslWriteEx => ("tls_write_ex", Some(RETURN)),
+        SslReadEx | SslReadEarlyData => ("tls_read_ex", Some(RETURN)),
+        SslWriteEx | SslWriteEarlyData => ("tls_write_ex", Some(RETURN)),
         SslWriteEx2 => ("tls_write_ex2", Some(RETURN)),
         SslSendfile => ("tls_sendfile", Some(RETURN)),
         SslDoHandshake | GnutlsHandshake => ("tls_handshake", Some(RETURN)),
@@ -188,7 +266,7 @@ fn program_of(function: TlsFunction) -> Option<(&'static str, Option<&'static st
         SslFree | GnutlsDeinit => ("tls_free", None),
         GoTlsRead => ("go_tls_read", Some(GO_RETURN)),
         GoTlsWrite => ("go_tls_write", Some(GO_RETURN)),
-        GoTlsHandshakeContext => ("go_tls_handshake", Some(GO_RETURN)),
+        GoTlsHandshake => ("go_tls_handshake", Some(GO_RETURN)),
         GoTlsClose => ("go_tls_close", None),
         // Peeking moves nothing; connecting and accepting shake hands; descriptors are seen in use.
         _ => return None,
@@ -280,6 +358,7 @@ mod tests {
             max_connections: 1024,
             agent_tgid: std::process::id(),
             bpf_stats: false,
+            propagate: None,
             switches: Switches::default(),
         };
         if crate::probes::check_rights().is_err() {

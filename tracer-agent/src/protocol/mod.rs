@@ -95,6 +95,10 @@ pub enum CauseMethod {
     GoroutineCreated,
     /// The goroutine was woken by one that served that exchange.
     GoroutineWoken,
+    /// The task was made, or woken, when that exchange's request was read.
+    Task,
+    /// The task was made by one that serves that exchange.
+    TaskCreated,
 }
 
 impl CauseMethod {
@@ -110,6 +114,8 @@ impl CauseMethod {
             abi::GOROUTINE => CauseMethod::Goroutine,
             abi::GOROUTINE_CREATED => CauseMethod::GoroutineCreated,
             abi::GOROUTINE_WOKEN => CauseMethod::GoroutineWoken,
+            abi::TASK => CauseMethod::Task,
+            abi::TASK_CREATED => CauseMethod::TaskCreated,
             _ => return None,
         })
     }
@@ -126,10 +132,25 @@ pub struct Opened {
     pub position: Option<u64>,
     /// First byte of the request.
     pub start_ns: u64,
+    /// Process that read (server) or wrote (client) the request's first byte; 0 if unknown.
+    pub tgid: u32,
     /// What the request is sent for.
     pub cause: Option<Cause>,
     /// The context it carries.
     pub context: ContextHeaders,
+}
+
+/// The body of a request that exports spans, as far as it was captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportBody {
+    /// Process that sent it.
+    pub tgid: u32,
+    /// From its first byte on, with its framing if `chunked`.
+    pub bytes: Vec<u8>,
+    /// Its transfer coding is chunked.
+    pub chunked: bool,
+    /// Nothing of it is missing.
+    pub whole: bool,
 }
 
 /// How a direction or a connection ended.
@@ -179,6 +200,21 @@ pub struct Request {
     pub context: ContextHeaders,
     /// Body bytes on the wire seen so far, framing excluded; `None` when unknown.
     pub body_bytes: Option<u64>,
+}
+
+/// An exchange that has begun and not ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Unfinished<'a> {
+    /// Of this end, if it is known.
+    pub role: Option<Role>,
+    /// What its request says.
+    pub request: &'a Request,
+    /// Boot time, when its request began.
+    pub began_ns: u64,
+    /// The process at this end; 0 when not known.
+    pub tgid: u32,
+    /// The head of its response was seen.
+    pub answered: bool,
 }
 
 /// What a response says about itself.
@@ -263,6 +299,16 @@ pub enum Endpoint {
     Unix(Option<Box<str>>),
     /// Not known: the plaintext of a TLS session whose socket was not found out.
     Unknown,
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Endpoint::Ip(address) => address.fmt(f),
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.as_deref().unwrap_or("")),
+            Endpoint::Unknown => f.write_str("unknown"),
+        }
+    }
 }
 
 /// What is known of a connection from the kernel's own socket.

@@ -4,7 +4,9 @@
 //! In: pieces of both directions; at the beginning, or when whoever looks at the bytes first says
 //! so, the protocol. Out: exchanges and counts, in [`Outputs`].
 
-use super::{At, Direction, End, Exchange, Input, Opened, Role, http1, http2};
+use super::{
+    At, Direction, End, Exchange, ExportBody, Input, Opened, Role, Unfinished, http1, http2,
+};
 
 /// Who parses a connection.
 #[derive(Debug)]
@@ -46,6 +48,11 @@ impl Outputs {
             .opened
             .drain(..)
             .chain(self.http2.opened.drain(..))
+    }
+
+    /// Hands out the bodies of requests that export spans.
+    pub fn drain_exports(&mut self) -> impl Iterator<Item = ExportBody> {
+        self.http1.exports.drain(..)
     }
 
     /// Hands out the finished exchanges.
@@ -128,6 +135,15 @@ impl Parser {
             Parser::Http1(session) => session.in_flight(),
             Parser::Http2(session) => session.in_flight(),
             Parser::None => 0,
+        }
+    }
+
+    /// Exchanges that have begun and not ended; one that asked for an upgrade is left out meanwhile.
+    pub fn unfinished(&self) -> Box<dyn Iterator<Item = Unfinished<'_>> + '_> {
+        match self {
+            Parser::Http1(session) => Box::new(session.unfinished()),
+            Parser::Http2(session) => Box::new(session.unfinished()),
+            Parser::None => Box::new(std::iter::empty()),
         }
     }
 

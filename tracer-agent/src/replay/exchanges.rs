@@ -36,6 +36,7 @@ impl<F: FnMut(Exchange, &Owner)> Exchanges<F> {
     fn hand_on(&mut self, owner: &Owner) {
         // A capture tells one end of each exchange: there is nobody to be joined with.
         self.outputs.drain_opened().for_each(drop);
+        self.outputs.drain_exports().for_each(drop);
         for exchange in self.outputs.drain() {
             match (exchange.role, owner.opposite()) {
                 (Role::Client, Some(opposite)) => (self.sink)(mirrored(exchange), opposite),

@@ -12,6 +12,7 @@ use super::ledger::{BytesSnapshot, StageSnapshot};
 use super::services::ServiceSnapshot;
 use crate::meta::kubernetes::StoreCounts;
 use crate::metrics::{GraphCounts, Recorded, RecorderCounts, page as red};
+use crate::trace::sdk::SdkCounts;
 
 /// Everything the agent counts, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -40,8 +41,12 @@ pub struct Snapshot {
     pub parents: Vec<(&'static str, u64)>,
     /// What could not be joined, by reason.
     pub unjoined: Vec<(&'static str, u64)>,
+    /// Requests that could have got a header, by what became of them; empty when none is written.
+    pub propagated: Vec<(&'static str, u64)>,
     /// Spans that wait until their trace is certain.
     pub waiting_spans: u64,
+    /// What is left to the SDKs of processes.
+    pub sdks: SdkCounts,
     /// Connections that user space knows.
     pub connections: u64,
     /// Protocol sessions alive, by protocol.
@@ -68,6 +73,17 @@ pub struct Snapshot {
     pub kubernetes: Option<Kubernetes>,
     /// What the agent itself uses.
     pub usage: Usage,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// Bounds of what the agent uses, and how often they were met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory, where there is a bound.
+    pub memory_bytes: Option<u64>,
+    /// How often more was used.
+    pub memory_sheds: u64,
 }
 
 /// The ring buffer at one moment.
@@ -243,6 +259,12 @@ metrics! {
         out.count(&[], now.probes.wanted);
     "tracer_agent_probes_attached" Gauge [] "eBPF programs attached; all of them are when the agent is ready." => |now, out|
         out.count(&[], now.probes.attached);
+    "tracer_agent_memory_limit_bytes" Gauge [] "Bound of the agent's memory; absent without one." => |now, out|
+        if let Some(bytes) = now.limits.memory_bytes {
+            out.count(&[], bytes);
+        };
+    "tracer_agent_memory_sheds_total" Counter [] "Times the agent used more memory than that, and gave up what was open." => |now, out|
+        out.count(&[], now.limits.memory_sheds);
     "tracer_agent_tls_files" Gauge [] "Files with a TLS library that has probes." => |now, out|
         out.count(&[], now.tls.files);
     "tracer_agent_tls_probes" Gauge [] "Probes in TLS libraries." => |now, out|
@@ -358,12 +380,24 @@ metrics! {
         for (method, count) in &now.parents {
             out.count(&[method], *count);
         };
-    "tracer_agent_unjoined_total" Counter ["reason"] "Where joining fell short: spans let go before their trace was certain (hurried), exchanges forgotten before they ended (forgotten), ends of one connection found too late (late)." => |now, out|
+    "tracer_agent_unjoined_total" Counter ["reason"] "Where joining fell short: spans let go before their trace was certain (hurried), exchanges forgotten before they ended (forgotten), ends of one connection found too late (late), a trace id that was on the wire before it turned out that there was another one (conflict)." => |now, out|
         for (reason, count) in &now.unjoined {
             out.count(&[reason], *count);
         };
+    "tracer_agent_propagated_total" Counter ["outcome"] "With --propagate: requests by what became of them. injected: got a header; all others were left as they were." => |now, out|
+        for (outcome, count) in &now.propagated {
+            out.count(&[outcome], *count);
+        };
     "tracer_agent_waiting_spans" Gauge [] "Spans that wait until their trace is certain." => |now, out|
         out.count(&[], now.waiting_spans);
+    "tracer_agent_sdk_processes" Gauge [] "Processes whose own OpenTelemetry SDK exports spans." => |now, out|
+        out.count(&[], now.sdks.processes);
+    "tracer_agent_sdk_waiting_spans" Gauge [] "Spans that wait until it is known what their process's SDK reports." => |now, out|
+        out.count(&[], now.sdks.waiting);
+    "tracer_agent_sdk_left_spans_total" Counter [] "Spans that were left to an SDK, as the ledger's `reported_by_sdk`." => |now, out|
+        out.count(&[], now.sdks.left);
+    "tracer_agent_sdk_hurried_spans_total" Counter [] "Spans whose SDK was judged early, because too many waited." => |now, out|
+        out.count(&[], now.sdks.hurried);
     "tracer_agent_ring_highest_bytes" Gauge [] "Most bytes that ever waited in the ring buffer to be read." => |now, out|
         out.count(&[], now.ring.highest_bytes);
     "tracer_agent_ring_size_bytes" Gauge [] "Size of the ring buffer." => |now, out|

@@ -10,6 +10,7 @@ pub mod exposition;
 pub mod ledger;
 pub mod logs;
 pub mod metrics;
+pub mod open;
 pub mod services;
 mod usage;
 

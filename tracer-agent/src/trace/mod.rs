@@ -15,6 +15,7 @@ pub mod ids;
 pub mod redact;
 pub mod routes;
 pub mod sampling;
+pub mod sdk;
 pub mod semconv;
 pub mod span;
 pub mod target;

@@ -40,7 +40,7 @@ pub enum Link {
 
 impl Link {
     /// All there are.
-    pub const ALL: [Link; 10] = [
+    pub const ALL: [Link; 12] = [
         Link::Context,
         Link::LocalConnection,
         Link::Cause(CauseMethod::SameThread),
@@ -51,6 +51,8 @@ impl Link {
         Link::Cause(CauseMethod::Goroutine),
         Link::Cause(CauseMethod::GoroutineCreated),
         Link::Cause(CauseMethod::GoroutineWoken),
+        Link::Cause(CauseMethod::Task),
+        Link::Cause(CauseMethod::TaskCreated),
     ];
 
     /// Name as in the attribute `tracer.parent.method` and in metrics.
@@ -67,6 +69,8 @@ impl Link {
                 CauseMethod::Goroutine => "goroutine",
                 CauseMethod::GoroutineCreated => "goroutine-created",
                 CauseMethod::GoroutineWoken => "goroutine-woken",
+                CauseMethod::Task => "task",
+                CauseMethod::TaskCreated => "task-created",
             },
         }
     }

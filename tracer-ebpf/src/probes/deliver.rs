@@ -293,7 +293,7 @@ fn after_scan(
     }
     let body = if found.is_request != 0 {
         connection.requests = direction;
-        after_request(bytes, connection, head.body)
+        after_request(bytes, connection, direction, head.body)
     } else {
         after_response(bytes, connection, head.body)
     };
@@ -314,7 +314,7 @@ fn after_scan(
 
 /// A complete request head: what its responses may look like, and its own body.
 #[inline(always)]
-fn after_request(bytes: &Bytes, connection: &mut Connection, body: Body) -> Body {
+fn after_request(bytes: &Bytes, connection: &mut Connection, direction: u8, body: Body) -> Body {
     let first = bytes.word(0);
     let is_connect = first == u64::from_le_bytes(*b"CONNECT ");
     let is_head = first & 0xff_ffff_ffff == u64::from_le_bytes(*b"HEAD \0\0\0");
@@ -330,6 +330,14 @@ fn after_request(bytes: &Bytes, connection: &mut Connection, body: Body) -> Body
         connection.connect |= is_connect as u8;
     }
     connection.outstanding = connection.outstanding.saturating_add(1);
+    // Spans that a process exports by itself: user space wants to know which, so the body is shipped,
+    // up to the budget of what is not framed.
+    let exports = first == u64::from_le_bytes(*b"POST /v1")
+        && bytes.word(8) == u64::from_le_bytes(*b"/traces ")
+        && direction == tracer_common::abi::direction::WRITE;
+    if exports && body != Body::Absent {
+        return Body::Unknown;
+    }
     body
 }
 

@@ -440,6 +440,9 @@ pub fn wants_a_look(connection: &mut Connection, direction: u8, total: u32, seve
     let verdict = connection.verdict;
     let turned = connection.last != direction;
     connection.last = direction;
+    if turned && direction == direction::WRITE && connection.write.mode == mode::UNFRAMED {
+        connection.guessed = 1;
+    }
     let side = side(connection, direction);
     if !several && whole_call_is_skipped(verdict, side, total) {
         side.position += total as u64;

@@ -10,6 +10,10 @@
 //!   `runtime.goexit1()` ends the current one. In its HTTP client, `(*persistConn).roundTrip` is
 //!   called by who sends a request, `persistConnWriter.Write` by the goroutine that writes it.
 
+//! - Python's asyncio servers: `Context.run` (`context_run(self, args, nargs, kwnames)`), in which
+//!   every callback runs; `PyContext_Enter(context)` and `PyContext_Exit`, which uvloop
+//!   uses in its place; the RETs of `PyContext_CopyCurrent()`; `Future.set_result(self, result)`.
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::uprobe;
 use aya_ebpf::programs::ProbeContext;
@@ -45,6 +49,18 @@ uprobes! {
     uv_begins_first: |registers| cause::hands_over(registers.c0()?);
     uv_begins_second: |registers| cause::hands_over(registers.c1()?);
     uv_done: |registers| cause::goes_on(registers.c0()?);
+    python_runs: |registers| {
+        cause::enters_context(
+            registers.c0()?,
+            registers.c1()?,
+            registers.c2()?,
+            registers.stack()?,
+        )
+    };
+    python_enters: |registers| cause::enters_context(registers.c0()?, 0, 0, registers.stack()?);
+    python_exits: |_registers| cause::leaves_context();
+    python_copied: |registers| cause::context_made(registers.c_result()?);
+    python_wakes: |registers| cause::wakes(registers.c0()?);
     go_makes: |registers| {
         // One that is made without being run (a coroutine) is run by nobody in particular.
         if registers.go3()? as u8 == 1 {

@@ -13,6 +13,7 @@ use crate::cause::{self, Opener};
 use crate::connection::{self, Origin};
 use crate::emit::{self, Ended};
 use crate::kernel;
+use crate::propagate;
 
 const TCP_ESTABLISHED: u64 = 1;
 const TCP_SYN_SENT: u64 = 2;
@@ -65,7 +66,11 @@ fn changed(sock: u64, old: u64, new: u64) -> Option<()> {
     }
     if new == TCP_SYN_SENT {
         cause::opening(sock);
+        propagate::opening(sock);
         return None;
+    }
+    if new == TCP_CLOSE {
+        propagate::closed(sock);
     }
     let cause = match new {
         TCP_FIN_WAIT1 | TCP_LAST_ACK => end::WRITE_SHUTDOWN,

@@ -3,12 +3,14 @@
 //! Hooks: uprobes at the entry of a function, and at each of its RET instructions; never
 //! uretprobes, which put a return address of their own on the stack. A return belongs to the entry at
 //! the same stack pointer. Of calls within each other for the same session only the outer one counts.
+//! A probe may be at another instruction in place of an entry or of a RET (`abi::place`).
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
 use aya_ebpf::macros::uprobe;
 use aya_ebpf::programs::ProbeContext;
-use tracer_common::abi::{cause_method, direction, drop_reason, end};
+use tracer_common::abi::{cause_method, direction, drop_reason, end, place};
 
 use super::io::{Caller, wants_a_look};
 use crate::cause::{self, Cause};
@@ -23,6 +25,28 @@ use crate::way::{Uprobes, Way};
 #[inline(always)]
 fn register(ctx: &ProbeContext, offset: &aya_ebpf::Global<u32>) -> Option<u64> {
     field(ctx.as_ptr() as u64, offset)
+}
+
+/// What user space says of the place of this probe (`abi::place`).
+#[inline(always)]
+fn cookie(ctx: &ProbeContext) -> u64 {
+    if kernel::COOKIES.load() == 0 {
+        return 0;
+    }
+    // SAFETY: the helper takes the context.
+    unsafe { bpf_get_attach_cookie(ctx.as_ptr()) }
+}
+
+/// The stack pointer at the entry and at the RET, whichever instruction this is; `None` if the call
+/// does not return from here.
+#[inline(always)]
+fn stack_pointer(ctx: &ProbeContext) -> Option<u64> {
+    const ZERO: u64 = 1 << 6;
+    let cookie = cookie(ctx);
+    if cookie & place::IF_EQUAL != 0 && register(ctx, &kernel::REGS_FLAGS)? & ZERO == 0 {
+        return None;
+    }
+    Some(register(ctx, &kernel::REGS_SP)?.wrapping_add(cookie & place::DEPTH))
 }
 
 macro_rules! entries {
@@ -67,7 +91,7 @@ fn thread_of_c(ctx: &ProbeContext, caller: &Caller) -> Option<(ThreadKey, u64)> 
         id: (caller.tgid as u64) << 32 | caller.tid as u64,
         goroutine: 0,
     };
-    Some((key, register(ctx, &kernel::REGS_SP)?))
+    Some((key, stack_pointer(ctx)?))
 }
 
 /// The same of a goroutine, whose stack may be moved meanwhile: its place is told from the stack's
@@ -77,7 +101,7 @@ fn goroutine(ctx: &ProbeContext, caller: &Caller) -> Option<(ThreadKey, u64)> {
     let goroutine = register(ctx, &kernel::REGS_GOROUTINE)?;
     // SAFETY: the helper checks the address.
     let end: u64 = unsafe { bpf_probe_read_user((goroutine + 8) as *const _) }.ok()?;
-    let depth = end.wrapping_sub(register(ctx, &kernel::REGS_SP)?);
+    let depth = end.wrapping_sub(stack_pointer(ctx)?);
     let key = ThreadKey {
         id: (caller.tgid as u64) << 32,
         goroutine,
@@ -116,7 +140,7 @@ pub fn go_tls_write(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// `crypto/tls.(*Conn).HandshakeContext(ctx context.Context) error`.
+/// `crypto/tls.(*Conn).clientHandshake(ctx context.Context) error`, and the server's.
 #[uprobe]
 pub fn go_tls_handshake(ctx: ProbeContext) -> u32 {
     let _ = enter_go(&ctx, kind::HANDSHAKE);
@@ -167,7 +191,13 @@ pub fn tls_return(ctx: ProbeContext) -> u32 {
     if let Some(caller) = Caller::traced()
         && let Some((key, stack)) = thread_of_c(&ctx, &caller)
     {
-        let _ = leave(&ctx, &caller, &key, stack, &kernel::REGS_RESULT);
+        let _ = leave(
+            &ctx,
+            &caller,
+            &key,
+            stack,
+            register(&ctx, &kernel::REGS_RESULT),
+        );
     }
     Uprobes::done();
     0
@@ -179,10 +209,36 @@ pub fn go_tls_return(ctx: ProbeContext) -> u32 {
     if let Some(caller) = Caller::traced()
         && let Some((key, stack)) = goroutine(&ctx, &caller)
     {
-        let _ = leave(&ctx, &caller, &key, stack, &kernel::REGS_GO0);
+        let _ = leave(
+            &ctx,
+            &caller,
+            &key,
+            stack,
+            register(&ctx, &kernel::REGS_GO0),
+        );
     }
     Uprobes::done();
     0
+}
+
+/// At a function that Go's functions call at their end: the result is on the stack.
+#[uprobe]
+pub fn go_tls_deferred(ctx: ProbeContext) -> u32 {
+    if let Some(caller) = Caller::traced()
+        && let Some((key, stack)) = goroutine(&ctx, &caller)
+    {
+        let _ = leave(&ctx, &caller, &key, stack, deferred_result(&ctx));
+    }
+    Uprobes::done();
+    0
+}
+
+#[inline(always)]
+fn deferred_result(ctx: &ProbeContext) -> Option<u64> {
+    let below = (cookie(ctx) >> place::RESULT_SHIFT) & place::DEPTH;
+    let result = stack_pointer(ctx)?.wrapping_sub(below);
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(result as *const u64) }.ok()
 }
 
 #[inline(always)]
@@ -191,7 +247,7 @@ fn leave(
     caller: &Caller,
     thread_key: &ThreadKey,
     stack: u64,
-    result: &aya_ebpf::Global<u32>,
+    result: Option<u64>,
 ) -> Option<()> {
     let thread = tls::thread_or_new(thread_key)?;
     let [outer, inner] = &mut thread.calls;
@@ -216,7 +272,7 @@ fn leave(
         nested,
         ..
     } = *call;
-    let result = register(ctx, result)?;
+    let result = result?;
     let mut key = SessionKey {
         object,
         tgid: caller.tgid,

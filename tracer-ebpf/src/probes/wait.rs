@@ -1,7 +1,8 @@
-//! Waits for several descriptors: where a turn of an event loop ends and the next one begins.
+//! Waits for several descriptors: where a turn of an event loop ends and the next one begins. And
+//! connections that are accepted.
 //!
 //! Hooks: `syscalls:sys_exit_epoll_wait` (and `epoll_pwait`, `epoll_pwait2`), `sys_exit_poll` (and
-//! `ppoll`), `sys_exit_select` (and `pselect6`).
+//! `ppoll`), `sys_exit_select` (and `pselect6`), `sys_exit_accept4` (and `accept`; `ret` at 16).
 
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
@@ -30,5 +31,15 @@ pub fn sys_exit_poll(_ctx: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn sys_exit_select(_ctx: TracePointContext) -> u32 {
     cause::waited(false);
+    0
+}
+
+/// See the module's text.
+#[tracepoint]
+pub fn sys_exit_accept4(ctx: TracePointContext) -> u32 {
+    // SAFETY: the context of such a tracepoint is longer than that.
+    if unsafe { ctx.read_at::<i64>(16) }.is_ok_and(|fd| fd >= 0) {
+        cause::accepted();
+    }
     0
 }

@@ -24,10 +24,11 @@ use crate::connection::{self, Connection, mode, verdict};
 use crate::emit;
 use crate::kernel::opaque;
 use crate::maps::{
-    BUFFER, CHUNKS_PROGRAM, FRAMES_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES, Scratch,
-    WINDOW_PROGRAM, count,
+    BUFFER, CHUNKS_PROGRAM, CONTEXT_PROGRAM, FRAMES_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES,
+    Scratch, WINDOW_PROGRAM, count,
 };
 use crate::memory::Forgotten;
+use crate::propagate::incoming;
 use crate::way::{Syscalls, Uprobes, Way};
 
 /// What is to be done with the window.
@@ -81,6 +82,7 @@ fn try_window<W: Way>(ctx: &W::Context) -> Option<()> {
         action::CHUNKS => CHUNKS_PROGRAM,
         action::FRAMES => FRAMES_PROGRAM,
         action::PASS => WINDOW_PROGRAM,
+        action::HEAD if incoming::wants_a_look(scratch, connection) => CONTEXT_PROGRAM,
         _ => HEAD_PROGRAM,
     };
     deliver::go_on::<W>(ctx, scratch, connection, next);

@@ -82,6 +82,8 @@ impl Agent {
         command
             .env_clear()
             .envs(sh::env_without(&["OTEL_", "RUST_"]))
+            // Whoever else traces this host goes on.
+            .env("TRACER_TAKEOVER", "off")
             .env("OTEL_TRACES_EXPORTER", "otlp")
             .env("OTEL_METRICS_EXPORTER", "none")
             .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")

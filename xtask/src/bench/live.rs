@@ -54,9 +54,9 @@ struct Traced {
 
 /// Measures and prints.
 pub fn measure(binary: &Path, directory: &Path, load: &Load) -> Result<()> {
-    let nginx = Nginx::start(directory)?;
+    let nginx = Nginx::start(directory, None)?;
     let sink = Sink::start(directory)?;
-    wrk::run(nginx.port, load.connections, WARM_UP)?;
+    wrk::run(&nginx.url(), load.connections, WARM_UP)?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for pair in 1..=load.pairs {
         eprintln!(
@@ -73,7 +73,7 @@ pub fn measure(binary: &Path, directory: &Path, load: &Load) -> Result<()> {
 
 fn plain(nginx: &Nginx, load: &Load) -> Result<Plain> {
     let before = procfs::cpu(nginx.worker)?;
-    let run = wrk::run(nginx.port, load.connections, load.time)?;
+    let run = wrk::run(&nginx.url(), load.connections, load.time)?;
     let used = procfs::cpu(nginx.worker)?.saturating_sub(before);
     if let Some(errors) = &run.errors {
         eprintln!("bench: wrk: {errors}");

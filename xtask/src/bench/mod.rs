@@ -2,6 +2,7 @@
 //!
 //! - `live`: one nginx worker under wrk, in alternating runs without and with the agent.
 //! - `h2load`: the same server over HTTP/2, many streams on few connections.
+//! - `tls`: HTTPS servers with probes in their TLS libraries, likewise.
 //! - `grpc`: unary calls to a server on grpc-go, likewise.
 //! - `causality`: parents of what services call (only when asked for).
 //! - `replay`: the pipeline over a large capture file, exporter off, on one core.
@@ -16,6 +17,7 @@ mod offline;
 mod procfs;
 mod report;
 mod sink;
+mod tls;
 mod wrk;
 
 pub use causality::{SceneArgs, play as causality_scene};
@@ -67,6 +69,8 @@ pub enum Row {
     H2load,
     /// A gRPC server under h2load, without and with the agent
     Grpc,
+    /// nginx with TLS and a Go HTTPS server, without and with the agent
+    Tls,
     /// `tracer-agent replay` of a large capture
     Replay,
     /// Parents of what services call while they serve a request
@@ -93,12 +97,12 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         eprintln!("bench: the rows with an agent are skipped: they need root's rights");
     } else if is_live {
         setup::mount_all()?;
+        let load = live::Load {
+            pairs: args.pairs,
+            time: Duration::from_secs(args.seconds),
+            connections: args.connections,
+        };
         if wanted(Row::Live) {
-            let load = live::Load {
-                pairs: args.pairs,
-                time: Duration::from_secs(args.seconds),
-                connections: args.connections,
-            };
             live::measure(&agent, &directory, &load)?;
         }
         if wanted(Row::H2load) {
@@ -106,6 +110,9 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         }
         if wanted(Row::Grpc) {
             multiplexed::grpc(&agent, &directory, args.pairs)?;
+        }
+        if wanted(Row::Tls) {
+            tls::measure(&agent, &directory, &load)?;
         }
     }
     if causality {

@@ -44,7 +44,7 @@ struct Run {
 
 /// nginx over HTTP/2.
 pub fn http2(binary: &Path, directory: &Path, pairs: u32) -> Result<()> {
-    let nginx = Nginx::start(directory)?;
+    let nginx = Nginx::start(directory, None)?;
     let bed = Bed {
         name: "h2load: one nginx worker",
         server: nginx.worker,

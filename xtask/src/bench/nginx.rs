@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::procfs;
+use super::tls::Certificate;
 use crate::child::Guard;
 use crate::{http, sh};
 
@@ -21,6 +22,8 @@ pub struct Nginx {
     pub port: u16,
     /// Where it listens for HTTP/2.
     pub http2: u16,
+    /// Where it listens with TLS, given a certificate.
+    pub https: Option<u16>,
     /// The one worker's process.
     pub worker: u32,
     _master: Guard,
@@ -28,12 +31,14 @@ pub struct Nginx {
 
 impl Nginx {
     /// Starts it with a configuration of its own in `directory`.
-    pub fn start(directory: &Path) -> Result<Self> {
+    pub fn start(directory: &Path, certificate: Option<&Certificate>) -> Result<Self> {
         let nginx =
             sh::which("nginx").context("there is no nginx: run `cargo xtask setup --tests`")?;
         let (port, http2) = (http::free_port()?, http::free_port()?);
+        let https = certificate.map(|_| http::free_port()).transpose()?;
+        let tls = https.zip(certificate);
         let config = directory.join("nginx.conf");
-        fs::write(&config, configuration(directory, port, http2))
+        fs::write(&config, configuration(directory, port, http2, tls))
             .with_context(|| format!("cannot write {}", config.display()))?;
         let log = File::create(directory.join("nginx.log")).context("cannot write nginx.log")?;
         let mut command = Command::new(nginx);
@@ -52,6 +57,7 @@ impl Nginx {
                 return Ok(Self {
                     port,
                     http2,
+                    https,
                     worker,
                     _master: master,
                 });
@@ -64,6 +70,11 @@ impl Nginx {
             }
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What it answers.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/", self.port)
     }
 
     /// Requests it ever served, the one that asks included.
@@ -82,8 +93,20 @@ fn parse_status(text: &str) -> Option<u64> {
     line.split_whitespace().nth(2)?.parse().ok()
 }
 
-fn configuration(directory: &Path, port: u16, http2: u16) -> String {
+fn configuration(
+    directory: &Path,
+    port: u16,
+    http2: u16,
+    tls: Option<(u16, &Certificate)>,
+) -> String {
     let at = directory.display();
+    let tls = tls.map_or(String::new(), |(port, Certificate { certificate, key })| {
+        format!(
+            "listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {};",
+            certificate.display(),
+            key.display()
+        )
+    });
     // Root's worker may enter a directory below a private one; others may not.
     let user = if crate::sys::is_root() {
         "user root;"
@@ -108,6 +131,7 @@ http {{
     server {{
         listen 127.0.0.1:{port};
         listen 127.0.0.1:{http2} http2;
+        {tls}
         location = /status {{ stub_status; }}
         location / {{ return 200 \"ok\"; }}
     }}

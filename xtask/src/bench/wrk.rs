@@ -25,14 +25,14 @@ pub struct Run {
 }
 
 /// Runs wrk with keep-alive connections.
-pub fn run(port: u16, connections: u32, time: Duration) -> Result<Run> {
+pub fn run(url: &str, connections: u32, time: Duration) -> Result<Run> {
     let wrk = sh::which("wrk").context("there is no wrk: run `cargo xtask setup --tests`")?;
-    let output = output(&wrk, port, connections, time)?;
+    let output = output(&wrk, url, connections, time)?;
     let (pid, text) = output;
     parse(pid, &text).with_context(|| format!("wrk says something odd: {text}"))
 }
 
-fn output(wrk: &Path, port: u16, connections: u32, time: Duration) -> Result<(u32, String)> {
+fn output(wrk: &Path, url: &str, connections: u32, time: Duration) -> Result<(u32, String)> {
     let mut command = Command::new(wrk);
     command
         .args([
@@ -43,7 +43,7 @@ fn output(wrk: &Path, port: u16, connections: u32, time: Duration) -> Result<(u3
             &connections.to_string(),
         ])
         .args(["--duration", &format!("{}s", time.as_secs())])
-        .arg(format!("http://127.0.0.1:{port}/"))
+        .arg(url)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut guard = Guard::start(&mut command)?;

@@ -5,13 +5,17 @@
 //! source. Both need bpf-linker, made for the same LLVM.
 
 mod apt;
+mod dist;
 mod linker;
 mod mounts;
 mod peers;
+mod sdk;
 mod tests;
+mod tls;
 mod toolchain;
 mod vm;
 
+pub use dist::{c_compiler, rust_tool, standard_library, target_libraries};
 pub use linker::Linker;
 pub use mounts::mount_all;
 pub use tests::{for_kubernetes, for_tests, venv_bin};

@@ -6,11 +6,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::apt::{self, Masked};
-use super::peers;
+use super::{peers, sdk, tls};
 use crate::sh;
 
 /// Programs and the Debian packages they come with.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: &[(&str, &str)] = &[
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
@@ -22,7 +22,13 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("wget", "wget"),
     ("openssl", "openssl"),
     ("gcc", "gcc"),
+    ("pkg-config", "pkg-config"),
+    ("unshare", "util-linux"),
     ("python3", "python3"),
+    ("setpriv", "util-linux"),
+    ("umoci", "umoci"),
+    ("runc", "runc"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Runtimes of services in other languages: used if they are there.
@@ -38,10 +44,15 @@ const RUNTIMES: [(&str, &str); 3] = [
 type Install = fn() -> Result<()>;
 
 /// Libraries of other languages, and how each is had. Nothing of them is installed system-wide.
-const LIBRARIES: [(&str, Install); 3] = [
+const LIBRARIES: &[(&str, Install)] = &[
     ("grpc-js", peers::grpc_js),
     ("grpc-java", peers::grpc_java),
     ("grpc-go", peers::grpc_go),
+    ("OpenSSL in a Python wheel", tls::wheel),
+    ("HTTPS in Rust", tls::rust),
+    ("OpenTelemetry for Python", sdk::python),
+    ("OpenTelemetry for Node", sdk::node),
+    ("OpenTelemetry for Java", sdk::java),
 ];
 
 /// Installs what is missing and says what will be skipped. A test whose program cannot be had is
@@ -181,12 +192,18 @@ impl GoProgram {
 }
 
 /// Python packages of the tests: what to ask them whether they are there, and what needs them.
-const PYTHON_PACKAGES: [(&str, &str, &str); 6] = [
+const PYTHON_PACKAGES: &[(&str, &str, &str)] = &[
     ("gunicorn", "import gunicorn", "the gunicorn service"),
     ("grpcio", "import grpc", "gRPC in Python"),
     ("requests", "import requests", "HTTPS by requests"),
     ("aiohttp", "import aiohttp", "HTTPS by aiohttp"),
     ("uvicorn", "import uvicorn", "HTTPS by uvicorn"),
+    (
+        "cyclonedx-python-lib[json-validation]",
+        "import cyclonedx.validation.json, jsonschema",
+        "the check of the bill of materials",
+    ),
+    ("httpx", "import httpx", "`bench causality` of httpx"),
     (
         "kubernetes-validate",
         "import kubernetes_validate",
@@ -209,23 +226,7 @@ fn python_packages() -> Result<()> {
     }
     let python = bin.join("python");
     if sh::output(Command::new(&python).args(["-m", "pip", "--version"])).is_err() {
-        let venv = bin.parent().context("the venv has a directory")?;
-        let make = |python: &Path| {
-            sh::run(
-                Command::new(python)
-                    .args(["-m", "venv", "--clear"])
-                    .arg(venv),
-            )
-        };
-        let system = sh::which("python3").context("there is no python3")?;
-        if make(&system).is_err() {
-            // Debian ships the module's payload apart.
-            apt::install(
-                &["python3-venv"],
-                "Python packages need a virtual environment",
-            )?;
-            make(&system)?;
-        }
+        make_venv(bin.parent().context("the venv has a directory")?)?;
     }
     // Not by its own script, which names the directory that it was installed in.
     let install = [
@@ -236,4 +237,25 @@ fn python_packages() -> Result<()> {
         "--disable-pip-version-check",
     ];
     sh::run(Command::new(python).args(install).args(packages))
+}
+
+/// Makes a virtual environment; what was there is removed.
+pub fn make_venv(venv: &Path) -> Result<()> {
+    let make = |python: &Path| {
+        sh::run(
+            Command::new(python)
+                .args(["-m", "venv", "--clear"])
+                .arg(venv),
+        )
+    };
+    let system = sh::which("python3").context("there is no python3")?;
+    if make(&system).is_ok() {
+        return Ok(());
+    }
+    // Debian ships the module's payload apart.
+    apt::install(
+        &["python3-venv"],
+        "Python packages need a virtual environment",
+    )?;
+    make(&system)
 }

@@ -17,10 +17,7 @@ const TARGET: &str = "t/target";
 /// Makes the image; returns its path.
 pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
     let root = directory().join("root");
-    if root.exists() {
-        std::fs::remove_dir_all(&root)
-            .with_context(|| format!("cannot empty {}", root.display()))?;
-    }
+    empty(&root)?;
     for place in [
         "bin",
         "dev",
@@ -47,28 +44,13 @@ pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
     let mut programs = vec![root.join(TARGET).join("release/tracer-agent")];
     copy(agent, &programs[0])?;
     if !smokes.is_empty() {
-        for built in test_programs(smokes)? {
-            let place = match built.deps {
-                true => debug.join("deps").join(&built.name),
-                false => debug.join(&built.name),
-            };
-            copy(&built.path, &place)?;
-            // Debug information is most of their size.
-            sh::output(Command::new("strip").arg(&place))?;
-            programs.push(place);
-        }
+        programs.extend(test_programs(&debug, smokes)?);
     }
-    for library in libraries(&programs)? {
-        let place = root.join(library.strip_prefix("/").unwrap_or(&library));
-        if let Some(parent) = place.parent() {
-            make(parent)?;
-        }
-        copy(&library, &place)?;
-    }
+    copy_libraries(&root, &programs)?;
     let init = root.join("init");
     write(&init, &script(smokes))?;
     sh::output(Command::new("chmod").arg("755").arg(&init))?;
-    pack(&root)
+    pack(&root, "initramfs.gz")
 }
 
 struct Built {
@@ -78,8 +60,23 @@ struct Built {
     deps: bool,
 }
 
-/// Builds the tests crate; returns its programs and those of its tests that are wanted.
-fn test_programs(smokes: &[Smoke]) -> Result<Vec<Built>> {
+/// Builds the tests crate, and copies its programs and those of its tests that are wanted, as cargo lays them out.
+pub fn test_programs(debug: &Path, smokes: &[Smoke]) -> Result<Vec<PathBuf>> {
+    let mut programs = Vec::new();
+    for built in built_programs(smokes)? {
+        let place = match built.deps {
+            true => debug.join("deps").join(&built.name),
+            false => debug.join(&built.name),
+        };
+        copy(&built.path, &place)?;
+        // Debug information is most of their size.
+        sh::output(Command::new("strip").arg(&place))?;
+        programs.push(place);
+    }
+    Ok(programs)
+}
+
+fn built_programs(smokes: &[Smoke]) -> Result<Vec<Built>> {
     let mut command = sh::cargo();
     command.args([
         "test",
@@ -113,6 +110,18 @@ fn test_programs(smokes: &[Smoke]) -> Result<Vec<Built>> {
         }
     }
     Ok(found)
+}
+
+/// Copies the shared libraries that the programs need to where they are on this machine.
+pub fn copy_libraries(root: &Path, programs: &[PathBuf]) -> Result<()> {
+    for library in libraries(programs)? {
+        let place = root.join(library.strip_prefix("/").unwrap_or(&library));
+        if let Some(parent) = place.parent() {
+            make(parent)?;
+        }
+        copy(&library, &place)?;
+    }
+    Ok(())
 }
 
 /// Shared libraries that the programs need, the loader included.
@@ -159,24 +168,41 @@ fn script(smokes: &[Smoke]) -> String {
     text
 }
 
-fn pack(root: &Path) -> Result<PathBuf> {
-    let image = directory().join("initramfs.gz");
-    let pipeline = "find . | cpio --quiet -o -H newc | gzip -1 > ../initramfs.gz";
-    sh::output(Command::new("sh").args(["-ec", pipeline]).current_dir(root))?;
+/// Packs a root file system for the kernel to unpack.
+pub fn pack(root: &Path, name: &str) -> Result<PathBuf> {
+    let image = directory().join(name);
+    let pipeline = format!("find . | cpio --quiet -o -H newc | gzip -1 > ../{name}");
+    sh::output(
+        Command::new("sh")
+            .args(["-ec", &pipeline])
+            .current_dir(root),
+    )?;
     Ok(image)
 }
 
-fn make(directory: &Path) -> Result<()> {
+/// Makes a directory of it that holds nothing.
+pub fn empty(root: &Path) -> Result<()> {
+    if root.exists() {
+        std::fs::remove_dir_all(root)
+            .with_context(|| format!("cannot empty {}", root.display()))?;
+    }
+    make(root)
+}
+
+/// Makes a directory and those on the way.
+pub fn make(directory: &Path) -> Result<()> {
     std::fs::create_dir_all(directory)
         .with_context(|| format!("cannot make {}", directory.display()))
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copies a file with its permissions.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::copy(from, to)
         .map(|_| ())
         .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+/// Writes a text.
+pub fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -9,6 +9,7 @@ mod boot;
 mod image;
 mod kernels;
 mod report;
+mod systemd;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,6 +42,12 @@ enum VmCommand {
         #[arg(long)]
         docs: bool,
     },
+    /// The agent under its systemd unit
+    Systemd {
+        /// The kernel
+        #[arg(long, value_name = "VERSION", default_value = "6.1")]
+        kernel: String,
+    },
 }
 
 /// One end-to-end test program, and which of its tests need nothing that is not in the image.
@@ -71,11 +78,17 @@ fn directory() -> PathBuf {
 
 /// `cargo xtask vm`.
 pub fn vm(args: &VmArgs) -> Result<()> {
-    let VmCommand::Test {
-        kernels: wanted,
-        verify,
-        docs,
-    } = &args.command;
+    match &args.command {
+        VmCommand::Test {
+            kernels,
+            verify,
+            docs,
+        } => test(kernels, *verify, *docs),
+        VmCommand::Systemd { kernel } => systemd::run(kernel),
+    }
+}
+
+fn test(wanted: &[String], verify: bool, docs: bool) -> Result<()> {
     let all = kernels::ALL;
     if let Some(unknown) = wanted
         .iter()
@@ -84,16 +97,16 @@ pub fn vm(args: &VmArgs) -> Result<()> {
         let names: Vec<_> = all.iter().map(|kernel| kernel.name).collect();
         bail!("no kernel {unknown}; there are {}", names.join(", "));
     }
-    if *docs && (!wanted.is_empty() || *verify) {
+    if docs && (!wanted.is_empty() || verify) {
         bail!("--docs is written from a run of everything: leave --kernel and --verify away");
     }
     let chosen = all
         .iter()
-        .filter(|kernel| wanted.is_empty() || wanted.iter().any(|name| name == kernel.name));
+        .filter(|kernel| wanted.is_empty() || wanted.iter().any(|name| *name == kernel.name));
     let chosen: Vec<&Kernel> = chosen.collect();
     setup::for_vm()?;
     let agent = agent::build(BuildArgs::default())?;
-    let smokes = if *verify { &[][..] } else { SMOKES };
+    let smokes = if verify { &[][..] } else { SMOKES };
     let image = image::build(&agent, smokes)?;
     let mut runs: Vec<Run> = Vec::new();
     for kernel in chosen {
@@ -104,7 +117,7 @@ pub fn vm(args: &VmArgs) -> Result<()> {
     }
     let table = report::table(&runs, smokes);
     println!("{table}");
-    if *docs {
+    if docs {
         report::write_docs(&table)?;
     }
     let bad = runs.iter().filter(|run| run.failed(smokes)).count();

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -129,7 +130,14 @@ func run(connection *grpc.ClientConn, calls []call, concurrency int) {
 }
 
 func client(address string) {
-	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	secret := insecure.NewCredentials()
+	if certificate := os.Getenv("PEERS_CERTIFICATE"); certificate != "" {
+		var err error
+		if secret, err = credentials.NewClientTLSFromFile(certificate, ""); err != nil {
+			log.Fatal(err)
+		}
+	}
+	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(secret),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(raw{})))
 	if err != nil {
 		log.Fatal(err)

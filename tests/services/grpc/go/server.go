@@ -8,10 +8,12 @@ import (
 	"io"
 	"log"
 	"net"
+	"os"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 )
 
@@ -112,7 +114,15 @@ func serve() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.ForceServerCodec(raw{}))
+	options := []grpc.ServerOption{grpc.ForceServerCodec(raw{})}
+	if key := os.Getenv("PEERS_KEY"); key != "" {
+		secret, err := credentials.NewServerTLSFromFile(os.Getenv("PEERS_CERTIFICATE"), key)
+		if err != nil {
+			log.Fatal(err)
+		}
+		options = append(options, grpc.Creds(secret))
+	}
+	server := grpc.NewServer(options...)
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: service,
 		HandlerType: (*any)(nil),

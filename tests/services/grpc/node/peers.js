@@ -2,12 +2,15 @@
 // installed beside this file.
 'use strict';
 
+const fs = require('node:fs');
 const path = require('node:path');
 const readline = require('node:readline');
 const grpc = require(path.join(process.env.PEERS_MODULES, '@grpc/grpc-js'));
 
 const SERVICE = 'tracer.peers.v1.Peers';
 const same = (bytes) => bytes;
+// Of the server; given, if TLS is to be spoken.
+const { PEERS_CERTIFICATE: certificate, PEERS_KEY: key } = process.env;
 
 function definition(name, requestStream, responseStream) {
   return {
@@ -82,7 +85,12 @@ const HANDLERS = {
 function serve() {
   const server = new grpc.Server({ 'grpc.max_concurrent_streams': 1000 });
   server.addService(METHODS, HANDLERS);
-  server.bindAsync('127.0.0.1:0', grpc.ServerCredentials.createInsecure(), (error, port) => {
+  const credentials = key
+    ? grpc.ServerCredentials.createSsl(null, [
+        { cert_chain: fs.readFileSync(certificate), private_key: fs.readFileSync(key) },
+      ])
+    : grpc.ServerCredentials.createInsecure();
+  server.bindAsync('127.0.0.1:0', credentials, (error, port) => {
     if (error) throw error;
     console.log(port);
   });
@@ -149,7 +157,10 @@ async function run(client, calls, concurrency) {
 }
 
 async function client(address) {
-  const client = new grpc.Client(address, grpc.credentials.createInsecure());
+  const credentials = certificate
+    ? grpc.credentials.createSsl(fs.readFileSync(certificate))
+    : grpc.credentials.createInsecure();
+  const client = new grpc.Client(address, credentials);
   let calls = [];
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const words = line.split(' ');

@@ -10,7 +10,14 @@ import time
 import grpc
 from common import SERVICE, Asked, Clock, batches, end_with_stdin, report
 
+# Of the server; given, if TLS is to be spoken.
+CERTIFICATE, KEY = os.environ.get("PEERS_CERTIFICATE"), os.environ.get("PEERS_KEY")
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def contents(path):
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def wait(context, seconds):
@@ -66,7 +73,11 @@ def serve():
         "Bidi": grpc.stream_stream_rpc_method_handler(bidi),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    if KEY:
+        pairs = [(contents(KEY), contents(CERTIFICATE))]
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pairs))
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     end_with_stdin(lambda: os._exit(0))
     print(port, flush=True)
@@ -118,8 +129,14 @@ def make(channel, call):
     return clock.done(call, code)
 
 
+def connect(address):
+    if not CERTIFICATE:
+        return grpc.insecure_channel(address)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(contents(CERTIFICATE)))
+
+
 def client(address):
-    with grpc.insecure_channel(address) as channel:
+    with connect(address) as channel:
         for calls, concurrency in batches():
             left, lines = queue.SimpleQueue(), []
             for call in calls:

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::BinaryError;
-use super::code::{self, Extents, NotUnderstood};
+use super::code::{self, Convention, Extents, NotUnderstood, Points};
 use super::elf::Elf;
 use super::go::GoProgram;
 use super::symbols::{self, Symbol, Table};
@@ -46,6 +46,8 @@ const OPENSSL: &[(&str, TlsFunction)] = &[
     ("SSL_write", F::SslWrite),
     ("SSL_write_ex", F::SslWriteEx),
     ("SSL_write_ex2", F::SslWriteEx2),
+    ("SSL_read_early_data", F::SslReadEarlyData),
+    ("SSL_write_early_data", F::SslWriteEarlyData),
     ("SSL_sendfile", F::SslSendfile),
     ("SSL_do_handshake", F::SslDoHandshake),
     ("SSL_connect", F::SslConnect),
@@ -267,18 +269,17 @@ fn function(
     let range = range.filter(|range| range.start == symbol.address);
     let range = range.ok_or(NotUnderstood::NoCode)?;
     let entry = elf.code_offset(&range).ok_or(NotUnderstood::NoCode)?;
-    let returns = match code::returns(elf, extents, range) {
-        Ok(addresses) => {
-            let offset = |address: &u64| elf.offset(*address).ok_or(NotUnderstood::NoCode);
-            addresses.iter().map(offset).collect::<Result<_, _>>()?
-        }
-        Err(_) if !probe.needs_returns() => Vec::new(),
+    let Points { returns, quick } = match code::points(elf, extents, range, Convention::C) {
+        Ok(points) => points.offsets(elf)?,
+        Err(_) if !probe.needs_returns() => Points::default(),
         Err(error) => return Err(error),
     };
     Ok(Function {
         probe,
         entry,
         returns,
+        quick,
+        deferred: None,
     })
 }
 

@@ -15,6 +15,7 @@ mod elf;
 mod go;
 mod libraries;
 mod process;
+mod python;
 mod relocations;
 mod symbols;
 mod text;
@@ -27,7 +28,10 @@ pub use bytes::ReadAt;
 pub use go::GoFunction;
 pub use libraries::{Contents, Library};
 pub use process::{Found, Scanner, Unseen};
-pub use types::{FileId, Function, GoLayout, GoTls, Refused, Target, TlsFunction, TlsLibrary};
+pub use python::{PythonEvent, PythonPoint};
+pub use types::{
+    Deferred, FileId, Function, GoLayout, GoTls, Quick, Refused, Target, TlsFunction, TlsLibrary,
+};
 
 /// Why a file could not be understood.
 #[derive(Debug, Error)]
@@ -71,6 +75,19 @@ pub fn go_functions(
     }
 }
 
+/// Where tasks of asyncio can be seen in a Python interpreter; `None` if the file is none.
+pub fn python_interpreter(
+    file: &dyn ReadAt,
+    len: u64,
+) -> Result<Option<Vec<PythonPoint>>, BinaryError> {
+    python::interpreter(&elf::Elf::parse(bytes::Bytes::new(file, len))?)
+}
+
+/// Where futures get their results, in the file that `_asyncio` is in.
+pub fn python_futures(file: &dyn ReadAt, len: u64) -> Result<Vec<PythonPoint>, BinaryError> {
+    python::futures(&elf::Elf::parse(bytes::Bytes::new(file, len))?)
+}
+
 /// Whatever the bytes are, an answer and no panic, and no offset outside of them.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
@@ -82,7 +99,12 @@ pub fn fuzz(data: &[u8]) {
         let libraries = contents.libraries.iter();
         for function in libraries.flat_map(|library| library.functions.iter()) {
             inside(function.entry, &function.returns);
+            assert!(function.quick.iter().all(|quick| quick.at < len));
         }
+    }
+    let points = python_interpreter(&data, len).ok().flatten();
+    for points in points.into_iter().chain(python_futures(&data, len)) {
+        assert!(points.iter().all(|point| point.at < len));
     }
     if let Ok(Some(functions)) = go_functions(&data, len, &["runtime.newproc1", "runtime.main"]) {
         for function in functions {

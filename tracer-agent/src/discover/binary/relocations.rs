@@ -62,25 +62,54 @@ pub fn value(elf: &Elf<'_>, address: u64) -> Result<u64, BinaryError> {
     }
 }
 
-fn find(elf: &Elf<'_>, address: u64) -> Result<Option<(RelocationType, u32, i64)>, BinaryError> {
-    let mut tables: Vec<(u64, u64)> = elf
+/// Addresses of words that will hold one of these addresses of this file, up to `most`.
+pub fn pointing_to(elf: &Elf<'_>, addresses: &[u64], most: usize) -> Result<Vec<u64>, BinaryError> {
+    let relative = match elf.machine {
+        Machine::X86_64 => R_X86_64_RELATIVE,
+        Machine::Aarch64 => R_AARCH64_RELATIVE,
+    };
+    let mut found = Vec::new();
+    for table in tables(elf) {
+        elf.bytes.records(table, RELA, |_, record| {
+            if let Ok((rela, _)) = from_bytes::<Rela64<LE>>(record)
+                && RelocationType(rela.r_info.get(LE) as u32) == relative
+                && addresses.contains(&(rela.r_addend.get(LE) as u64))
+            {
+                found.push(rela.r_offset.get(LE));
+            }
+            match found.len() < most {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+/// Where relocations with addends are in the file.
+fn tables(elf: &Elf<'_>) -> Vec<(u64, u64)> {
+    let tables: Vec<(u64, u64)> = elf
         .sections
         .iter()
         .filter(|section| section.kind == SHT_RELA && section.address != 0)
         .map(|section| section.range)
         .collect();
-    if tables.is_empty() {
-        let dynamic = [
-            (elf_tag::JMPREL, elf_tag::PLTRELSZ),
-            (elf_tag::RELA, elf_tag::RELASZ),
-        ];
-        tables = dynamic
-            .into_iter()
-            .filter_map(|(at, size)| Some((elf.offset(elf.dynamic(at)?)?, elf.dynamic(size)?)))
-            .collect();
+    if !tables.is_empty() {
+        return tables;
     }
+    let dynamic = [
+        (elf_tag::JMPREL, elf_tag::PLTRELSZ),
+        (elf_tag::RELA, elf_tag::RELASZ),
+    ];
+    dynamic
+        .into_iter()
+        .filter_map(|(at, size)| Some((elf.offset(elf.dynamic(at)?)?, elf.dynamic(size)?)))
+        .collect()
+}
+
+fn find(elf: &Elf<'_>, address: u64) -> Result<Option<(RelocationType, u32, i64)>, BinaryError> {
     let mut found = None;
-    for table in tables {
+    for table in tables(elf) {
         elf.bytes.records(table, RELA, |_, record| {
             match from_bytes::<Rela64<LE>>(record) {
                 Ok((rela, _)) if rela.r_offset.get(LE) == address => {

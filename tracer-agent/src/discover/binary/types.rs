@@ -5,6 +5,9 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use super::code::Quick;
+pub use super::go::Deferred;
+
 /// Which file this is, and which content of it: a file that was replaced or rewritten has another
 /// identity, a file that was renamed or deleted while mapped keeps its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,6 +95,10 @@ pub enum TlsFunction {
     /// `SSL_write_ex2` of OpenSSL 3.3: as `SSL_write_ex` with flags as the fourth argument and
     /// `size_t *written` as the fifth. `SSL_write_ex` of those versions calls it or jumps to it.
     SslWriteEx2,
+    /// `SSL_read_early_data`: as `SSL_read_ex`, from the first flight of a resumed session.
+    SslReadEarlyData,
+    /// `SSL_write_early_data`: as `SSL_write_ex`.
+    SslWriteEarlyData,
     SslSendfile,
     SslDoHandshake,
     SslConnect,
@@ -125,7 +132,7 @@ pub enum TlsFunction {
     GoTlsRead,
     GoTlsWrite,
     GoTlsClose,
-    GoTlsHandshakeContext,
+    GoTlsHandshake,
 }
 
 /// One function to attach to.
@@ -143,6 +150,10 @@ pub struct Function {
     /// File offsets of all RETs through which a call of it can return, sorted; all of them or, only
     /// for those that can do without ([`TlsFunction::needs_returns`]), none.
     pub returns: Vec<u64>,
+    /// What costs less to probe in place of the entry and of some of the RETs, as file offsets.
+    pub quick: Vec<Quick>,
+    /// What costs less to probe in place of others of the RETs.
+    pub deferred: Option<Deferred>,
 }
 
 /// A function that is there but cannot be attached to.
@@ -221,7 +232,7 @@ impl TlsFunction {
                 | SslConnect
                 | SslAccept
                 | GnutlsHandshake
-                | GoTlsHandshakeContext
+                | GoTlsHandshake
                 | SslFree
                 | SslSetFd
                 | SslSetRfd

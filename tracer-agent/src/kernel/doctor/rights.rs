@@ -177,8 +177,8 @@ pub(super) fn only_agent(features: &Features) -> Check {
         false => Check::missing(
             "only agent",
             format!("another one runs as pid {}", pids.join(", ")),
-            "one of each span: two agents export everything twice, and share the admin port",
-            "stop the other one, or choose another --admin address",
+            "one of each span, unless the newer agent takes over from the older one; and both want the same admin port",
+            "stop the other one, or give both the same --takeover name in one network namespace, and choose another --admin address",
         ),
     }
 }

@@ -347,6 +347,10 @@ fn another_agent_is_named_and_its_doctor_is_not() {
         .put("proc/200/cmdline", "/usr/bin/tracer-agent\0doctor\0");
     fake.put("proc/300/comm", "nginx\n")
         .put("proc/300/cmdline", "nginx\0run\0");
+    fake.put("proc/350/comm", "tracer-agent\n").put(
+        "proc/350/cmdline",
+        "tracer-agent\0run\0--admin\0off\0--\0make\0",
+    );
     fake.check(true, &[]);
     fake.put("proc/400/comm", "tracer-agent\n").put(
         "proc/400/cmdline",

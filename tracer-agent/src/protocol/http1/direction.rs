@@ -82,7 +82,9 @@ impl Lane {
                 .take_while(|byte| matches!(byte, b'\r' | b'\n'))
                 .count();
             self.first = *at;
-            self.head_position = self.position.saturating_sub(bytes.len() as u64);
+            // Of the first byte behind them, which does not depend on how the bytes came.
+            let behind = bytes.len().saturating_sub(blank) as u64;
+            self.head_position = self.position.saturating_sub(behind);
         }
         let bytes = bytes.get(blank..).unwrap_or_default();
         if bytes.is_empty() {

@@ -76,6 +76,7 @@ impl Session {
             role,
             position: Some(key),
             start_ns: began_ns,
+            tgid: first.tgid,
             cause: first.cause,
             context: head.request.context.clone(),
         };
@@ -85,6 +86,12 @@ impl Session {
             Declared::Length(length) => Some(Body::Length(length)),
             Declared::Chunked => Some(Body::Chunked(Chunk::START)),
             Declared::Unclear => Some(Body::Unknown),
+        };
+        self.export = match (role, body) {
+            (Role::Client, Some(body)) => {
+                pending.exports_spans(body == Body::Chunked(Chunk::START))
+            }
+            _ => None,
         };
         let connect = pending.is_connect();
         pending.sent = connect || body.is_none();

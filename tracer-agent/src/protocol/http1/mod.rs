@@ -16,6 +16,7 @@
 mod body;
 mod direction;
 mod endings;
+mod export;
 mod head;
 mod held;
 mod messages;
@@ -25,7 +26,7 @@ mod session;
 mod tests;
 mod upgrade;
 
-use super::{Exchange, Opened};
+use super::{Exchange, ExportBody, Opened};
 
 pub use session::Session;
 pub use upgrade::{Piece, Upgraded};
@@ -54,6 +55,8 @@ pub struct Output {
     pub opened: Vec<Opened>,
     /// Finished exchanges, in order of completion.
     pub exchanges: Vec<Exchange>,
+    /// Bodies of requests that export spans.
+    pub exports: Vec<ExportBody>,
     /// Counters.
     pub counts: Counts,
 }

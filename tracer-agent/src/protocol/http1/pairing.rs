@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 
-use super::super::{At, Exchange, Outcome, Request, Response, Role};
+use super::super::{At, Exchange, Outcome, Request, Response, Role, Unfinished};
+use super::export::Export;
 use super::head::RequestHead;
+use crate::trace::sdk::Signal;
 
 /// Most requests of one connection that may wait.
 pub(super) const MAX_OUTSTANDING: usize = 1024;
@@ -77,6 +79,12 @@ impl Pending {
 
     pub(super) fn is_connect(&self) -> bool {
         &*self.head.request.method == "CONNECT"
+    }
+
+    /// What takes its body, if that is an export of spans.
+    pub(super) fn exports_spans(&self, chunked: bool) -> Option<Box<Export>> {
+        let signal = Signal::of_request(&self.head.request);
+        (signal == Some(Signal::Traces)).then(|| Box::new(Export::new(self.tgid, chunked)))
     }
 
     /// An interim response is likely still to come.
@@ -174,6 +182,17 @@ impl Answer {
 impl Queue {
     pub(super) fn len(&self) -> usize {
         self.pending.len()
+    }
+
+    /// All of them, oldest first.
+    pub(super) fn iter(&self, role: Option<Role>) -> impl Iterator<Item = Unfinished<'_>> {
+        self.pending.iter().map(move |pending| Unfinished {
+            role,
+            request: &pending.head.request,
+            began_ns: pending.began_ns,
+            tgid: pending.tgid,
+            answered: pending.response.is_some(),
+        })
     }
 
     pub(super) fn is_empty(&self) -> bool {

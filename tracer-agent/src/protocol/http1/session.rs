@@ -4,9 +4,10 @@
 //! request becomes exactly one exchange or is counted as abandoned, or is still in flight.
 
 use super::super::opposite;
-use super::super::{At, Direction, Input, Role};
+use super::super::{At, Direction, Input, Role, Unfinished};
 use super::body::Body;
 use super::direction::{Found, Lane, State};
+use super::export::Export;
 use super::head::{Head, Kind};
 use super::held::Held;
 use super::pairing::{Hole, Queue};
@@ -49,6 +50,8 @@ pub struct Session {
     pub(super) peer_ended: bool,
     /// The connection goes on as HTTP/2.
     pub(super) upgrade: Option<Box<Upgrade>>,
+    /// The body of a request that exports spans is being sent.
+    pub(super) export: Option<Box<Export>>,
 }
 
 /// What the connection is.
@@ -89,6 +92,7 @@ impl Session {
             fruitless: 0,
             peer_ended: false,
             upgrade: None,
+            export: None,
         }
     }
 
@@ -122,6 +126,11 @@ impl Session {
     /// Requests without a finished exchange (for the ledger's `pending`).
     pub fn in_flight(&self) -> usize {
         self.queue.len() + usize::from(self.upgrade.as_ref().is_some_and(|u| u.exchange.is_some()))
+    }
+
+    /// Requests without a finished exchange; one that asked for an upgrade is left out.
+    pub fn unfinished(&self) -> impl Iterator<Item = Unfinished<'_>> {
+        self.queue.iter(self.role)
     }
 
     /// Nothing was received yet.
@@ -216,8 +225,10 @@ impl Session {
                 State::Body(body) => {
                     let step = body.bytes(rest);
                     let unknown = *body == Body::Unknown;
+                    let used = usize::try_from(step.used).unwrap_or(rest.len());
+                    self.export_bytes(direction, rest.get(..used), step.ended, out);
                     self.body_step(direction, step.content, unknown, step.ended, at, out);
-                    usize::try_from(step.used).unwrap_or(rest.len())
+                    used
                 }
                 State::Start => match lane.find(kind, rest, at) {
                     Found::Partial => return,
@@ -283,6 +294,7 @@ impl Session {
                 State::Body(body) => {
                     let step = body.range(left);
                     let unknown = *body == Body::Unknown;
+                    self.export_bytes(direction, None, step.ended, out);
                     self.body_step(direction, step.content, unknown, step.ended, at, out);
                     left -= step.used.min(left);
                 }

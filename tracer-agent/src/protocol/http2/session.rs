@@ -5,7 +5,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::super::{At, Direction, Exchange, Input, Role, opposite};
+use super::super::{At, Direction, Exchange, Input, Role, Unfinished, opposite};
 use super::align::Found;
 use super::frame::{self, PREFACE};
 use super::held::{Held, Piece, What};
@@ -126,6 +126,14 @@ impl Session {
     /// Requests without a finished exchange (for the ledger's `pending`).
     pub fn in_flight(&self) -> usize {
         self.streams.len()
+    }
+
+    /// Requests without a finished exchange.
+    pub fn unfinished(&self) -> impl Iterator<Item = Unfinished<'_>> {
+        let role = self.role;
+        self.streams
+            .values()
+            .map(move |stream| stream.unfinished(role))
     }
 
     /// The connection speaks no HTTP/2: nothing will come of it any more.

@@ -1,6 +1,8 @@
 //! One stream: a request, what is known of its response, and the exchange they become.
 
-use super::super::{At, Cause, Exchange, Grpc, Opened, Outcome, Protocol, Request, Response, Role};
+use super::super::{
+    At, Cause, Exchange, Grpc, Opened, Outcome, Protocol, Request, Response, Role, Unfinished,
+};
 use super::fields::{Content, Fields};
 use super::grpc::{Ended, Messages};
 
@@ -158,6 +160,17 @@ pub(super) struct Custom {
 }
 
 impl Stream {
+    /// As it is now.
+    pub(super) fn unfinished(&self, role: Option<Role>) -> Unfinished<'_> {
+        Unfinished {
+            role,
+            request: &self.request,
+            began_ns: self.began_ns,
+            tgid: self.tgid,
+            answered: self.answer.head.is_some(),
+        }
+    }
+
     pub(super) fn new(id: u32, fields: Fields, ended: bool, began_ns: u64, first: &At) -> Self {
         let content = fields.content;
         let timeout_ns = fields.grpc_timeout_ns;
@@ -212,6 +225,7 @@ impl Stream {
             role,
             position: None,
             start_ns: self.began_ns,
+            tgid: self.tgid,
             cause,
             context: self.request.context.clone(),
         }

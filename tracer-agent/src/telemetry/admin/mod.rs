@@ -1,4 +1,5 @@
-//! The admin endpoint: `/healthz`, `/readyz`, `/metrics`, `/ledger`, `/ledger/services` over plain HTTP/1.
+//! The admin endpoint: `/healthz`, `/readyz`, `/metrics`, `/ledger`, `/ledger/services`,
+//! `/ledger/open` over plain HTTP/1.
 //!
 //! In: [`Readiness`], the [`Ledger`], and a function that gives the metrics' text. Out: answers to
 //! GET. It changes nothing in the agent, holds at most [`MAX_CONNECTIONS`] connections, and has no
@@ -25,6 +26,7 @@ pub use listener::MAX_CONNECTIONS;
 
 use super::exposition::Format;
 use super::ledger::Ledger;
+use super::open::OpenExchanges;
 
 /// How long a connection may hold up the end of the agent.
 const GRACE: Duration = Duration::from_millis(500);
@@ -87,6 +89,8 @@ pub struct Sources {
     pub readiness: Readiness,
     /// For `/ledger`.
     pub ledger: Arc<Ledger>,
+    /// For `/ledger/open`.
+    pub open: Arc<OpenExchanges>,
     /// For `/metrics`: the whole page in a format.
     pub metrics: Arc<dyn Fn(Format) -> String + Send + Sync>,
 }
@@ -152,6 +156,7 @@ fn router(sources: Sources) -> Router {
         .route("/metrics", get(metrics))
         .route("/ledger", get(ledger))
         .route("/ledger/services", get(details))
+        .route("/ledger/open", get(open))
         .fallback(async || {
             (
                 StatusCode::NOT_FOUND,
@@ -187,6 +192,17 @@ async fn details(State(sources): State<Sources>) -> Response {
     json(&sources.ledger.details())
 }
 
+async fn open(State(sources): State<Sources>) -> Response {
+    match sources.open.ask().await {
+        Some(open) => json(&open),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the capture thread is busy or not there yet; try again\n",
+        )
+            .into_response(),
+    }
+}
+
 fn json(value: &impl serde::Serialize) -> Response {
     match serde_json::to_string_pretty(value) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json + "\n").into_response(),
@@ -219,6 +235,7 @@ mod tests {
         let sources = Sources {
             readiness: Readiness::waiting_for("attaching probes"),
             ledger: Arc::new(Ledger::default()),
+            open: Arc::default(),
             metrics: Arc::new(|_| "up 1\n".to_owned()),
         };
         let (stop, stopped) = oneshot::channel::<()>();

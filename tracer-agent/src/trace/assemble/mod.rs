@@ -15,6 +15,7 @@
 //! seen before the client's call that wrote it has returned. With nothing to wait for, spans pass at
 //! once. It cannot see calls between hosts without context in the request.
 
+mod injected;
 mod node;
 mod wire;
 
@@ -28,7 +29,9 @@ use crate::protocol::{Connection, ExchangeId, Opened, Role};
 use super::FLAG_SAMPLED;
 use super::context::{Propagators, extract};
 use super::ids::Ids;
-use super::span::{Link, Span, SpanId};
+use super::span::{Link, Span, SpanId, TraceId};
+pub use injected::Injected;
+use injected::Injections;
 use node::{Node, Parent, Trace};
 use wire::{Ends, WireKey, is_near};
 
@@ -71,6 +74,8 @@ pub struct JoinCounts {
     pub forgotten: u64,
     /// Ends of one connection that were found when one of the spans was gone already.
     pub late: u64,
+    /// Spans whose trace was on the wire already when it turned out to be another one's part.
+    pub conflicts: u64,
 }
 
 /// See the module's text.
@@ -86,6 +91,9 @@ pub struct Assembler {
     ended: VecDeque<(u64, ExchangeId)>,
     wires: FxHashMap<WireKey, Ends>,
     waiting: VecDeque<(u64, ExchangeId, Span)>,
+    injections: Injections,
+    /// What the kernel side makes ids from, where it does.
+    secret: Option<[u64; 2]>,
     counts: JoinCounts,
 }
 
@@ -101,8 +109,22 @@ impl Assembler {
             ended: VecDeque::new(),
             wires: FxHashMap::default(),
             waiting: VecDeque::new(),
+            injections: Injections::new(limits.waiting),
+            secret: None,
             counts: JoinCounts::default(),
         }
+    }
+
+    /// Traces that begin with a request to a server get the ids that the kernel side would write into
+    /// what is sent for it.
+    pub fn derive_ids(&mut self, secret: [u64; 2]) {
+        self.secret = Some(secret);
+    }
+
+    /// The kernel side is about to put a header into a request. Its exchange, when it opens, has these
+    /// ids; what it is sent for is in the same trace.
+    pub fn injected(&mut self, injected: Injected) {
+        self.injections.insert(injected);
     }
 
     /// What was joined so far.
@@ -124,8 +146,16 @@ impl Assembler {
         let extraction = extract(&opened.context, &self.propagators);
         let sampled = extraction.decision.map(|(_, sampled)| sampled);
         let mut node = Node::new(&opened, self.ids.span_id(), now_ns, sampled);
-        let wire = WireKey::new(&opened, connection);
-        if let Some((_, context)) = extraction.context {
+        let injected = self.injections.take(id);
+        let shift = match (&injected, opened.role, opened.position) {
+            (Some(injected), ..) => injected.shift,
+            (None, Role::Client, Some(position)) => self.injections.shift(id.connection, position),
+            _ => 0,
+        };
+        let wire = WireKey::new(&opened, connection, shift);
+        if let Some(injected) = injected {
+            self.adopt(&mut node, injected);
+        } else if let Some((_, context)) = extraction.context {
             node.parent = Parent::Context(context.parent);
             node.trace = Some(Arc::new(Trace::from(context)));
         } else if let Some(cause) = opened.cause {
@@ -143,6 +173,11 @@ impl Assembler {
             self.plug(wire, id, opened.role);
         }
         self.make_room();
+    }
+
+    /// The id that the span of an exchange has or will have.
+    pub fn span_id(&self, id: ExchangeId) -> Option<SpanId> {
+        self.nodes.get(&id).map(|node| node.span_id)
     }
 
     /// An exchange ended: its span, with the ids it has by itself. What is final comes out at once
@@ -199,6 +234,52 @@ impl Assembler {
         }
     }
 
+    /// Gives a request the ids that went out with it.
+    fn adopt(&mut self, node: &mut Node, injected: Injected) {
+        let Injected {
+            trace_id,
+            span_id,
+            flags,
+            cause,
+            ..
+        } = injected;
+        node.span_id = span_id;
+        let mut trace = Trace::begin(trace_id, None);
+        trace.flags = flags;
+        let mut trace = Arc::new(trace);
+        if let Some(cause) = cause
+            && let Some(above) = self.nodes.get_mut(&cause.exchange)
+        {
+            match &above.trace {
+                Some(known) if known.trace_id == trace_id => trace = Arc::clone(known),
+                // It was settled otherwise before: the two stay apart.
+                Some(_) => {
+                    self.counts.conflicts += 1;
+                    node.trace = Some(trace);
+                    return;
+                }
+                None => above.pin = Some(trace_id),
+            }
+            node.parent = Parent::Exchange(cause.exchange, Link::Cause(cause.method));
+            node.above = Some(above.span_id);
+        }
+        node.trace = Some(trace);
+    }
+
+    /// The id of a trace that begins with this exchange.
+    fn new_trace(&mut self, id: ExchangeId, role: Role) -> TraceId {
+        use tracer_common::ids::{derive, purpose};
+        let Some(secret) = self.secret.filter(|_| role == Role::Server) else {
+            return self.ids.trace_id();
+        };
+        let half = |purpose| derive(secret, id.connection, id.key, purpose).to_be_bytes();
+        let mut bytes = [0; 16];
+        let (high, low) = bytes.split_at_mut(8);
+        high.copy_from_slice(&half(purpose::TRACE_HIGH));
+        low.copy_from_slice(&half(purpose::TRACE_LOW));
+        TraceId(bytes)
+    }
+
     /// Makes the trace of an exchange known, if it is certain. False while it is not.
     fn resolve(&mut self, id: ExchangeId, now_ns: u64) -> bool {
         let mut chain: Vec<(ExchangeId, Option<SpanId>)> = Vec::new();
@@ -230,17 +311,38 @@ impl Assembler {
                 }
             }
         };
+        // On the wire already, further down: then it is that of all above it.
+        let mut pinned = chain
+            .iter()
+            .find_map(|(id, _)| self.nodes.get(id).and_then(|node| node.pin));
         // From the top down: the first one without a parent begins the trace.
         let mut trace = trace;
         for (id, above) in chain.into_iter().rev() {
+            let Some(role) = self.nodes.get(&id).map(|node| node.role) else {
+                continue;
+            };
+            let fresh = match (&trace, pinned.take()) {
+                (Some(_), _) => None,
+                (None, Some(pinned)) => Some(pinned),
+                (None, None) => Some(self.new_trace(id, role)),
+            };
             let Some(node) = self.nodes.get_mut(&id) else {
                 continue;
             };
             node.above = above;
-            let known = match trace.take() {
-                Some(known) => known,
-                None => Arc::new(Trace::begin(self.ids.trace_id(), node.sampled)),
+            let mut known = match (trace.take(), fresh) {
+                (Some(known), _) => known,
+                (None, Some(fresh)) => Arc::new(Trace::begin(fresh, node.sampled)),
+                (None, None) => continue,
             };
+            if let Some(pin) = node.pin
+                && pin != known.trace_id
+            {
+                self.counts.conflicts += 1;
+                node.parent = Parent::None;
+                node.above = None;
+                known = Arc::new(Trace::begin(pin, node.sampled));
+            }
             node.trace = Some(Arc::clone(&known));
             trace = Some(known);
         }

@@ -17,6 +17,8 @@ pub struct Node {
     pub above: Option<SpanId>,
     /// Known once it is certain.
     pub trace: Option<std::sync::Arc<Trace>>,
+    /// The id that its trace has on the wire already.
+    pub pin: Option<TraceId>,
     /// Sampling decision that came without a trace.
     pub sampled: Option<bool>,
     pub start_ns: u64,
@@ -54,6 +56,7 @@ impl Node {
             parent: Parent::None,
             above: None,
             trace: None,
+            pin: None,
             sampled,
             start_ns: opened.start_ns,
             patience_ns: now_ns,

@@ -1,5 +1,7 @@
 //! Scenarios of exchanges on one host; each says who called whom and which spans must come out.
 
+mod ids;
+
 use std::net::SocketAddr;
 
 use super::*;
@@ -74,6 +76,7 @@ fn opened(role: Role, key: u64, cause: Option<(u64, u64)>, header: Option<&str>)
         role,
         position: Some(key),
         start_ns: 5_000,
+        tgid: 1,
         cause: cause.map(|(connection, key)| Cause {
             exchange: ExchangeId { connection, key },
             method: CauseMethod::SameThread,

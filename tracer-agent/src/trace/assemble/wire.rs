@@ -49,8 +49,9 @@ impl Ends {
 }
 
 impl WireKey {
-    /// `None` where too little is known for certainty.
-    pub fn new(opened: &Opened, connection: &Connection) -> Option<Self> {
+    /// `None` where too little is known for certainty. `shift`: bytes on the wire before the request
+    /// that its process does not count.
+    pub fn new(opened: &Opened, connection: &Connection, shift: u32) -> Option<Self> {
         let is_server = opened.role == Role::Server;
         match connection.wire? {
             Wire::Tcp { read, write } => {
@@ -66,7 +67,9 @@ impl WireKey {
                 };
                 let (sequence, stream) = match opened.position {
                     // Sequence numbers are counted modulo 2^32.
-                    Some(position) => (base.wrapping_add(position as u32), None),
+                    Some(position) => {
+                        (base.wrapping_add(position as u32).wrapping_add(shift), None)
+                    }
                     None if connection.from_start => (base, Some(opened.key)),
                     None => return None,
                 };

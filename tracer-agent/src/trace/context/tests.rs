@@ -132,6 +132,10 @@ fn traceparent() {
         "00_TRACE_SPAN_01",
         "00-TRACE-SPAN-01, 00-TRACE-SPAN-01",
         "01-TRACE-SPAN-01, 01-TRACE-SPAN-01",
+        "01-TRACE-SPAN-01-x, 01-TRACE-SPAN-01",
+        "00-TRACE-SPAN-01,",
+        ",00-TRACE-SPAN-01",
+        "\"00-TRACE-SPAN-01\"",
         "00-TRACE-SPAN-0é",
         "éé-TRACE-SPAN-01",
     ] {

@@ -43,8 +43,9 @@ fn traceparent(value: &[u8]) -> Option<RequestContext> {
     let well_formed = match version {
         0xff => false,
         0 => rest.is_empty(),
-        // A later version may append fields, after another dash.
-        _ => rest.first().is_none_or(|next| *next == b'-'),
+        // A later version may append fields, after another dash. Fields of the same name are joined by
+        // commas: with more than one it is not known which one holds.
+        _ => rest.first().is_none_or(|next| *next == b'-') && !rest.contains(&b','),
     };
     if !well_formed {
         return None;

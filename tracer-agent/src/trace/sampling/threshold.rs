@@ -46,6 +46,11 @@ impl Threshold {
         Threshold(((exact + unit / 2) / unit * unit).min(RANGE - unit))
     }
 
+    /// Lowest randomness that is kept; `2^56` if none is.
+    pub fn value(self) -> u64 {
+        self.0
+    }
+
     /// The share of traces that are kept.
     pub fn probability(self) -> f64 {
         (RANGE - self.0) as f64 / RANGE as f64

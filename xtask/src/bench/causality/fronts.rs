@@ -18,6 +18,8 @@ pub enum Kind {
     Node,
     Go,
     Uvicorn,
+    Aiohttp,
+    Axum,
     /// nginx with a TCP or unix upstream.
     Nginx {
         unix: bool,
@@ -83,6 +85,7 @@ pub const FRONTS: &[Front] = &[
     java("java blocking, new threads", "thread", (2, 3), 0.999),
     java("java blocking, shared executor", "pool", (2, 3), 0.0),
     java("java HttpClient.sendAsync", "async", (2, 3), 0.0),
+    java("java CompletableFuture chain", "future", (2, 3), 0.0),
     front("go, keep-alive", Kind::Go, false, 0.999),
     front("go, fresh", Kind::Go, true, 0.999),
     proxy("nginx, tcp, keep-alive", false, false),
@@ -96,6 +99,10 @@ pub const FRONTS: &[Front] = &[
     },
     front("uvicorn and httpx, keep-alive", Kind::Uvicorn, false, 0.95),
     front("uvicorn and httpx, fresh", Kind::Uvicorn, true, 0.95),
+    front("aiohttp, keep-alive", Kind::Aiohttp, false, 0.95),
+    front("aiohttp, fresh", Kind::Aiohttp, true, 0.95),
+    front("axum and reqwest, keep-alive", Kind::Axum, false, 0.0),
+    front("axum and reqwest, fresh", Kind::Axum, true, 0.0),
 ];
 
 /// What was built for a row.
@@ -117,8 +124,19 @@ impl Front {
         let which = |name: &str| sh::which(name).with_context(|| format!("there is no {name}"));
         let program = match self.kind {
             Kind::PythonThreaded => interpreter()?,
-            Kind::Gunicorn => venv("gunicorn", &["gunicorn"])?,
-            Kind::Uvicorn => venv("uvicorn", &["uvicorn", "httpx"])?,
+            Kind::Gunicorn => venv("gunicorn")?,
+            Kind::Uvicorn => venv("uvicorn")?,
+            Kind::Aiohttp => venv("python3")?,
+            Kind::Axum => {
+                let target = sh::target().join("services/causality-axum");
+                let mut build = Command::new(which("cargo")?);
+                build
+                    .args(["build", "--release", "--quiet", "--target-dir"])
+                    .arg(&target)
+                    .current_dir(source("axum"));
+                sh::run(&mut build)?;
+                target.join("release/causality-axum")
+            }
             Kind::Node => which("node")?,
             Kind::Nginx { .. } => which("nginx")?,
             Kind::Java => {
@@ -193,6 +211,9 @@ impl Front {
                     .arg(source(""))
                     .arg("asgi:application");
             }
+            Kind::Aiohttp => {
+                command.arg(source("aio.py"));
+            }
             Kind::Java => {
                 command
                     .args([
@@ -206,7 +227,7 @@ impl Front {
             Kind::Node => {
                 command.arg(source("front.js"));
             }
-            Kind::Go => {}
+            Kind::Axum | Kind::Go => {}
             Kind::Nginx { unix } => {
                 let config = directory.join("nginx.conf");
                 let text =
@@ -259,22 +280,9 @@ fn interpreter() -> Result<PathBuf> {
     Ok(PathBuf::from(path.trim()))
 }
 
-/// A program of the venv of the tests, installed there if it is not.
-fn venv(program: &str, packages: &[&str]) -> Result<PathBuf> {
-    let bin = venv_bin();
-    let path = bin.join(program);
-    if !path.is_file() {
-        sh::run(
-            Command::new(bin.join("python3"))
-                .args([
-                    "-m",
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--disable-pip-version-check",
-                ])
-                .args(packages),
-        )?;
-    }
+/// A program of the venv of the tests, with the packages that `setup --tests` puts there.
+fn venv(program: &str) -> Result<PathBuf> {
+    let path = venv_bin().join(program);
+    anyhow::ensure!(path.is_file(), "there is no {}", path.display());
     Ok(path)
 }

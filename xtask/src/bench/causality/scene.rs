@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::fronts::{FRONTS, Front};
+use super::truth;
 use crate::child::Guard;
 use crate::http;
 
@@ -51,12 +52,27 @@ pub fn play(args: &SceneArgs) -> Result<()> {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    // A new program's symbols are looked up by the agent meanwhile.
-    thread::sleep(Duration::from_millis(1500));
+    wait_until_followed(front, port, &args.directory);
     drive(front, port, args)?;
     thread::sleep(Duration::from_millis(300));
     guard.stop()?;
     Ok(())
+}
+
+/// The agent looks a new program's functions up, which takes as long as the machine is busy: what is
+/// measured begins when a call has a parent, or when none can be expected any more.
+fn wait_until_followed(front: &Front, port: u16, directory: &std::path::Path) {
+    let longest = if front.target > 0.0 { START } else { START / 6 };
+    let deadline = Instant::now() + longest;
+    for n in 0.. {
+        let name = format!("warm-first-{n}");
+        let _ = call(front, port, &name, false, &mut None);
+        let spans = std::fs::read_to_string(directory.join("spans.jsonl")).unwrap_or_default();
+        if truth::has_parent(&spans, "/b/warm") || Instant::now() >= deadline {
+            break;
+        }
+        thread::sleep(Duration::from_millis(250));
+    }
 }
 
 /// A thread for each connection, TCP and unix; answers after up to 2 ms.

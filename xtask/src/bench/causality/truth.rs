@@ -145,6 +145,17 @@ pub fn score(text: &str, front: &Front) -> Result<Score> {
     Ok(score)
 }
 
+/// True if a client span of a path that begins like this has a parent.
+pub fn has_parent(text: &str, path: &str) -> bool {
+    let mut spans = Vec::new();
+    // The last line may be half written.
+    for request in text.lines().flat_map(serde_json::from_str) {
+        read(&request, &mut spans);
+    }
+    let mut calls = spans.iter().filter(|span| !span.server);
+    calls.any(|span| span.path.starts_with(path) && !span.parent.is_empty())
+}
+
 fn wrong(span: &Span, score: &mut Score) {
     score.wrong += 1;
     if score.wrong <= 3 {

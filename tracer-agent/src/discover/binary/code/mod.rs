@@ -10,6 +10,7 @@
 //! inside of a part (data between instructions, a thunk that pushes its target) breaks one of these.
 
 mod arm64;
+mod quick;
 mod x86;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use thiserror::Error;
 use super::BinaryError;
 use super::elf::{Elf, Machine};
 use super::relocations::{self, Word};
+pub use quick::Quick;
 
 /// Parts of one function, its tail calls' included; real ones have up to about ten.
 const PARTS_MAX: usize = 32;
@@ -84,6 +86,28 @@ struct Part {
     tables: Vec<Table>,
     /// Words of memory that hold the target of a jump (address of the word).
     slots: Vec<u64>,
+    /// In place of the part's first instruction, by [`Convention`].
+    entries: [Option<Quick>; 2],
+    /// In place of RETs.
+    exits: Vec<Quick>,
+}
+
+/// In which registers a function has its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Convention {
+    /// As compilers of C have it.
+    C,
+    /// As Go has it.
+    Go,
+}
+
+/// Where a function can be probed: addresses.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Points {
+    /// All RETs through which a call can return, sorted.
+    pub returns: Vec<u64>,
+    /// What can be probed in place of the entry and of RETs, at less cost; not for all of them.
+    pub quick: Vec<Quick>,
 }
 
 /// A table of jump targets in constant data.
@@ -99,12 +123,14 @@ struct Table {
     entries: u64,
 }
 
-/// Addresses of all RETs of the function in this range, sorted.
-pub fn returns(
+/// Where the function in this range can be probed.
+pub fn points(
     elf: &Elf<'_>,
     extents: &dyn Extents,
     function: Range<u64>,
-) -> Result<Vec<u64>, NotUnderstood> {
+    convention: Convention,
+) -> Result<Points, NotUnderstood> {
+    let start = function.start;
     let mut walk = Walk {
         elf,
         extents,
@@ -115,7 +141,7 @@ pub fn returns(
     while let Some(range) = walk.waiting.pop() {
         walk.decode(range)?;
     }
-    walk.finish()
+    walk.finish(start, convention)
 }
 
 struct Walk<'a> {
@@ -125,6 +151,25 @@ struct Walk<'a> {
     parts: BTreeMap<u64, (u64, Part)>,
     waiting: Vec<Range<u64>>,
     total: u64,
+}
+
+impl Points {
+    /// The same as offsets in the file.
+    pub fn offsets(&self, elf: &Elf<'_>) -> Result<Points, NotUnderstood> {
+        let offset = |address: u64| elf.offset(address).ok_or(NotUnderstood::NoCode);
+        let returns = self.returns.iter().map(|at| offset(*at));
+        let quick = self.quick.iter().map(|quick| {
+            Ok(Quick {
+                of: offset(quick.of)?,
+                at: offset(quick.at)?,
+                ..*quick
+            })
+        });
+        Ok(Points {
+            returns: returns.collect::<Result<_, NotUnderstood>>()?,
+            quick: quick.collect::<Result<_, NotUnderstood>>()?,
+        })
+    }
 }
 
 impl Walk<'_> {
@@ -251,8 +296,15 @@ impl Walk<'_> {
         }
     }
 
-    fn finish(self) -> Result<Vec<u64>, NotUnderstood> {
-        let mut returns = Vec::new();
+    fn finish(self, start: u64, convention: Convention) -> Result<Points, NotUnderstood> {
+        let (mut returns, mut quick) = (Vec::new(), Vec::new());
+        if let Some((_, part)) = self.parts.get(&start) {
+            let [c, go] = part.entries;
+            quick.extend(match convention {
+                Convention::C => c,
+                Convention::Go => go,
+            });
+        }
         let is_start = |address: u64| {
             let before = self.parts.range(..=address).next_back();
             before.is_some_and(|(_, (_, part))| part.starts.binary_search(&address).is_ok())
@@ -276,11 +328,28 @@ impl Walk<'_> {
                 }
             }
             returns.extend_from_slice(&part.returns);
+            quick.extend_from_slice(&part.exits);
         }
-        match returns.is_empty() {
-            true => Err(NotUnderstood::NoReturn),
-            false => Ok(returns),
+        if returns.is_empty() {
+            return Err(NotUnderstood::NoReturn);
         }
+        // Nothing may lead to one of the two without the other.
+        for (_, part) in self.parts.values() {
+            if quick.is_empty() {
+                break;
+            }
+            let mut targets = part.jumps.clone();
+            for table in &part.tables {
+                targets.extend(self.targets(*table)?);
+            }
+            for slot in &part.slots {
+                targets.extend(relocations::value(self.elf, *slot));
+            }
+            for target in targets {
+                quick.retain(|quick| !quick.is_passed_by(target));
+            }
+        }
+        Ok(Points { returns, quick })
     }
 }
 

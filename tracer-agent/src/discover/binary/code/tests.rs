@@ -70,9 +70,13 @@ fn compare(path: &Path) -> Option<(usize, usize)> {
             let printed: Vec<u64> = expected.range(start..end).copied().collect();
             assert_eq!(part.returns, printed, "{} at {start:#x}", path.display());
         }
-        match returns(&elf, &extents, start..end) {
-            Ok(returns) => {
+        match points(&elf, &extents, start..end, Convention::C) {
+            Ok(Points { returns, quick }) => {
                 known += 1;
+                for Quick { of, at, .. } in quick {
+                    assert!(of == start || returns.contains(&of), "{of:#x}");
+                    assert!(at != of && !returns.contains(&at), "{at:#x}");
+                }
                 assert!(returns.is_sorted());
                 for at in returns {
                     assert!(expected.contains(&at), "{} at {at:#x}", path.display());
@@ -236,4 +240,106 @@ fn words_of_aarch64() {
         &[0x38604820, 0x10000001, 0x8b208820, 0xd61f0000],
         Ok((&[], &[])),
     );
+}
+
+#[test]
+fn cheap_places_beside_entries_and_returns() {
+    let check = |what: &str, code: &[u8], c: Option<(u64, u16)>, go: Option<(u64, u16)>, exit| {
+        let part = x86::decode(code, 0x100).expect("decodes");
+        let place = |quick: Quick| (quick.at, quick.depth);
+        let [of_c, of_go] = part.entries.map(|entry| entry.map(place));
+        let exits: Vec<_> = part.exits.into_iter().map(place).collect();
+        assert_eq!((of_c, of_go, exits.first()), (c, go, exit), "{what}");
+    };
+    check(
+        "an entry that is cheap itself",
+        b"\x53\x5b\xc3",
+        None,
+        None,
+        None,
+    );
+    check(
+        "behind endbr64",
+        b"\xf3\x0f\x1e\xfa\x41\x54\x41\x5c\xc3",
+        Some((0x104, 0)),
+        Some((0x104, 0)),
+        None,
+    );
+    check(
+        // sub rsp, 24; xor eax, eax; test edx, edx; js; mov eax, 1; cmp rcx, rdx; jne; add rsp, 24; ret; call
+        "a stack protector's",
+        b"\x48\x83\xec\x18\x31\xc0\x85\xd2\x78\x0a\xb8\x01\0\0\0\x48\x39\xd1\x75\x05\x48\x83\xc4\x18\xc3\xe8\0\0\0\0",
+        Some((0x108, 24)),
+        None,
+        Some(&(0x112, 24)),
+    );
+    check(
+        // lea r12, [rsp-72]; cmp r12, [r14+16]; jbe; ret
+        "Go's check of the stack",
+        b"\x4c\x8d\x64\x24\xb8\x4d\x3b\x66\x10\x76\x00\xc3",
+        Some((0x109, 0)),
+        Some((0x109, 0)),
+        None,
+    );
+    check(
+        // mov rdi, rsi; push rbx; pop rbx; jne; pop rax; ret
+        "an argument is overwritten, and the result",
+        b"\x48\x89\xf7\x53\x5b\x75\x00\x58\xc3",
+        None,
+        None,
+        None,
+    );
+    check(
+        // mov rbp, rsp; jne; leave; ret
+        "a stack pointer from elsewhere",
+        b"\x48\x89\xe5\x75\x00\xc9\xc3",
+        Some((0x103, 0)),
+        Some((0x103, 0)),
+        None,
+    );
+    check(
+        "another condition",
+        b"\x90\x74\x00\xc3",
+        Some((0x101, 0)),
+        Some((0x101, 0)),
+        None,
+    );
+    check(
+        // sub rsp, 8; call; add rsp, 8; ret
+        "a wrapper",
+        b"\x48\x83\xec\x08\xe8\0\0\0\0\x48\x83\xc4\x08\xc3",
+        Some((0x104, 8)),
+        Some((0x104, 8)),
+        None,
+    );
+    check(
+        "a call in between",
+        b"\x75\x00\xe8\0\0\0\0\xc3",
+        None,
+        None,
+        None,
+    );
+}
+
+#[test]
+fn a_jump_between_a_return_and_its_cheap_place_rules_it_out() {
+    let quick = Quick {
+        of: 0x20,
+        at: 0x10,
+        depth: 0,
+        is_call: false,
+    };
+    let check = |target, passed| assert_eq!(quick.is_passed_by(target), passed, "{target:#x}");
+    check(0x0f, false);
+    check(0x10, false);
+    check(0x11, true);
+    check(0x20, true);
+    check(0x21, false);
+    let entry = Quick {
+        of: 0x10,
+        at: 0x20,
+        depth: 0,
+        is_call: false,
+    };
+    assert!(!entry.is_passed_by(0x10) && entry.is_passed_by(0x20));
 }

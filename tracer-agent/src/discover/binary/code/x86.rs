@@ -2,7 +2,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use super::{NotUnderstood, Part, Table};
+use super::{NotUnderstood, Part, Table, quick};
 
 /// How far back the bounds check and the table of a switch are looked for, in instructions.
 const BACK: usize = 48;
@@ -63,7 +63,11 @@ pub(super) fn decode(code: &[u8], address: u64) -> Result<Part, NotUnderstood> {
             FlowControl::XbeginXabortXend => return Err(NotUnderstood::Undecodable(at)),
         }
         all.push(instruction);
+        if instruction.flow_control() == FlowControl::Return {
+            part.exits.extend(quick::exit(&all));
+        }
     }
+    part.entries = quick::entry(&all);
     match open || decoder.ip() != address.wrapping_add(code.len() as u64) {
         true => Err(NotUnderstood::RunsOn(decoder.ip())),
         false => Ok(part),

@@ -3,16 +3,18 @@
 //! Works on stripped programs too: Go's runtime needs its function table, so nothing removes it.
 
 mod build_info;
+mod deferred;
 mod module;
 mod pclntab;
 
 use std::ops::Range;
 
 use super::BinaryError;
-use super::code::{self, Extents, NotUnderstood};
+use super::code::{self, Convention, Extents, NotUnderstood, Points};
 use super::elf::{Elf, Machine};
 use super::libraries::Library;
 use super::types::{Function, GoLayout, GoTls, Refused, TlsFunction, TlsLibrary};
+pub use deferred::Deferred;
 use pclntab::FunctionTable;
 
 /// The names of crypto/tls that probes are for. A method of this size is never inlined.
@@ -20,9 +22,27 @@ const TLS: &[(&str, TlsFunction)] = &[
     ("crypto/tls.(*Conn).Read", TlsFunction::GoTlsRead),
     ("crypto/tls.(*Conn).Write", TlsFunction::GoTlsWrite),
     ("crypto/tls.(*Conn).Close", TlsFunction::GoTlsClose),
+    // Once for each connection; what is exported is called in every read and write.
     (
-        "crypto/tls.(*Conn).handshakeContext",
-        TlsFunction::GoTlsHandshakeContext,
+        "crypto/tls.(*Conn).clientHandshake",
+        TlsFunction::GoTlsHandshake,
+    ),
+    (
+        "crypto/tls.(*Conn).serverHandshake",
+        TlsFunction::GoTlsHandshake,
+    ),
+];
+
+/// Functions that `Read` and `Write` defer; their names since Go 1.22.
+const DEFERRED: &[(&str, TlsFunction)] = &[
+    ("crypto/tls.(*Conn).Read.deferwrap1", TlsFunction::GoTlsRead),
+    (
+        "crypto/tls.(*Conn).Write.deferwrap1",
+        TlsFunction::GoTlsWrite,
+    ),
+    (
+        "crypto/tls.(*Conn).Write.deferwrap2",
+        TlsFunction::GoTlsWrite,
     ),
 ];
 
@@ -90,42 +110,84 @@ impl<'a> GoProgram<'a> {
             .into_iter()
             .filter_map(|(name, range)| {
                 let entry = self.elf.code_offset(&range)?;
+                let points = self.points(&range).map_err(|error| error.to_string());
                 Some(GoFunction {
                     name,
                     entry,
-                    returns: self.returns(&range).map_err(|error| error.to_string()),
+                    returns: points.map(|points| points.returns),
                 })
             })
             .collect())
     }
 
-    fn returns(&self, range: &Range<u64>) -> Result<Vec<u64>, NotUnderstood> {
-        let addresses = code::returns(self.elf, self, range.clone())?;
-        let offset = |address: &u64| self.elf.offset(*address).ok_or(NotUnderstood::NoCode);
-        addresses.iter().map(offset).collect()
+    fn points(&self, range: &Range<u64>) -> Result<Points, NotUnderstood> {
+        code::points(self.elf, self, range.clone(), Convention::Go)?.offsets(self.elf)
+    }
+
+    /// What a function defers that can be probed in place of its RETs, as file offsets.
+    fn deferred(
+        &self,
+        probe: TlsFunction,
+        range: &Range<u64>,
+        found: &[(String, Range<u64>)],
+    ) -> Option<Deferred> {
+        if self.elf.machine != Machine::X86_64 {
+            return None;
+        }
+        let of_it = |name: &str| DEFERRED.contains(&(name, probe));
+        let candidates = found.iter().filter(|(name, _)| of_it(name));
+        let candidates: Vec<_> = candidates
+            .filter_map(|(_, range)| {
+                let points = code::points(self.elf, self, range.clone(), Convention::Go).ok()?;
+                let mut quick = points.quick.into_iter();
+                Some((range.start, quick.find(|quick| quick.of == range.start)?))
+            })
+            .collect();
+        let offset = self.elf.code_offset(range)?;
+        let code = self.elf.bytes.read(offset, range.end - range.start).ok()?;
+        let found = deferred::find(&code, range.start, &candidates)?;
+        Some(Deferred {
+            at: self.elf.offset(found.at)?,
+            returns: found
+                .returns
+                .iter()
+                .map(|at| self.elf.offset(*at))
+                .collect::<Option<_>>()?,
+            ..found
+        })
     }
 
     /// crypto/tls: what it is and what of it can be attached to; `None` if the program has none.
     pub fn tls(&self) -> Result<Option<Library>, BinaryError> {
-        let names: Vec<&str> = TLS.iter().map(|(name, _)| *name).collect();
+        let all = || TLS.iter().chain(DEFERRED);
+        let names: Vec<&str> = all().map(|(name, _)| *name).collect();
         let (mut functions, mut refused) = (Vec::new(), Vec::new());
-        for function in self.functions(&names)? {
-            let Some((_, probe)) = TLS.iter().find(|(name, _)| *name == function.name) else {
+        let found = self.table.find(self.elf, &names)?;
+        for (name, range) in &found {
+            let known = TLS.iter().find(|(known, _)| known == name);
+            let (Some((_, probe)), Some(entry)) = (known, self.elf.code_offset(range)) else {
                 continue;
             };
-            let (probe, entry) = (*probe, function.entry);
-            match function.returns {
-                Ok(returns) => functions.push(Function {
+            let probe = *probe;
+            match self.points(range) {
+                Ok(Points { returns, quick }) => functions.push(Function {
                     probe,
                     entry,
                     returns,
+                    quick,
+                    deferred: self.deferred(probe, range, &found),
                 }),
                 Err(_) if !probe.needs_returns() => functions.push(Function {
                     probe,
                     entry,
                     returns: Vec::new(),
+                    quick: Vec::new(),
+                    deferred: None,
                 }),
-                Err(reason) => refused.push(Refused { probe, reason }),
+                Err(reason) => refused.push(Refused {
+                    probe,
+                    reason: reason.to_string(),
+                }),
             }
         }
         if functions.is_empty() && refused.is_empty() {

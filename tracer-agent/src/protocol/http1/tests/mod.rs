@@ -1,5 +1,6 @@
 //! The harness: a script of what one end sees, and what must come of it.
 
+mod context;
 mod loss;
 mod properties;
 mod rules;

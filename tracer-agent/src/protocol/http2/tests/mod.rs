@@ -1,5 +1,6 @@
 //! The harness: two peers that write frames by hand, a script of what one end sees.
 
+mod context;
 mod hostile;
 mod join;
 mod loss;

@@ -1,0 +1,60 @@
+//! Waiting until the agent sees into a file: what a program does before that is missed, if it is the
+//! first one to use the file.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::LIMIT;
+use crate::agent::Agent;
+use crate::process;
+
+/// Waits until the agent's log says that it sees into a file: by this path, or by another name of
+/// the same file.
+pub fn seen_into(agent: &Agent, file: &Path) {
+    let wanted = identity(file);
+    let seen = process::poll_until(LIMIT, || {
+        let log = agent.stderr();
+        let mut files = log.lines().filter_map(|line| {
+            let (_, rest) = line.split_once("sees into a TLS library file=")?;
+            let (path, _) = rest.split_once(" library=")?;
+            Some(PathBuf::from(path))
+        });
+        files
+            .any(|path| path == file || (wanted.is_some() && identity(&path) == wanted))
+            .then_some(())
+    });
+    assert!(seen.is_some(), "{}\n{}", file.display(), agent.stderr());
+}
+
+fn identity(file: &Path) -> Option<(u64, u64)> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// Waits until the agent sees into the TLS libraries of these processes.
+pub fn seen_into_processes(agent: &Agent, pids: &[u32]) {
+    let files: BTreeSet<PathBuf> = pids.iter().flat_map(|pid| libraries(*pid)).collect();
+    assert!(!files.is_empty(), "{pids:?} have no files");
+    for file in files {
+        seen_into(agent, &file);
+    }
+}
+
+/// The TLS libraries that a process has mapped: by their names, else it is the program itself.
+fn libraries(pid: u32) -> BTreeSet<PathBuf> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let paths = maps.lines().filter_map(|line| line.get(line.find('/')?..));
+    let found: BTreeSet<PathBuf> = paths
+        .filter(|path| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            name.starts_with("libssl") || name.starts_with("libgnutls")
+        })
+        .map(PathBuf::from)
+        .collect();
+    if found.is_empty() {
+        let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+        return program.into_iter().collect();
+    }
+    found
+}

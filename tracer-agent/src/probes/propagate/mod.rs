@@ -1,0 +1,263 @@
+//! Trace context in outgoing requests: tests the kernel, loads and attaches what writes the headers.
+//!
+//! In: what may be written. Out: a running [`Propagation`], or one sentence why there is none. Sockets
+//! that speak something else leave the map of sockets here ([`Propagation::tick`]), because the kernel
+//! side may not take them out itself.
+
+mod selftest;
+
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+
+use aya::Ebpf;
+use aya::maps::{Array, MapData, MapError, PerCpuArray, ProgramArray, Queue, SockHash};
+use aya::programs::{CgroupAttachMode, Program, SkMsg, SockOps};
+use tracer_common::abi::{propagated, propagation};
+
+use super::error::{LoadError, failed};
+use super::load::{Set, load_programs};
+pub use selftest::Fault;
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PropagateOptions {
+    /// Also if the self-test finds a fault that leaves the byte stream right.
+    pub despite_faults: bool,
+    /// What ids are made from.
+    pub secret: [u64; 2],
+}
+
+/// Which traces that begin here are sampled, as the kernel side has to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampledFrom {
+    /// Lowest random part of the ids that are.
+    pub threshold: u64,
+    /// Decisions that came with a request go before that.
+    pub parent_based: bool,
+}
+
+/// Why no context is written.
+#[derive(Debug, thiserror::Error)]
+pub enum PropagateError {
+    /// Programs, maps.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A map operation.
+    #[error("cannot set up an eBPF map")]
+    Map(#[from] MapError),
+    /// Nowhere to attach to.
+    #[error("cgroup v2 is not mounted")]
+    NoCgroup,
+    /// Could not be opened.
+    #[error("cannot open the root of cgroup v2 at {0}")]
+    Cgroup(String, #[source] std::io::Error),
+    /// The self-test could not be run.
+    #[error("the self-test could not be run")]
+    Test(#[source] std::io::Error),
+    /// It found something.
+    #[error("the self-test found a fault of this kernel: {0}")]
+    Fault(Fault),
+}
+
+/// Tracepoints, by program.
+const ENTRIES: &[(&str, &[&str])] = &[
+    (
+        "propagate_enter_write",
+        &["sys_enter_write", "sys_enter_writev"],
+    ),
+    ("propagate_enter_sendto", &["sys_enter_sendto"]),
+    ("propagate_enter_sendmsg", &["sys_enter_sendmsg"]),
+    (
+        "propagate_enter_other",
+        &[
+            "sys_enter_io_uring_enter",
+            "sys_enter_sendfile64",
+            "sys_enter_splice",
+            "sys_enter_sendmmsg",
+            "sys_enter_pwritev2",
+        ],
+    ),
+    ("propagate_enter_setsockopt", &["sys_enter_setsockopt"]),
+];
+
+/// Programs that look at messages, by their indexes in `MESSAGE_PROGRAMS`.
+const MESSAGES: [&str; 3] = ["propagate_scan", "propagate_prepare", "propagate_insert"];
+/// Where the kernel side's programs for syscalls and for uprobes look for trace context in requests.
+const CONTEXTS: [(&str, &str); 2] = [
+    ("PROGRAMS", "propagate_context"),
+    ("TLS_PROGRAMS", "propagate_tls_context"),
+];
+const CONTEXT_PROGRAM: u32 = 4;
+/// Sockets taken out at a time.
+const MOST_LEAVING: usize = 4096;
+
+/// Context is written while this is there, or until [`Propagation::stop`].
+pub struct Propagation {
+    sockets: SockHash<MapData, u64>,
+    leaving: Queue<MapData, u64>,
+    settings: Array<MapData, u64>,
+    outcomes: PerCpuArray<MapData, u64>,
+    /// What the self-test found and was told not to mind.
+    pub fault: Option<Fault>,
+}
+
+impl Propagation {
+    /// Tests, loads, attaches. On an error nothing is attached that changes traffic.
+    pub(super) fn start(
+        ebpf: &mut Ebpf,
+        options: PropagateOptions,
+        sampled: SampledFrom,
+        cgroup: Option<&str>,
+    ) -> Result<Self, PropagateError> {
+        let cgroup = cgroup.ok_or(PropagateError::NoCgroup)?;
+        let root =
+            File::open(cgroup).map_err(|error| PropagateError::Cgroup(cgroup.to_owned(), error))?;
+        load_programs(ebpf, Set::Propagate)?;
+        let fault = test(ebpf)?;
+        if let Some(fault) = fault.clone()
+            && !(options.despite_faults && fault.leaves_bytes_right())
+        {
+            return Err(PropagateError::Fault(fault));
+        }
+        for (index, name) in MESSAGES.into_iter().enumerate() {
+            put(ebpf, "MESSAGE_PROGRAMS", index as u32, name)?;
+        }
+        for (map, name) in CONTEXTS {
+            put(ebpf, map, CONTEXT_PROGRAM, name)?;
+        }
+        let sockets = SockHash::try_from(take(ebpf, "SOCKETS")?)?;
+        attach_message(ebpf, "propagate_message", &sockets)?;
+        for (name, points) in ENTRIES {
+            attach_points(ebpf, name, points)?;
+        }
+        let mut propagation = Propagation {
+            sockets,
+            leaving: Queue::try_from(take(ebpf, "LEAVING")?)?,
+            settings: Array::try_from(take(ebpf, "PROPAGATION")?)?,
+            outcomes: PerCpuArray::try_from(take(ebpf, "PROPAGATED")?)?,
+            fault,
+        };
+        propagation.sample(sampled)?;
+        propagation.settings.set(propagation::ACTIVE, 1, 0)?;
+        // The last step: from now on sockets are looked at.
+        const NAME: &str = "propagate_connected";
+        let program: &mut SockOps = ebpf
+            .program_mut(NAME)
+            .ok_or(LoadError::Mismatch(NAME))?
+            .try_into()
+            .map_err(|_| LoadError::Mismatch(NAME))?;
+        // A link stands beside others by itself; its flags have to be none.
+        program
+            .attach(root, CgroupAttachMode::Single)
+            .map_err(|source| failed("attach", NAME, source))?;
+        Ok(propagation)
+    }
+
+    /// Follows other sampling settings.
+    pub fn sample(&mut self, sampled: SampledFrom) -> Result<(), MapError> {
+        let SampledFrom {
+            threshold,
+            parent_based,
+        } = sampled;
+        self.settings.set(propagation::THRESHOLD, threshold, 0)?;
+        let follows = u64::from(parent_based);
+        self.settings.set(propagation::PARENT_BASED, follows, 0)
+    }
+
+    /// Takes sockets that speak something else out of the map.
+    pub fn tick(&mut self) {
+        for _ in 0..MOST_LEAVING {
+            let Ok(socket) = self.leaving.pop(0) else {
+                break;
+            };
+            // It may be closed already.
+            let _ = self.sockets.remove(&socket);
+        }
+    }
+
+    /// Requests by what became of them.
+    pub fn outcomes(&self) -> Vec<(&'static str, u64)> {
+        let count = |index| {
+            let slots = self.outcomes.get(&index, 0);
+            slots.map_or(0, |slots| slots.iter().sum())
+        };
+        let names = propagated::NAMES.into_iter().enumerate();
+        names
+            .map(|(index, name)| (name, count(index as u32)))
+            .collect()
+    }
+
+    /// Nothing is written any more.
+    pub fn stop(&mut self) -> Result<(), MapError> {
+        self.settings.set(propagation::ACTIVE, 0, 0)
+    }
+}
+
+fn test(ebpf: &mut Ebpf) -> Result<Option<Fault>, PropagateError> {
+    let mut sockets = SockHash::try_from(take(ebpf, "SELFTEST_SOCKETS")?)?;
+    attach_message(ebpf, "propagate_selftest", &sockets)?;
+    let fault = selftest::run(|stream| {
+        let entered = sockets.insert(0u64, stream.as_raw_fd(), 0);
+        entered.map_err(std::io::Error::other)
+    });
+    fault.map_err(PropagateError::Test)
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {
+    ebpf.take_map(name).ok_or(LoadError::Mismatch(name))
+}
+
+fn attach_message(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    sockets: &SockHash<MapData, u64>,
+) -> Result<(), LoadError> {
+    let program: &mut SkMsg = ebpf
+        .program_mut(name)
+        .ok_or(LoadError::Mismatch(name))?
+        .try_into()
+        .map_err(|_| LoadError::Mismatch(name))?;
+    program
+        .attach(sockets.fd())
+        .map_err(|source| failed("attach", name, source))?;
+    Ok(())
+}
+
+/// Not every kernel has every one of these calls; the first of each program is what matters.
+fn attach_points(ebpf: &mut Ebpf, name: &'static str, points: &[&str]) -> Result<(), LoadError> {
+    let Some(Program::TracePoint(program)) = ebpf.program_mut(name) else {
+        return Err(LoadError::Mismatch(name));
+    };
+    let mut first = None;
+    let mut attached = 0;
+    for point in points {
+        match program.attach("syscalls", point) {
+            Ok(_) => attached += 1,
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    match first {
+        Some(error) if attached == 0 => Err(failed("attach", name, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Fills one place of a map of programs that are reached by tail call.
+fn put(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+    index: u32,
+    name: &'static str,
+) -> Result<(), PropagateError> {
+    let fd = match ebpf.program(name) {
+        Some(Program::SkMsg(program)) => program.fd(),
+        Some(Program::TracePoint(program)) => program.fd(),
+        Some(Program::UProbe(program)) => program.fd(),
+        _ => return Err(LoadError::Mismatch(name).into()),
+    };
+    let fd = fd.map_err(|source| failed("load", name, source))?;
+    let fd = fd.try_clone().map_err(|_| LoadError::Mismatch(name))?;
+    let programs = ebpf.map_mut(map).ok_or(LoadError::Mismatch(map))?;
+    let mut programs: ProgramArray<_> = programs.try_into()?;
+    Ok(programs.set(index, &fd, 0)?)
+}

@@ -1,0 +1,32 @@
+//! Which incoming exchange an outgoing request is sent for.
+//!
+//! In: requests, other bytes and ends as the data calls see them, and what threads wait for. Out: the
+//! cause that goes into the data event of an outgoing request. An exchange that came in is named by
+//! its connection and the position of its request's first byte ([`Cause`]); it is open until its
+//! response was written or its connection ended.
+//!
+//! Nothing here may guess: what a thread does next belongs to the request it read only where the way
+//! its program runs makes that certain (`abi::kind_of_process`). In doubt there is no cause.
+//! It cannot see queues inside of a program: work that one thread hands to another.
+
+mod actor;
+mod exchange;
+mod goroutine;
+mod incoming;
+mod outgoing;
+mod pool;
+mod task;
+mod thread;
+mod turn;
+
+pub use actor::{Actor, process_ended, process_made};
+pub use exchange::{Cause, answered, closed};
+pub use goroutine::{
+    goroutine_ended, goroutine_made, goroutine_runnable, goroutine_sends, goroutine_writes,
+};
+pub use incoming::{perhaps_request, request, request_goes_on};
+pub use outgoing::{Opener, opening, take_opener};
+pub use pool::answer_read;
+pub use task::{Task, Wake, accepted, context_made, enters_context, leaves_context, wakes};
+pub use thread::{thread_ended, thread_made};
+pub use turn::{forget, goes_on, hands_over, read_elsewhere, touched, waited};

@@ -1,0 +1,142 @@
+//! Event loops that run callbacks to their ends (nginx, Node): within a turn the last touch counts.
+//!
+//! In: bytes of any connection, waits for events, what libuv does elsewhere and goes on with. Out: what
+//! the thread works for now.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use tracer_common::abi::{cause_method as method, direction, kind_of_process as kind};
+
+use super::Cause;
+use super::actor::{flag, reset, thread, thread_slot};
+use crate::connection::{Connection, mode, open, verdict};
+use crate::kernel;
+use crate::maps::{HANDED, Handed};
+use crate::probes::io::Caller;
+
+/// Bytes moved on a connection.
+#[inline(always)]
+pub fn touched(connection: &Connection, direction: u8, caller: &Caller) {
+    let Some(actor) = thread(caller.tid) else {
+        return;
+    };
+    let is_client = connection.requests == direction::WRITE;
+    let known = connection.verdict != verdict::UNKNOWN && connection.verdict != verdict::IGNORED;
+    let reads = direction == direction::READ;
+    match actor.kind as u32 {
+        kind::CALLBACKS => {
+            if !known {
+                // Whose answer it is is not known. What is written stays with who writes it.
+                if reads {
+                    actor.cause = Cause::NONE;
+                }
+            } else if is_client {
+                if connection.called != 0 && (reads || connection.write.mode != mode::START) {
+                    actor.cause = connection.call;
+                    actor.method = method::CONTINUATION as u8;
+                }
+            } else if connection.open == open::ONE {
+                actor.cause = Cause {
+                    connection: connection.id,
+                    key: connection.open_key,
+                };
+                actor.method = method::TURN as u8;
+            } else {
+                actor.cause = Cause::NONE;
+            }
+        }
+        // Back from a wait for several descriptors, in the call that it made itself.
+        kind::BLOCKING | kind::THREADS
+            if reads
+                && known
+                && is_client
+                && connection.called != 0
+                && connection.caller == actor.owner
+                && connection.call.connection != 0
+                && actor.flags & (flag::LOOP | flag::CREATED) == 0 =>
+        {
+            actor.cause = connection.call;
+            actor.method = method::CONTINUATION as u8;
+        }
+        _ => {}
+    }
+}
+
+/// A thread read something that is no socket: in an event loop that is often a message of another
+/// thread (eventfd, pipe), and what follows belongs to whoever sent it.
+#[inline(always)]
+pub fn read_elsewhere(caller: &Caller, fd: i32) {
+    if let Some(actor) = thread(caller.tid)
+        && actor.kind as u32 == kind::CALLBACKS
+        && !kernel::is_regular_file(fd)
+    {
+        actor.cause = Cause::NONE;
+    }
+}
+
+/// A thread is back from waiting for several descriptors. `is_epoll`: for events, of any number.
+#[inline(always)]
+pub fn waited(is_epoll: bool) {
+    let id = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    let Some(actor) = thread_slot(tid) else {
+        return;
+    };
+    if actor.owner != tid as u64 || actor.tgid != tgid {
+        if !is_epoll {
+            return;
+        }
+        reset(actor, tid as u64, tgid);
+    }
+    if is_epoll {
+        actor.flags |= flag::LOOP;
+    }
+    actor.flags &= !(flag::READS | flag::ACCEPTED);
+    actor.context = 0;
+    actor.top = 0;
+    actor.cause = Cause::NONE;
+}
+
+/// What the thread does next is none of what it did before (a timer, for one).
+#[inline(always)]
+pub fn forget() {
+    if let Some(actor) = thread(bpf_get_current_pid_tgid() as u32) {
+        actor.cause = Cause::NONE;
+    }
+}
+
+#[inline(always)]
+pub(super) fn handed_key(tgid: u32, address: u64) -> Handed {
+    Handed {
+        address,
+        tgid,
+        reserved: 0,
+    }
+}
+
+/// A thread of an event loop begins something that is done elsewhere, known by this address.
+#[inline(always)]
+pub fn hands_over(address: u64) {
+    let id = bpf_get_current_pid_tgid();
+    let key = handed_key((id >> 32) as u32, address);
+    let cause = thread(id as u32).map_or(Cause::NONE, |actor| actor.cause);
+    if cause.is_open() {
+        let _ = HANDED.insert(&key, &cause, 0);
+    } else {
+        let _ = HANDED.remove(&key);
+    }
+}
+
+/// It is done: a callback goes on with what it was begun for.
+#[inline(always)]
+pub fn goes_on(address: u64) {
+    let id = bpf_get_current_pid_tgid();
+    let key = handed_key((id >> 32) as u32, address);
+    let Some(actor) = thread(id as u32) else {
+        return;
+    };
+    // SAFETY: the value is copied before the map is changed.
+    let cause = unsafe { HANDED.get(&key) }.copied();
+    actor.cause = cause.unwrap_or(Cause::NONE);
+    actor.method = method::CONTINUATION as u8;
+    let _ = HANDED.remove(&key);
+}

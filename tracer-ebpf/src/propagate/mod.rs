@@ -1,0 +1,213 @@
+//! Writes trace context into requests that go out. Loaded only when that is asked for.
+//!
+//! 1. [`opening`] remembers a socket that a traced process connects; [`sockets`] puts it into the map
+//!    of sockets whose messages are looked at ([`SOCKETS`]) once it is connected.
+//! 2. [`incoming`] finds the trace of each request that comes in.
+//! 3. [`plan`] runs when a process enters a write on such a socket: is a request due here, and for
+//!    which exchange is it sent?
+//! 4. [`message`] sees the bytes before they leave: if they begin with a whole head without context, a
+//!    header is put in before its last line end.
+//!
+//! In doubt nothing is written. What the process counts as sent never includes the header.
+
+pub mod incoming;
+pub mod message;
+pub mod plan;
+pub mod sockets;
+
+use aya_ebpf::Global;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, ProgramArray, Queue, SockHash};
+use tracer_common::abi::{propagated, propagation};
+use tracer_common::ids;
+
+use crate::cause::Cause;
+use crate::connection::Connection;
+use crate::kernel;
+use crate::maps::Call;
+use crate::memory::add;
+use crate::probes::io::Caller;
+
+/// 1 when trace context is written.
+#[unsafe(no_mangle)]
+pub static PROPAGATES: Global<u32> = Global::new(0);
+/// What ids are made from; random for every start.
+#[unsafe(no_mangle)]
+pub static ID_SECRET_0: Global<u64> = Global::new(0);
+/// See [`ID_SECRET_0`].
+#[unsafe(no_mangle)]
+pub static ID_SECRET_1: Global<u64> = Global::new(0);
+
+/// Sockets whose messages are looked at, by the address of their `struct sock`.
+#[map]
+pub static SOCKETS: SockHash<u64> = SockHash::with_max_entries(32768, 0);
+
+/// What is known of these sockets.
+#[map]
+pub static FLOWS: LruHashMap<u64, Flow> = LruHashMap::with_max_entries(32768, 0);
+
+/// What a thread is about to write, by its id.
+#[map]
+pub static PLANS: LruHashMap<u32, Plan> = LruHashMap::with_max_entries(8192, 0);
+
+/// The traces of requests that came in.
+#[map]
+pub static REQUEST_CONTEXTS: LruHashMap<Cause, Incoming> = LruHashMap::with_max_entries(16384, 0);
+
+/// Sockets that user space should take out of [`SOCKETS`]: they speak something else.
+#[map]
+pub static LEAVING: Queue<u64> = Queue::with_max_entries(4096, 0);
+
+/// Outcomes, by the indexes of `abi::propagated`.
+#[map]
+pub static PROPAGATED: PerCpuArray<u64> = PerCpuArray::with_max_entries(propagated::COUNT, 0);
+
+/// What user space may change while programs run, by the indexes of `abi::propagation`.
+#[map]
+pub static PROPAGATION: Array<u64> = Array::with_max_entries(propagation::COUNT, 0);
+
+/// Where [`plan`] tries what the cause of a request would be.
+#[map]
+pub static AHEAD: PerCpuArray<Ahead> = PerCpuArray::with_max_entries(1, 0);
+
+/// Sockets of the self-test.
+#[map]
+pub static SELFTEST_SOCKETS: SockHash<u64> = SockHash::with_max_entries(4, 0);
+
+/// What the self-test writes.
+#[map]
+pub static SELFTEST_PLAN: Array<Plan> = Array::with_max_entries(1, 0);
+
+/// Programs that look at messages, for tail calls.
+#[map]
+pub static MESSAGE_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(3, 0);
+
+/// Value of [`FLOWS`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Flow {
+    /// Id of the connection; 0 until it is connected.
+    pub connection: u64,
+    /// Bytes that were added.
+    pub added: u32,
+    /// One of [`state`].
+    pub state: u32,
+}
+
+/// Values of [`Flow::state`].
+pub mod state {
+    /// The connection is being made.
+    pub const OPENING: u32 = 0;
+    /// Its messages are looked at.
+    pub const ENROLLED: u32 = 1;
+    /// They are not any more.
+    pub const LEFT: u32 = 2;
+}
+
+/// Value of [`PLANS`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Plan {
+    /// The socket.
+    pub sock: u64,
+    pub connection: u64,
+    /// Where the request begins, as the process counts.
+    pub position: u64,
+    pub cause: Cause,
+    pub cause_method: u32,
+    /// Where the scan of the message is.
+    pub at: u32,
+    /// Lines that have ended.
+    pub lines: u32,
+    /// Offset of the empty line.
+    pub end: u32,
+    /// 1 until the first message of the write was seen.
+    pub armed: u32,
+    /// Flags of `traceparent`.
+    pub flags: u32,
+    /// 1 if the trace id was read from the request that came in.
+    pub adopted: u32,
+    pub reserved: u32,
+    /// Halves of the trace id, and the span id.
+    pub ids: [u64; 3],
+    pub text: [u8; 72],
+}
+
+/// Value of [`REQUEST_CONTEXTS`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Incoming {
+    /// Halves of the trace id, if the request carries it.
+    pub trace: [u64; 2],
+    /// `context::incoming`.
+    pub state: u32,
+    /// Flags of `traceparent`.
+    pub flags: u32,
+}
+
+/// Value of [`AHEAD`].
+#[repr(C)]
+pub struct Ahead {
+    pub connection: Connection,
+    pub call: Call,
+}
+
+/// A setting's value now.
+#[inline(always)]
+pub fn setting(index: u32) -> u64 {
+    PROPAGATION.get(index).copied().unwrap_or(0)
+}
+
+/// Counts one outcome.
+#[inline(always)]
+pub fn count(outcome: u32) {
+    if let Some(n) = PROPAGATED.get_ptr_mut(outcome) {
+        // SAFETY: a word of a per-CPU map; one instruction, because programs may be preempted.
+        unsafe { add(n, 1) };
+    }
+}
+
+/// An id of an exchange; see `tracer_common::ids`.
+#[inline(always)]
+pub fn id_of(exchange: Cause, purpose: u64) -> u64 {
+    let secret = [ID_SECRET_0.load(), ID_SECRET_1.load()];
+    ids::derive(secret, exchange.connection, exchange.key, purpose)
+}
+
+/// The current thread connects a socket.
+#[inline(always)]
+pub fn opening(sock: u64) {
+    if PROPAGATES.load() == 0 || Caller::traced().is_none() || !kernel::is_of_process(sock) {
+        return;
+    }
+    // SAFETY: the value is only read.
+    if unsafe { FLOWS.get(&sock) }.is_some_and(|flow| flow.state == state::LEFT) {
+        return;
+    }
+    let flow = Flow {
+        connection: 0,
+        added: 0,
+        state: state::OPENING,
+    };
+    let _ = FLOWS.insert(&sock, &flow, 0);
+}
+
+/// A connection ended; its socket's address may be used again.
+#[inline(always)]
+pub fn closed(sock: u64) {
+    if PROPAGATES.load() != 0 {
+        let _ = FLOWS.remove(&sock);
+    }
+}
+
+/// The value of a pointer that the verifier knows as one. Swapping its bytes makes it a number to the
+/// verifier (nothing else does on every kernel), and swapping them again makes it the right one.
+#[inline(always)]
+pub fn number<T>(pointer: *mut T) -> u64 {
+    let mut value = pointer as u64;
+    // SAFETY: arithmetic on a register.
+    unsafe {
+        core::arch::asm!("{v} = be64 {v}", "{v} = be64 {v}", v = inout(reg) value, options(pure, nomem, nostack));
+    }
+    value
+}

@@ -1,0 +1,190 @@
+//! What a thread is about to write: is a request due on this socket, and which exchange is it for?
+//!
+//! Hooks: `syscalls:sys_enter_*` of write, writev, sendto and sendmsg. Only what goes through these is
+//! seen when it returns, so nothing else gets a plan; io_uring_enter, sendfile64, splice and sendmmsg
+//! take away what is left of one.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+use tracer_common::abi::{cause_method, direction, propagation, role};
+
+use super::{AHEAD, FLOWS, Flow, LEAVING, PLANS, Plan, setting, state};
+use crate::cause::{self, Cause};
+use crate::connection::{self, Connection, mode, verdict};
+use crate::kernel::{self, Arguments};
+use crate::maps::{BUFFER, Call};
+use crate::probes::io::{Caller, Message};
+
+/// `MSG_OOB`, `MSG_ZEROCOPY` and `MSG_FASTOPEN`: data that is sent in other ways.
+const ODD_FLAGS: u64 = 0x1 | 0x400_0000 | 0x2000_0000;
+
+/// `write(fd, buffer, length)` and `writev(fd, vectors, count)`.
+#[tracepoint]
+pub fn propagate_enter_write(_ctx: TracePointContext) -> u32 {
+    let _ = enter(0);
+    0
+}
+
+/// `sendto(fd, buffer, length, flags, ...)`.
+#[tracepoint]
+pub fn propagate_enter_sendto(_ctx: TracePointContext) -> u32 {
+    let _ = enter(3);
+    0
+}
+
+/// `sendmsg(fd, message, flags)`.
+#[tracepoint]
+pub fn propagate_enter_sendmsg(_ctx: TracePointContext) -> u32 {
+    let _ = enter(2);
+    0
+}
+
+/// Calls that send what is not seen, or in other ways.
+#[tracepoint]
+pub fn propagate_enter_other(_ctx: TracePointContext) -> u32 {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    if let Some(plan) = PLANS.get_ptr_mut(&tid) {
+        // SAFETY: the pointer is into the map; only this thread uses its plan.
+        unsafe { (*plan).armed = 0 };
+    }
+    0
+}
+
+/// `setsockopt(fd, level, option, ...)`: a socket that is to send in other ways is left alone: without
+/// copying (`SO_ZEROCOPY`: the kernel would count what it reports wrongly), or through another
+/// protocol of the kernel's (`TCP_ULP`: TLS).
+#[tracepoint]
+pub fn propagate_enter_setsockopt(_ctx: TracePointContext) -> u32 {
+    let _ = set_option();
+    0
+}
+
+#[inline(always)]
+fn set_option() -> Option<()> {
+    const SOL_SOCKET: u64 = 1;
+    const SO_ZEROCOPY: u64 = 60;
+    const SOL_TCP: u64 = 6;
+    const TCP_ULP: u64 = 31;
+    let arguments = Arguments::of_current()?;
+    let option = (arguments.second()?, arguments.third()?);
+    if option != (SOL_SOCKET, SO_ZEROCOPY) && option != (SOL_TCP, TCP_ULP) {
+        return None;
+    }
+    let file = kernel::socket_of(arguments.first()? as i32)?;
+    let flow = Flow {
+        connection: 0,
+        added: 0,
+        state: state::LEFT,
+    };
+    let _ = FLOWS.insert(&file.sock, &flow, 0);
+    let _ = LEAVING.push(&file.sock, 0);
+    None
+}
+
+/// `flags_at`: which argument the flags are; 0 for none.
+#[inline(always)]
+fn enter(flags_at: u32) -> Option<()> {
+    let caller = Caller::traced()?;
+    let arguments = Arguments::of_current()?;
+    let flags = match flags_at {
+        3 => arguments.fourth()?,
+        2 => arguments.third()?,
+        _ => 0,
+    };
+    let file = kernel::socket_of(arguments.first()? as i32)?;
+    let flow = FLOWS.get_ptr_mut(&file.sock)?;
+    // SAFETY: the pointer is into the map.
+    let Flow {
+        connection: id,
+        state,
+        ..
+    } = unsafe { *flow };
+    if state != state::ENROLLED {
+        return None;
+    }
+    let connection = connection::find(file.sock)?;
+    if connection.id != id {
+        return None;
+    }
+    if connection.verdict == verdict::IGNORED {
+        // SAFETY: as above.
+        unsafe { (*flow).state = state::LEFT };
+        let _ = LEAVING.push(&file.sock, 0);
+        return None;
+    }
+    if flags & ODD_FLAGS != 0 || !is_due(connection) || setting(propagation::ACTIVE) == 0 {
+        return None;
+    }
+    // What has one vector more than is looked at is not seen whole.
+    if flags_at == 2 && Message::read(arguments.second()?)?.vectors > 32 {
+        return None;
+    }
+    let (cause, method) = ahead(connection, file.sock, &caller)?;
+    let plan = Plan {
+        sock: file.sock,
+        connection: id,
+        position: connection.write.position,
+        cause,
+        cause_method: method,
+        at: 0,
+        lines: 0,
+        end: 0,
+        armed: 1,
+        flags: 0,
+        adopted: 0,
+        reserved: 0,
+        ids: [0; 3],
+        text: [0; 72],
+    };
+    let _ = PLANS.insert(&caller.tid, &plan, 0);
+    None
+}
+
+/// True when the next byte that is written certainly begins a request, if it looks like one.
+#[inline(always)]
+fn is_due(connection: &Connection) -> bool {
+    let is_first = connection.verdict == verdict::UNKNOWN && connection.write.position == 0;
+    let is_next = connection.verdict == verdict::HTTP1 && connection.requests == direction::WRITE;
+    (is_first || is_next)
+        && connection.role == role::CLIENT
+        && connection.from_start != 0
+        && connection.sequences != 0
+        && connection.is_tls == 0
+        && connection.other == 0
+        && connection.connect == 0
+        && connection.guessed == 0
+        && connection.write.mode == mode::START
+        && connection.write.skip == 0
+}
+
+/// What the cause will be found to be when the call returns.
+#[inline(always)]
+fn ahead(connection: &mut Connection, sock: u64, caller: &Caller) -> Option<(Cause, u32)> {
+    // SAFETY: programs of tracepoints run with preemption disabled: the per-CPU slot is ours.
+    let ahead = unsafe { AHEAD.get_ptr_mut(0)?.as_mut()? };
+    ahead.connection = *connection;
+    ahead.call = Call {
+        socket: sock,
+        base: 0,
+        vectors: BUFFER,
+        direction: direction::WRITE as u32,
+        total: 0,
+        offset: 0,
+        time_ns: 0,
+        start_ns: 0,
+        tgid: caller.tgid,
+        tid: caller.tid,
+        blocking: 0,
+        cause_method: cause_method::NONE,
+        cause: Cause::NONE,
+        messages: 0,
+        runs: 0,
+        next_message: 0,
+        before: 0,
+    };
+    cause::request(&mut ahead.call, &mut ahead.connection);
+    // The copy left the pool of waiting connections, for both.
+    connection.pooled = 0;
+    Some((ahead.call.cause, ahead.call.cause_method))
+}
