@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tracer_common::abi::MappedFile;
 
 use super::AppError;
-use crate::discover::binary::{FileId, Found, Scanner, Target, TlsLibrary, Unseen};
+use crate::discover::binary::{FileId, Found, NOT_OPENED, Scanner, Target, TlsLibrary, Unseen};
 use crate::meta::ProcFs;
 use crate::probes::{Attached, TlsProbes};
 use crate::telemetry::metrics::Tls;
@@ -31,7 +31,7 @@ const UNUSED: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(15);
 
 /// Files that could not be looked at, of which the log tells.
-const MOST_TOLD: usize = 256;
+const MOST_TOLD: usize = 1024;
 /// Where the host's libraries are, and what they are called.
 const DIRECTORIES: &[&str] = &[
     "/usr/lib/x86_64-linux-gnu",
@@ -300,7 +300,12 @@ impl Keeper {
         for Unseen { shown, reason } in found.unseen {
             if self.told.len() < MOST_TOLD && self.told.insert(shown.clone()) {
                 self.shared.failures.fetch_add(1, Ordering::Relaxed);
-                tracing::info!(file = %shown.display(), %reason, "not looked into for TLS");
+                let file = shown.display();
+                if reason == NOT_OPENED {
+                    tracing::debug!(%file, %reason, "not looked into for TLS");
+                } else {
+                    tracing::info!(%file, %reason, "not looked into for TLS");
+                }
             }
         }
     }

@@ -27,7 +27,7 @@ use thiserror::Error;
 pub use bytes::ReadAt;
 pub use go::GoFunction;
 pub use libraries::{Contents, Library};
-pub use process::{Found, Scanner, Unseen};
+pub use process::{Found, NOT_OPENED, Scanner, Unseen};
 pub use python::{PythonEvent, PythonPoint};
 pub use types::{
     Deferred, FileId, Function, GoLayout, GoTls, Quick, Refused, Target, TlsFunction, TlsLibrary,

@@ -20,6 +20,9 @@ use crate::meta::proc_fs::{Mapping, ProcFs};
 /// Files whose result is kept. A host has some thousand libraries at most; a result is small.
 const CACHE_MAX: usize = 8192;
 
+/// Reason where a file was not there to be read: most often because its process has just ended.
+pub const NOT_OPENED: &str = "the file cannot be opened";
+
 /// What a process uses.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -82,7 +85,7 @@ impl Scanner {
             let Some((file, id)) = open(&self.proc, pid, &mapping) else {
                 found.unseen.push(Unseen {
                     shown: mapping.path,
-                    reason: "the file cannot be opened".into(),
+                    reason: NOT_OPENED.into(),
                 });
                 continue;
             };
