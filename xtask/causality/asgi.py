@@ -8,6 +8,8 @@ import httpx
 NEXT = os.environ["NEXT"]
 FRESH = os.environ.get("FRESH") == "1"
 client = None
+# The loop itself does not keep tasks.
+tasks = []
 
 
 async def call(path):
@@ -30,7 +32,7 @@ async def application(scope, receive, send):
             message = await receive()
             if message["type"] == "lifespan.startup":
                 client = httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=None))
-                asyncio.create_task(background())
+                tasks.append(asyncio.create_task(background()))
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return

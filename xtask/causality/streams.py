@@ -40,9 +40,10 @@ async def serve(reader, writer):
 
 async def main():
     server = await asyncio.start_server(serve, "127.0.0.1", int(os.environ["PORT"]), backlog=128)
-    asyncio.create_task(background())
+    task = asyncio.create_task(background())  # Held: the loop itself does not keep it.
     async with server:
         await server.serve_forever()
+    task.cancel()
 
 
 asyncio.run(main())
