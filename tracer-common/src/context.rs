@@ -260,7 +260,10 @@ unsafe fn parse(window: &impl Window, at: u32, place: *mut Found) -> Traceparent
     let (trace, parent, flags) = unsafe {
         (&raw mut (*place).bad).write_volatile(bad);
         (
-            [hex(window, at + 3, 16, place), hex(window, at + 19, 16, place)],
+            [
+                hex(window, at + 3, 16, place),
+                hex(window, at + 19, 16, place),
+            ],
             hex(window, at + 36, 16, place),
             hex(window, at + 53, 2, place),
         )
