@@ -12,10 +12,12 @@ use std::os::fd::AsRawFd as _;
 use aya::Ebpf;
 use aya::maps::{Array, MapData, MapError, PerCpuArray, ProgramArray, Queue, SockHash};
 use aya::programs::{CgroupAttachMode, Program, SkMsg, SockOps};
+use rustix::thread::CapabilitySet;
 use tracer_common::abi::{propagated, propagation};
 
 use super::error::{LoadError, failed};
 use super::load::{Set, load_programs};
+use crate::rights;
 pub use selftest::Fault;
 
 /// What is written.
@@ -45,6 +47,9 @@ pub enum PropagateError {
     /// A map operation.
     #[error("cannot set up an eBPF map")]
     Map(#[from] MapError),
+    /// Missing rights.
+    #[error("CAP_NET_ADMIN is missing")]
+    NotPermitted,
     /// Nowhere to attach to.
     #[error("cgroup v2 is not mounted")]
     NoCgroup,
@@ -109,6 +114,10 @@ impl Propagation {
         sampled: SampledFrom,
         cgroup: Option<&str>,
     ) -> Result<Self, PropagateError> {
+        // The right to everything stands for it.
+        if !rights::effective().intersects(CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN) {
+            return Err(PropagateError::NotPermitted);
+        }
         let cgroup = cgroup.ok_or(PropagateError::NoCgroup)?;
         let root =
             File::open(cgroup).map_err(|error| PropagateError::Cgroup(cgroup.to_owned(), error))?;
