@@ -24,7 +24,7 @@ pub fn start(
     let file = config.export.otlp_file.as_deref();
     rights::lower(&rights::Wanted {
         uprobes: true,
-        propagate: false,
+        propagate: config.propagate != crate::config::Propagate::Off,
         measure: config.telemetry.bpf_stats,
         admin_port: config.admin.map(|address| address.port()),
         written: [spool, file.filter(|path| path.as_os_str() != "-")],
