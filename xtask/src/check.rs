@@ -70,7 +70,10 @@ fn verify(agent: &Path) -> Result<()> {
 
 fn cargo_test(args: &[&str]) -> Result<()> {
     let mut command = sh::cargo();
-    command.args(["test", "--workspace"]).args(args);
+    // One failure says more beside the others.
+    command
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(args);
     // As root, with the agent built: an end-to-end test that cannot run is a failure.
     if sys::is_root() {
         command.env("TRACER_TESTS_REQUIRED", "1");
