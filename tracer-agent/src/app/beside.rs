@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::pipeline::Side;
+use super::side::Side;
 use crate::discover::sdk::sign;
 use crate::protocol::{Exchange, ExchangeId, ExportBody, Opened, Role};
 use crate::telemetry::ledger::Ledger;

@@ -14,6 +14,7 @@ mod propagate;
 mod reload;
 mod replay;
 mod run;
+mod side;
 mod start;
 mod status;
 mod takeover;

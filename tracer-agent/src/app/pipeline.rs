@@ -4,28 +4,26 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
-use tracer_common::abi::{ExecEvent, ExitEvent, ForkEvent, policy as flag};
+use rustc_hash::FxHashMap;
+use tracer_common::abi::{ExitEvent, ForkEvent, policy as flag};
 
-use super::takeover::gate::{Gate, Verdict};
+use super::side::{Side, path_of};
+use super::takeover::gate::Gate;
 use super::tls::Watch;
 use crate::discover::{
-    Decision, Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, PythonProcesses, Runtime,
-    Runtimes,
+    Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, PythonProcesses, Runtime, Runtimes,
 };
-use crate::export::USER_AGENT;
 use crate::ingest::{Counts, Host, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::table::PodCounts;
-use crate::meta::{ExecInfo, ProcFs, ProcessTable};
+use crate::meta::{ProcFs, ProcessTable};
 use crate::probes::Maps;
-use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, ExportBody, Opened, Role};
+use crate::protocol::Role;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::open::{MOST_OPEN, OpenExchange};
-use crate::telemetry::services::Outcome;
 use crate::trace::assemble::Limits;
 use crate::trace::sdk::{SdkCounts, Settings as SdkSettings};
-use crate::trace::{Assembler, JoinCounts, Span, SpanBuilder};
+use crate::trace::{Assembler, JoinCounts, SpanBuilder};
 
 use super::beside::{self, Sdks};
 use super::outlet::Outlet;
@@ -70,35 +68,6 @@ impl Settling {
         let flags = self.flags.get(&tgid).copied();
         flags.unwrap_or(self.default) & flag::IGNORE != 0
     }
-}
-
-/// What ingest asks of the rest.
-pub struct Side {
-    maps: Maps,
-    pub(super) proc: ProcFs,
-    pub(super) processes: ProcessTable,
-    discovery: Discovery,
-    pub(super) builder: SpanBuilder,
-    pub(super) assembler: Assembler,
-    /// What the processes' own SDKs report.
-    pub(super) sdks: Sdks,
-    pub(super) now_ns: u64,
-    boot_to_unix_ns: i64,
-    /// The agent's own endpoint.
-    admin: Option<SocketAddr>,
-    has_port_rules: bool,
-    /// Who attaches to TLS libraries.
-    tls: Option<Watch>,
-    spans: Vec<Span>,
-    /// Which exchanges are this agent's to report.
-    gate: Gate,
-    runtimes: Runtimes,
-    python: PythonProcesses,
-    /// Processes whose runtimes are to be followed.
-    to_follow: Vec<(u32, Runtime)>,
-    /// Exchanges that are none of ours to report.
-    foreign: u64,
-    ledger: Arc<Ledger>,
 }
 
 /// What the pipeline is made of.
@@ -539,162 +508,5 @@ impl Pipeline {
         for update in self.host.discovery.start(&self.host.proc) {
             self.host.apply(update);
         }
-    }
-}
-
-impl Side {
-    fn follow(&mut self, tgid: u32) {
-        let runtime = self.runtimes.of(&self.proc, tgid);
-        self.to_follow
-            .extend(runtime.map(|runtime| (tgid, runtime)));
-    }
-
-    fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
-        self.python.ended(event.tgid);
-        self.follow(event.tgid);
-        self.sdks.stage.restarted(event.tgid);
-        if let Some(tls) = &self.tls {
-            tls.started(event.tgid);
-        }
-        let facts = self.processes.on_exec(&ExecInfo::new(event, tail));
-        if let Some(update) = self.discovery.on_exec(facts) {
-            self.apply(update);
-        }
-    }
-
-    fn apply(&mut self, update: PolicyUpdate) {
-        match update {
-            PolicyUpdate::Set { tgid, flags } => {
-                if let Err(error) = self.maps.set_process(tgid, flags) {
-                    tracing::warn!(tgid, %error, "cannot set the policy of a process");
-                }
-            }
-            PolicyUpdate::Remove { tgid } => self.maps.remove_process(tgid),
-        }
-    }
-
-    /// True for the agent's own export traffic, seen at whoever receives or forwards it, and for
-    /// ports that policy leaves out.
-    fn is_foreign(&mut self, exchange: &Exchange, connection: &Connection) -> bool {
-        if exchange.request.user_agent.as_deref().is_some_and(is_own) {
-            return true;
-        }
-        if !self.has_port_rules {
-            return false;
-        }
-        let (Endpoint::Ip(local), Endpoint::Ip(remote)) = (&connection.local, &connection.remote)
-        else {
-            return false;
-        };
-        let Some(facts) = self.processes.facts(exchange.tgid) else {
-            return false;
-        };
-        let policy = self.discovery.policy();
-        let role = Some(exchange.role);
-        policy.decide_ports(facts, local.port(), remote.port(), role) != Decision::Trace
-    }
-}
-
-/// Path of a target in origin form; in any other form it may hold more than that.
-fn path_of(target: &str) -> &str {
-    let path = target.split(['?', '#']).next();
-    path.filter(|path| path.starts_with('/')).unwrap_or("")
-}
-
-/// The exporters' `User-Agent`; libraries may append their own.
-fn is_own(user_agent: &str) -> bool {
-    user_agent.starts_with(USER_AGENT)
-}
-
-impl Host for Side {
-    fn sockets_of(&self, tgid: u32) -> Option<FxHashSet<u64>> {
-        self.proc.sockets_of(tgid)
-    }
-
-    fn tracks(&self, socket: u64, connection: u64) -> bool {
-        self.maps.tracks_connection(socket, connection)
-    }
-
-    fn is_own(&self, connection: &Connection) -> bool {
-        let (Some(admin), Endpoint::Ip(local), Endpoint::Ip(remote)) =
-            (self.admin, &connection.local, &connection.remote)
-        else {
-            return false;
-        };
-        // A client of the admin endpoint: same port, and an address of this host.
-        remote.port() == admin.port()
-            && (remote.ip() == admin.ip()
-                || admin.ip().is_unspecified()
-                    && (remote.ip().is_loopback() || remote.ip() == local.ip()))
-    }
-
-    fn forget(&mut self, socket: u64, connection: u64) {
-        self.maps.forget_connection(socket, connection);
-    }
-
-    fn ignore(&mut self, socket: u64, connection: u64) {
-        self.maps.ignore_connection(socket, connection);
-    }
-
-    fn opened(&mut self, opened: Opened, connection: &Arc<Connection>) {
-        let id = ExchangeId {
-            connection: connection.id,
-            key: opened.key,
-        };
-        let (role, tgid, context) = (opened.role, opened.tgid, self.context_of(&opened));
-        self.gate.opened(&opened, connection);
-        self.assembler.opened(opened, connection, self.now_ns);
-        self.opened_beside(id, role, tgid, context.as_ref());
-    }
-
-    fn exported(&mut self, body: ExportBody) {
-        self.exported_beside(&body);
-    }
-
-    fn exchange(&mut self, exchange: Exchange, connection: &Arc<Connection>) {
-        if self.is_foreign(&exchange, connection) {
-            self.foreign += 1;
-            return;
-        }
-        self.ended_beside(&exchange);
-        match self.gate.judge(&exchange, connection) {
-            Verdict::Report => self.report(exchange, connection),
-            Verdict::Leave => self.foreign += 1,
-            Verdict::Wait => self.gate.hold(exchange, Arc::clone(connection)),
-        }
-    }
-
-    fn abandoned(&mut self, tgid: u32, reason: &'static str, n: u64) {
-        let process = self.processes.get(tgid);
-        let services = &self.ledger.services;
-        services.ended(&process.service_name, Outcome::Dropped(reason), n);
-    }
-}
-
-impl Side {
-    /// What waited for another agent's word and need not any more.
-    fn release(&mut self) {
-        for (exchange, connection) in self.gate.take_held() {
-            match self.gate.judge(&exchange, &connection) {
-                Verdict::Report => self.report(exchange, &connection),
-                Verdict::Leave => self.foreign += 1,
-                Verdict::Wait => self.gate.hold(exchange, connection),
-            }
-        }
-        let lost = self.gate.take_overflowed();
-        self.ledger.exchanges.dropped("takeover_full", lost);
-    }
-
-    fn report(&mut self, exchange: Exchange, connection: &Arc<Connection>) {
-        let process = self.processes.get_at(exchange.tgid, exchange.end_ns);
-        let id = ExchangeId {
-            connection: connection.id,
-            key: exchange.key,
-        };
-        let span = self
-            .builder
-            .build(exchange, connection, &process, self.boot_to_unix_ns);
-        self.assembler
-            .finished(id, span, self.now_ns, &mut self.spans);
     }
 }
