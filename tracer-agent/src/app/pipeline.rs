@@ -13,7 +13,7 @@ use super::tls::Watch;
 use crate::discover::{
     Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, PythonProcesses, Runtime, Runtimes,
 };
-use crate::ingest::{Counts, Host, Ingest, Record};
+use crate::ingest::{Counts, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::table::PodCounts;
 use crate::meta::{ProcFs, ProcessTable};
