@@ -43,7 +43,7 @@ fn bad_usage_and_configuration_exit_2_with_one_line() {
     check(&["frob"], &[], &["frob", "--help"]);
     check(&["run", "--admn", "off"], &[], &["'--admn'", "'--admin'"]);
     check(&["replay"], &[], &["<FILE>"]);
-    check(&["run", "--propagate"], &[], &["not built yet"]);
+    check(&["run", "--propagate=maybe"], &[], &["propagate", "maybe"]);
     check(
         &["run", "--config", file],
         &[],

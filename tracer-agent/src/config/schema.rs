@@ -268,7 +268,7 @@ mod tests {
                     check("nonsense".to_owned(), false);
                 }
                 Shape::Boolean => {
-                    // Asking for what is not built is refused.
+                    check("true".to_owned(), true);
                     check("false".to_owned(), true);
                     check("5".to_owned(), false);
                 }
