@@ -360,7 +360,14 @@ impl Pipeline {
         let open = self.ingest.forget(|_| true, MEMORY_LIMIT, &mut self.host);
         let held = self.host.gate.give_up_held();
         self.ledger.exchanges.dropped(MEMORY_LIMIT, open + held);
-        // What waits for a decision gets it now.
+        // What waits for a word of an SDK, or for a decision, gets it now.
+        let left = self.host.sdks.hurry(&mut self.host.spans);
+        if !left.is_empty() {
+            beside::count(&left, &self.ledger);
+            self.outlet.left(&left);
+        }
+        let spans = std::mem::take(&mut self.host.spans);
+        self.outlet.take(spans, self.now_ns);
         self.outlet.finish();
         crate::sys::give_memory_back();
     }

@@ -37,8 +37,8 @@ keys! {
         "How much the agent says about itself on stderr: `off`, `error`, `warn`, `info`, `debug`, `trace`, or directives such as `tracer_agent::ingest=debug`.";
     ADMIN = "admin", ["TRACER_ADMIN"], Some("--admin"), "127.0.0.1:9468", one,
         "Address of `/healthz`, `/readyz`, `/metrics` and `/ledger`: `IP:PORT`, or `off`.";
-    TAKEOVER = "takeover", ["TRACER_TAKEOVER"], Some("--takeover"), "", one,
-        "Name under which a newer agent takes over from an older one on the same host, or `off`. Unset: one name for agents with the same `discovery.include`. See [operations](operations.md).";
+    TAKEOVER = "takeover", ["TRACER_TAKEOVER"], Some("--takeover"), "off", one,
+        "Name under which a newer agent takes over from an older one on the same host, or `off`. Agents of one name replace each other. Not finished: see [operations](operations.md).";
     LIMIT_MEMORY = "limits.memory", ["TRACER_LIMITS_MEMORY"], None, "", one,
         "Memory of the agent, `64MiB` to `1TiB`: beyond it open exchanges are given up and counted. Unset: 85 % of its cgroup's `memory.max`, if it has one. See [operations](operations.md).";
     PROPAGATE = "propagate", ["TRACER_PROPAGATE"], Some("--propagate"), "false", one,

@@ -217,11 +217,7 @@ impl Config {
         let sections = [
             ("log_level", *log_level != other.log_level),
             ("admin", *admin != other.admin),
-            // Its default follows policy, which changes without a restart.
-            (
-                "takeover",
-                *takeover != other.takeover && self.discovery.include == other.discovery.include,
-            ),
+            ("takeover", *takeover != other.takeover),
             ("limits", *limits != other.limits),
             ("capture", *capture != other.capture),
             ("export", *export != other.export),

@@ -13,10 +13,10 @@ use crate::meta::kubernetes;
 impl Layers {
     /// Validates every value. The first wrong one is the error.
     pub fn resolve(&self) -> Result<Config, ConfigError> {
-        let mut config = Config {
+        let config = Config {
             log_level: self.one(keys::LOG_LEVEL, parse::log_level)?,
             admin: self.one(keys::ADMIN, parse::admin)?,
-            takeover: None,
+            takeover: self.one(keys::TAKEOVER, parse::takeover)?,
             limits: Limits {
                 memory: self.optional(keys::LIMIT_MEMORY, parse::memory)?,
             },
@@ -71,10 +71,6 @@ impl Layers {
             telemetry: TelemetrySettings {
                 bpf_stats: self.one(keys::BPF_STATS, parse::boolean)?,
             },
-        };
-        config.takeover = match self.optional(keys::TAKEOVER, parse::takeover)? {
-            Some(said) => said,
-            None => Some(name_of(&config.discovery)),
         };
         Ok(config)
     }
@@ -238,20 +234,6 @@ impl Layers {
             .map(|value| accept(key, value, &parse))
             .collect()
     }
-}
-
-/// Agents that trace the same part of a host replace each other, those that trace different ones do not.
-fn name_of(discovery: &Discovery) -> String {
-    let Discovery {
-        include,
-        exclude: _,
-        containers_only,
-    } = discovery;
-    if *include == Rules::default() && !containers_only {
-        return "host".to_owned();
-    }
-    let part = format!("{include:?} {containers_only}");
-    format!("part-{:08x}", crc32fast::hash(part.as_bytes()))
 }
 
 pub(super) fn accept<T>(

@@ -57,7 +57,7 @@ fn nothing_said_gives_the_defaults_of_the_table() {
     );
     assert_eq!(config.redaction.query_keys.len(), 7);
     assert_eq!(config.log_level, "info");
-    assert_eq!(config.takeover.as_deref(), Some("host"));
+    assert_eq!(config.takeover, None);
     assert_eq!(config.limits, Limits::default());
     assert_eq!(
         config.export,
@@ -97,16 +97,9 @@ fn flags_beat_environment_beats_file() {
     check("", "", "--admin localhost:80", Some("127.0.0.1:80"));
 }
 
-/// Scenario: agents with one policy, with disjoint ones, and named ones. Guarantees: only those with the
-/// same name replace each other.
 #[test]
-fn agents_of_the_same_part_have_the_same_name() {
+fn names_of_agents_and_bounds_of_memory() {
     let name = |text, args| load(text, "", args).expect("valid").takeover;
-    let shop = name("", "--include-exe /opt/shop");
-    assert_eq!(shop, name("discovery: {include: {exe: [/opt/shop]}}", ""));
-    assert_ne!(shop, name("", "--include-exe /opt/bank"));
-    assert_ne!(shop, name("", "--include-exe /opt/shop --containers-only"));
-    assert_eq!(name("", "--exclude-port 1"), Some("host".to_owned()));
     assert_eq!(name("takeover: off", ""), None);
     assert_eq!(name("takeover: a", ""), Some("a".to_owned()));
     assert_eq!(name("takeover: a", "--takeover b"), Some("b".to_owned()));
