@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use aya::maps::ProgramArray;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::error::{LoadError, failed, is_permission};
 use super::maps::Switches;
@@ -60,6 +61,9 @@ pub(super) const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"]
 /// Maps that are large only where trace context is written.
 const PROPAGATION_MAPS: [&str; 5] = ["SOCKETS", "FLOWS", "PLANS", "REQUEST_CONTEXTS", "LEAVING"];
 
+/// Of them those of sockets.
+const SOCKET_TABLES: [&str; 2] = ["SOCKETS", "SELFTEST_SOCKETS"];
+
 pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
@@ -90,13 +94,38 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
         .override_global("WAKE_BYTES", &wake, true)
         .map_max_entries("EVENTS", ring)
         .map_max_entries("CONNECTIONS", options.max_connections);
-    loader.load(OBJECT).map_err(|error| {
+    let without = match options.propagate {
+        Some(_) => None,
+        None => Some(without_socket_tables(OBJECT).ok_or(LoadError::Mismatch("table of sockets"))?),
+    };
+    let object = without.as_deref().unwrap_or(OBJECT);
+    loader.load(object).map_err(|error| {
         if is_permission(&error) {
             LoadError::NotPermitted
         } else {
             LoadError::Object(error)
         }
     })
+}
+
+/// The object with plain tables in the place of tables of sockets. Those take CAP_NET_ADMIN to make, all
+/// maps of an object are made with it, and only programs that are not loaded without them use them.
+fn without_socket_tables(object: &[u8]) -> Option<Vec<u8>> {
+    /// `BPF_MAP_TYPE_HASH`, the first field of a map's definition.
+    const HASH: [u8; 4] = 1u32.to_ne_bytes();
+    let file = object::File::parse(object).ok()?;
+    let maps = file.section_by_name("maps")?;
+    let (start, _) = maps.file_range()?;
+    let mut patched = object.to_vec();
+    for name in SOCKET_TABLES {
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name))?;
+        let at = start.checked_add(symbol.address().checked_sub(maps.address())?)?;
+        let at = usize::try_from(at).ok()?;
+        patched
+            .get_mut(at..at.checked_add(HASH.len())?)?
+            .copy_from_slice(&HASH);
+    }
+    Some(patched)
 }
 
 /// Programs that are loaded together.
