@@ -136,6 +136,18 @@ impl Start {
         self
     }
 
+    /// Like [`ready`](Self::ready), and until what runs has its probes in its TLS libraries: on a busy machine
+    /// the agent does not wait for that.
+    pub fn ready_for_tls(self) -> Agent {
+        let agent = self.ready();
+        let looked = "what runs was looked at for TLS libraries";
+        let said = process::poll_until(READY_LIMIT, || {
+            agent.stderr().contains(looked).then_some(())
+        });
+        assert!(said.is_some(), "{}", agent.stderr());
+        agent
+    }
+
     /// Starts it and waits until it is ready.
     pub fn ready(self) -> Agent {
         let mut agent = self.spawn();

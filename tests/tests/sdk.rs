@@ -200,6 +200,22 @@ fn check_aside(spans: &[Span], trace: &str) {
     assert_eq!(spans.len(), 6, "{spans:#?}");
 }
 
+/// Calls have parents from the moment on when the agent follows the process: asks until one has.
+fn follow(hops: &[Hop], receiver: &Receiver) {
+    let mut number = 0;
+    let followed = poll_until(ARRIVAL, || {
+        number += 1;
+        let path = format!("/aside/warm-up-{number}");
+        let trace = format!("{:032x}", 0xfff000 + number);
+        ask(hops, &path, &trace);
+        receiver.wait_count(&path, 6, Duration::from_secs(10));
+        let spans = receiver.spans_of(&path);
+        let mut ours = spans.iter().filter(|span| !is_of_sdk(span));
+        ours.all(|span| span.trace_id == trace).then_some(())
+    });
+    assert!(followed.is_some(), "the service is not followed");
+}
+
 #[test]
 fn every_request_once_and_one_trace() {
     let Some(session) = Session::begin("sdk") else {
@@ -231,6 +247,7 @@ fn every_request_once_and_one_trace() {
         format!("{:032x}", 0xdef0),
     );
     if python {
+        follow(&hops, &receiver);
         ask(&hops, &aside.0, &aside.1);
     }
     let expected = 2 * hops.len() * REQUESTS + if python { 6 } else { 0 };

@@ -43,7 +43,7 @@ fn pairs_that_start_later() {
         Err(reason) => return skipped("tls", &reason),
     };
     let receiver = Receiver::start();
-    let agent = start(&receiver).ready();
+    let agent = start(&receiver).ready_for_tls();
     let mut sent = Vec::new();
     for pair in pairs() {
         match pair.start(&session.run, &certificate) {
@@ -75,7 +75,7 @@ fn pairs_that_ran_before() {
         }
     }
     let receiver = Receiver::start();
-    let agent = start(&receiver).ready();
+    let agent = start(&receiver).ready_for_tls();
     let sent: Vec<Sent> = ready.into_iter().map(|pair| pair.run(&agent)).collect();
     let count = sent.iter().map(Sent::spans).sum();
     let (spans, stopped) = finish(agent, &receiver, &session.run, count);
@@ -95,7 +95,9 @@ fn strict_and_moving_programs_are_unharmed() {
         Ok(certificate) => certificate,
         Err(reason) => return skipped("tls", &reason),
     };
-    let agent = Start::new().env("OTEL_TRACES_EXPORTER", "none").ready();
+    let agent = Start::new()
+        .env("OTEL_TRACES_EXPORTER", "none")
+        .ready_for_tls();
     let started = build::strict().and_then(|program| {
         let mut command = Command::new(program);
         command.args(certificate.arguments()).arg(CALLS);

@@ -74,7 +74,7 @@ fn calls_are_below_their_requests() {
         Err(reason) => return skipped("tls_causes", &reason),
     };
     let receiver = Receiver::start();
-    let agent = start(&receiver).ready();
+    let agent = start(&receiver).ready_for_tls();
     let pids = [&front, &back].map(|service| service.pids()[0]);
     seen_into_processes(&agent, &[pids[0], pids[1], client.pid()]);
     client.finish();

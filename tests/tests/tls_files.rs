@@ -53,7 +53,7 @@ fn containers_with_libraries_of_their_own() {
         Err(reason) => return skipped("tls containers", &reason),
     };
     let receiver = Receiver::start();
-    let agent = start(&receiver).ready();
+    let agent = start(&receiver).ready_for_tls();
     let (newer, new) = Server::load(early);
     let (older, old) = Server::load(other.server().expect("it runs in the other one"));
     assert!(old.starts_with("OpenSSL 1.1.1"), "{old}");

@@ -66,7 +66,7 @@ fn two_languages() {
         Err(reason) => return skipped("tls_grpc", &reason),
     };
     let receiver = Receiver::start();
-    let mut agent = Some(start(&receiver).ready());
+    let mut agent = Some(start(&receiver).ready_for_tls());
     let mut runs = Vec::new();
     for (client, server) in PAIRS {
         let mut pair = match Pair::start(client, server, &certificate) {

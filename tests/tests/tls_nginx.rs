@@ -141,7 +141,7 @@ fn nginx_curl_and_wget() {
         Err(reason) => return skipped("tls nginx", &reason),
     };
     let receiver = Receiver::start();
-    let agent = start(&receiver).ready();
+    let agent = start(&receiver).ready_for_tls();
     let mut sent = Vec::new();
     for (name, fleet) in FLEETS {
         match fleet.run(&nginx, format!("{}-{name}", session.run)) {
@@ -174,7 +174,7 @@ fn nginx_and_connections_opened_before() {
         Err(reason) => return skipped("tls nginx", &reason),
     };
     let receiver = Receiver::start();
-    let agent = start(&receiver).ready();
+    let agent = start(&receiver).ready_for_tls();
     early.finish();
     let late = raw(&[&nginx, &node], &format!("{run}-late"), &[]);
     late.expect("it has started before").finish();

@@ -39,7 +39,7 @@ const IDLE_POLL: Duration = Duration::from_millis(40);
 /// Records handled before spans are handed on.
 const BATCH: usize = 4096;
 /// Longest look for TLS libraries before the agent says that it is ready.
-const TLS_LOOK: Duration = Duration::from_secs(6);
+const TLS_LOOK: Duration = Duration::from_secs(15);
 /// Clock work and counters this often.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
 /// A program may be preempted between taking a record's time and submitting it.

@@ -174,6 +174,7 @@ impl Keeper {
         }
         // Nobody listens only when the agent is ending already.
         let _ = looked.send(());
+        tracing::info!("what runs was looked at for TLS libraries");
         while !self.shared.stop.load(Ordering::Relaxed) {
             let wait = if self.due.is_empty() {
                 Duration::from_millis(250)
