@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tracer_tests::agent::Start;
 use tracer_tests::check::{Server, Sides, assert_run};
-use tracer_tests::driver::Plan;
+use tracer_tests::driver::{Plan, Report};
 use tracer_tests::finish::finish;
 use tracer_tests::receiver::Receiver;
 use tracer_tests::rights::NOBODY;
-use tracer_tests::services::Language;
+use tracer_tests::services::{Language, Service};
 use tracer_tests::session::{Session, skipped};
-use tracer_tests::span::from_json_lines;
+use tracer_tests::span::{Span, from_json_lines};
 use tracer_tests::sys;
 
 const REQUESTS: usize = 200;
@@ -46,6 +46,18 @@ fn analyze(arguments: &[&str]) -> Option<(bool, String)> {
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     Some((output.status.success(), text))
+}
+
+fn assert_traced(spans: &[Span], report: &Report, service: &Service) {
+    let server = Server {
+        name: &service.name,
+        pids: service.pids(),
+    };
+    let sides = Sides {
+        server: Some(server),
+        client: true,
+    };
+    assert_run(spans, report, &sides);
 }
 
 #[test]
@@ -124,18 +136,7 @@ fn the_rights_of_the_unit_are_enough() {
         2 * REQUESTS,
     );
     assert_eq!(told(), "STOPPING=1");
-    let server = Server {
-        name: &service.name,
-        pids: service.pids(),
-    };
-    assert_run(
-        &spans,
-        &report,
-        &Sides {
-            server: Some(server),
-            client: true,
-        },
-    );
+    assert_traced(&spans, &report, &service);
 }
 
 fn systemctl(arguments: &[&str]) -> String {
@@ -187,18 +188,7 @@ fn in_a_machine() {
     let marker = format!("/r/{}-", report.run);
     let mut spans = from_json_lines(&text).expect("OTLP/JSON lines");
     spans.retain(|span| span.mentions(&marker));
-    let server = Server {
-        name: &service.name,
-        pids: service.pids(),
-    };
-    assert_run(
-        &spans,
-        &report,
-        &Sides {
-            server: Some(server),
-            client: true,
-        },
-    );
+    assert_traced(&spans, &report, &service);
     println!("spans: {} of {}", spans.len(), 2 * REQUESTS);
 }
 

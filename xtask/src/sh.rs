@@ -88,6 +88,15 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Builds the Go program in `folder` of this project.
+pub fn go_build(go: &Path, folder: &str, program: &Path) -> Result<()> {
+    run(Command::new(go)
+        .args(["build", "-o"])
+        .arg(program)
+        .arg(".")
+        .current_dir(root().join(folder)))
+}
+
 /// Where `name` is in PATH, or in the directories of system tools that users' PATHs leave out.
 pub fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

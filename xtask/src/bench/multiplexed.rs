@@ -63,13 +63,7 @@ pub fn grpc(binary: &Path, directory: &Path, pairs: u32) -> Result<()> {
         return Ok(());
     };
     let server = directory.join("grpc-server");
-    sh::run(
-        Command::new(go)
-            .args(["build", "-o"])
-            .arg(&server)
-            .arg(".")
-            .current_dir(sh::root().join("tests/services/grpc/go")),
-    )?;
+    sh::go_build(&go, "tests/services/grpc/go", &server)?;
     let log = File::create(directory.join("grpc.log")).context("cannot write grpc.log")?;
     let mut command = Command::new(server);
     command.arg("server").stderr(log);

@@ -83,13 +83,7 @@ pub fn measure(binary: &Path, directory: &Path, load: &Load) -> Result<()> {
         return Ok(());
     };
     let program = directory.join("go-tls");
-    sh::run(
-        Command::new(go)
-            .args(["build", "-o"])
-            .arg(&program)
-            .arg(".")
-            .current_dir(sh::root().join("tests/services/go-tls")),
-    )?;
+    sh::go_build(&go, "tests/services/go-tls", &program)?;
     let log = File::create(directory.join("go-tls.log")).context("cannot write go-tls.log")?;
     let mut command = Command::new(program);
     command
