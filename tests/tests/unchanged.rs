@@ -373,9 +373,10 @@ fn ten_agents_come_and_go() {
         "{} requests, {expected} spans expected, {missing} of them missing and counted",
         seen.len()
     );
-    // While an agent attaches nobody empties its ring: under this traffic it may be full when the agent is
-    // ready, and connections in which bytes were lost stay without certain pairs. All of that is counted.
-    assert!(missing < expected as u64, "{missing} of {expected} missing");
+    assert!(
+        missing * 5 <= expected as u64,
+        "{missing} of {expected} missing"
+    );
     assert!(expected >= 2 * AGENTS * WATCHED / 2, "{expected} expected");
     let first = &wrong[..wrong.len().min(20)];
     assert!(

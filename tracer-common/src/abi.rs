@@ -138,7 +138,7 @@ pub mod kind_of_process {
 
 /// Indexes of what user space may change while the kernel side runs.
 pub mod setting {
-    /// 1 when the policy of processes has to be asked for every call.
+    /// Whether the policy of processes has to be asked for every call: 0, [`ASK`] or [`CLOSED`].
     pub const POLICY_ACTIVE: u32 = 0;
     /// [`super::policy`] flags of processes without an entry.
     pub const POLICY_DEFAULT: u32 = 1;
@@ -146,6 +146,11 @@ pub mod setting {
     pub const PORTS_ACTIVE: u32 = 2;
     /// Number of settings.
     pub const COUNT: u32 = 3;
+    /// The policy is asked.
+    pub const ASK: u32 = 1;
+    /// Nothing is looked at, whatever the policy: not all programs are attached yet, and what only some
+    /// of them see of a connection would pass for the whole of it.
+    pub const CLOSED: u32 = 2;
 }
 
 /// Cookie of a probe in a TLS library: which instruction it is at. 0 at entries and RETs.

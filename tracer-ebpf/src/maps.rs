@@ -23,11 +23,11 @@ pub static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entri
 
 /// Policy of single processes (tgid to `abi::policy` flags).
 #[map]
-pub static PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(16384, 0);
+pub static PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
 
 /// Ports that are not looked at: `port << 1 | 1` for remote ports, `port << 1` for local ones.
 #[map]
-pub static IGNORED_PORTS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
+pub static IGNORED_PORTS: HashMap<u32, u8> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// What user space may change while programs run, by the indexes of `abi::setting`. A lookup by a
 /// constant index is a few instructions, no call.
@@ -44,7 +44,7 @@ pub fn read_setting(index: u32) -> u32 {
 #[map]
 pub static ENTERED: Array<Entered> = Array::with_max_entries(ENTERED_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
-pub const ENTERED_SLOTS: u32 = 32768;
+pub const ENTERED_SLOTS: u32 = 16384;
 
 /// What threads are doing, direct-mapped by thread id; checked by the full id.
 #[map]
@@ -72,7 +72,7 @@ pub static KINDS: HashMap<u32, u32> = HashMap::with_max_entries(16384, BPF_F_NO_
 
 /// Who opens a connection, from the first packet until it is established.
 #[map]
-pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(4096, 0);
+pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(2048, 0);
 
 /// What is handed over within a process, by process and address: the exchange that a request of
 /// libuv's or a connection of Go's client works for.

@@ -215,8 +215,9 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         max_connections: config.capture.max_connections,
         bpf_stats: config.telemetry.bpf_stats,
         agent_tgid: agent,
-        switches: super::reload::switches(&discovery, &ports),
+        tls: config.capture.tls && crate::rights::can_place_uprobes() != Some(false),
     };
+    let switches = super::reload::switches(&discovery, &ports);
     let mut kernel = Kernel::start(&options)?;
     for (hook, why) in &kernel.missing {
         tracing::warn!(%hook, %why, "not attached: what goes through it is not seen");
@@ -234,7 +235,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         proc.clone(),
         super::meta_options(&config, &resource, pods.clone()),
     );
-    let tls = if config.capture.tls && crate::rights::can_place_uprobes() != Some(false) {
+    let tls = if kernel.sees_tls() {
         let whole_host = mode == Mode::Host;
         Some(super::tls::start(
             kernel.tls()?,
@@ -276,6 +277,8 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     let propagation = propagate
         .and_then(|options| super::propagate::start(&mut kernel, options, &config.sampling));
     status.attached(kernel.attached.len(), kernel.missing.len(), reader.size());
+    // All at once, and somebody empties the ring from here on.
+    pipeline.maps().switch(switches).map_err(LoadError::from)?;
     Ok(Loaded {
         kernel,
         reader,

@@ -32,7 +32,7 @@ use crate::discover::{PolicyConfig, PortRange, Rule};
 use crate::export::{ExportError, SettingsError};
 use crate::meta::kubernetes::Store;
 use crate::meta::{Options as MetaOptions, ServiceRule};
-use crate::probes::{Kernel, LoadError, Options, PropagateOptions, Switches};
+use crate::probes::{Kernel, LoadError, Options, PropagateOptions};
 use crate::telemetry::admin::AdminError;
 use crate::trace::{Propagators, Redaction, SpanBuilder};
 
@@ -119,7 +119,7 @@ pub fn verify() -> Result<Vec<VerifiedProgram>, AppError> {
             despite_faults: false,
             secret: [1, 2],
         }),
-        switches: Switches::default(),
+        tls: true,
     };
     let programs = Kernel::verify(&options)?;
     Ok(programs

@@ -5,12 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::{Array, RingBuf};
-use aya::programs::Program;
-use tracer_common::abi::kind_of_process;
+use aya::programs::{Program, ProgramError};
+use tracer_common::abi::{kind_of_process, setting};
 
 use super::error::{LoadError, chain};
-use super::load::{Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, open};
+use super::load::{
+    Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
+};
 use super::maps::Maps;
+use super::parallel;
 use super::propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
 use super::python::PythonProbes;
 use super::reader::Reader;
@@ -57,6 +60,7 @@ pub struct Kernel {
     ebpf: Arc<SharedEbpf>,
     runtimes: RuntimeProbes,
     python: PythonProbes,
+    sees_tls: bool,
     /// While it is open the kernel measures every program of the host.
     measuring: Option<OwnedFd>,
     ring_bytes: u32,
@@ -78,16 +82,30 @@ impl Kernel {
         Ok(verified)
     }
 
-    /// Loads and attaches.
+    /// Loads and attaches. Nothing is looked at before [`Maps::switch`] says at what.
     pub fn start(options: &Options) -> Result<Self, LoadError> {
         let mut ebpf = open(options)?;
-        load_programs(&mut ebpf, Set::Always)?;
+        let sets: &[Set] = match options.tls {
+            true => &[Set::Always, Set::Tls],
+            false => &[Set::Always],
+        };
+        let mut sees_tls = options.tls;
+        for (set, result) in load_sets(&mut ebpf, sets) {
+            match result {
+                Err(error) if set == Set::Tls => {
+                    let why = chain(&error);
+                    tracing::warn!(%why, "not loaded: what TLS carries is not seen");
+                    sees_tls = false;
+                }
+                result => drop(result?),
+            }
+        }
         fill_tail_calls(&mut ebpf, "PROGRAMS", TAIL_CALLED)?;
         let mut settings: Array<_, u32> = ebpf
             .map_mut("SETTINGS")
             .ok_or(LoadError::Mismatch("SETTINGS"))?
             .try_into()?;
-        options.switches.write(&mut settings)?;
+        settings.set(setting::POLICY_ACTIVE, setting::CLOSED, 0)?;
         #[cfg(feature = "ebpf-log")]
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .map_err(|error| tracing::warn!(%error, "no debug output of the kernel side"))
@@ -98,6 +116,7 @@ impl Kernel {
             ebpf: Arc::new(SharedEbpf::new(ebpf)),
             runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
             python: PythonProbes::default(),
+            sees_tls,
             measuring: if options.bpf_stats { measure() } else { None },
             ring_bytes: options.ring_size(),
             attached: Vec::new(),
@@ -109,36 +128,18 @@ impl Kernel {
 
     fn attach(&mut self) -> Result<(), LoadError> {
         let mut ebpf = self.ebpf.lock();
-        for (name, program) in ebpf.programs_mut() {
-            match program {
-                // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
-                Program::UProbe(_) => {}
-                // See `Propagation`.
-                _ if Set::of(name) == Set::Propagate => {}
-                Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
-                Program::TracePoint(point) => {
-                    let own = [name];
-                    let shared = SHARED.iter().find(|points| points.first() == Some(&name));
-                    for target in shared.copied().unwrap_or(&own) {
-                        let category = if target.starts_with("sched_") {
-                            "sched"
-                        } else {
-                            "syscalls"
-                        };
-                        match point.attach(category, target) {
-                            Ok(_) => self.attached.push((*target).to_owned()),
-                            Err(_) if OPTIONAL.contains(target) => {}
-                            Err(error) => self.missing.push(((*target).to_owned(), chain(&error))),
-                        }
-                    }
+        let programs: Vec<_> = ebpf.programs_mut().collect();
+        let threads = programs.len();
+        for tried in parallel::each(programs, threads, |(name, program)| attach(name, program)) {
+            for (hook, result) in tried? {
+                match result {
+                    Ok(()) => self.attached.push(hook),
+                    Err(_) if OPTIONAL.contains(&hook.as_str()) => {}
+                    Err(error) => self.missing.push((hook, chain(&error))),
                 }
-                Program::BtfTracePoint(point) => match point.attach() {
-                    Ok(_) => self.attached.push(name.to_owned()),
-                    Err(error) => self.missing.push((name.to_owned(), chain(&error))),
-                },
-                _ => return Err(LoadError::Mismatch("known program type")),
             }
         }
+        drop(ebpf);
         if !self
             .attached
             .iter()
@@ -248,6 +249,11 @@ impl Kernel {
         Propagation::start(&mut self.ebpf.lock(), options, sampled, cgroup)
     }
 
+    /// Whether there are programs for TLS libraries.
+    pub fn sees_tls(&self) -> bool {
+        self.sees_tls
+    }
+
     /// What attaches probes to TLS libraries; to be taken once.
     pub fn tls(&mut self) -> Result<TlsProbes, LoadError> {
         TlsProbes::new(Arc::clone(&self.ebpf))
@@ -256,6 +262,38 @@ impl Kernel {
     /// The maps that user space reads and writes while tracing; to be taken once.
     pub fn maps(&mut self) -> Result<Maps, LoadError> {
         Maps::take(&mut self.ebpf.lock())
+    }
+}
+
+/// Attaches a program to all of its tracepoints, if it belongs to any; what became of each.
+fn attach(
+    name: &str,
+    program: &mut Program,
+) -> Result<Vec<(String, Result<(), ProgramError>)>, LoadError> {
+    match program {
+        // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
+        Program::UProbe(_) => Ok(Vec::new()),
+        // See `Propagation`.
+        _ if Set::of(name) == Set::Propagate => Ok(Vec::new()),
+        Program::TracePoint(_) if TAIL_CALLED.contains(&name) => Ok(Vec::new()),
+        Program::TracePoint(point) => {
+            let own = [name];
+            let shared = SHARED.iter().find(|points| points.first() == Some(&name));
+            let targets = shared.copied().unwrap_or(&own).iter();
+            let attach = |target: &&str| {
+                let category = match target.starts_with("sched_") {
+                    true => "sched",
+                    false => "syscalls",
+                };
+                (
+                    (*target).to_owned(),
+                    point.attach(category, target).map(drop),
+                )
+            };
+            Ok(targets.map(attach).collect())
+        }
+        Program::BtfTracePoint(point) => Ok(vec![(name.to_owned(), point.attach().map(drop))]),
+        _ => Err(LoadError::Mismatch("known program type")),
     }
 }
 

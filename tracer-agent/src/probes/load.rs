@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use aya::maps::ProgramArray;
-use aya::programs::{Program, ProgramError};
+use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::error::{LoadError, failed, is_permission};
-use super::maps::Switches;
+use super::parallel;
 use super::propagate::PropagateOptions;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
@@ -42,8 +42,8 @@ pub struct Options {
     pub agent_tgid: u32,
     /// Writes trace context into requests; it has to be started too.
     pub propagate: Option<PropagateOptions>,
-    /// What can be changed later.
-    pub switches: Switches,
+    /// Sees into TLS libraries.
+    pub tls: bool,
 }
 
 impl Options {
@@ -129,11 +129,11 @@ fn without_socket_tables(object: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Programs that are loaded together.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Set {
     /// With the agent's start.
     Always,
-    /// When the first TLS library is met.
+    /// With it, if TLS is seen into.
     Tls,
     /// When trace context is written into requests.
     Propagate,
@@ -162,43 +162,46 @@ pub struct Verified {
     pub elapsed: Duration,
 }
 
-/// Names of the programs of one set.
-pub(super) fn names(ebpf: &Ebpf, set: Set) -> Vec<String> {
-    let names = ebpf.programs().map(|(name, _)| name);
-    let names = names.filter(|name| Set::of(name) == set);
-    names.map(str::to_owned).collect()
-}
-
 /// Loads one set of the programs.
 pub(super) fn load_programs(ebpf: &mut Ebpf, set: Set) -> Result<Vec<Verified>, LoadError> {
-    let btf = kernel_btf()?;
-    let names = names(ebpf, set).into_iter();
-    names.map(|name| load_program(ebpf, &btf, name)).collect()
+    load_sets(ebpf, &[set])
+        .into_iter()
+        .map(|(_, result)| result)
+        .collect()
+}
+
+/// Loads programs of several sets at once; says of each which set it is of.
+pub(super) fn load_sets(ebpf: &mut Ebpf, sets: &[Set]) -> Vec<(Set, Result<Verified, LoadError>)> {
+    let btf = match kernel_btf() {
+        Ok(btf) => btf,
+        Err(error) => return vec![(sets.first().copied().unwrap_or(Set::Always), Err(error))],
+    };
+    let programs = ebpf.programs_mut();
+    let mut programs: Vec<_> = programs
+        .map(|(name, program)| (Set::of(name), name, program))
+        .filter(|(set, ..)| sets.contains(set))
+        .collect();
+    // Those that take long go first, so that none is left for the end.
+    let is_long = |name: &str| TAIL_CALLED.iter().any(|long| name.ends_with(long));
+    programs.sort_by_key(|(_, name, _)| !is_long(name));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    parallel::each(programs, threads.min(8), |(set, name, program)| {
+        (set, load_program(program, &btf, name))
+    })
 }
 
 /// The running kernel's types.
-pub(super) fn kernel_btf() -> Result<aya::Btf, LoadError> {
+fn kernel_btf() -> Result<aya::Btf, LoadError> {
     aya::Btf::from_sys_fs().map_err(|error| LoadError::Object(aya::EbpfError::BtfError(error)))
 }
 
 /// Loads one program.
-pub(super) fn load_program(
-    ebpf: &mut Ebpf,
-    btf: &aya::Btf,
-    name: String,
-) -> Result<Verified, LoadError> {
+fn load_program(program: &mut Program, btf: &aya::Btf, name: &str) -> Result<Verified, LoadError> {
     let start = Instant::now();
-    let program = ebpf
-        .program_mut(&name)
-        .ok_or(LoadError::Mismatch("known program"))?;
     match program {
-        Program::UProbe(probe) => match probe.load() {
-            // A first use of them that failed half-way.
-            Err(ProgramError::AlreadyLoaded) => Ok(()),
-            result => result,
-        },
+        Program::UProbe(probe) => probe.load(),
         Program::TracePoint(point) => point.load(),
-        Program::BtfTracePoint(point) => point.load(&name, btf),
+        Program::BtfTracePoint(point) => point.load(name, btf),
         Program::SkMsg(program) => program.load(),
         Program::SockOps(program) => program.load(),
         _ => return Err(LoadError::Mismatch("known program type")),
@@ -207,7 +210,7 @@ pub(super) fn load_program(
         if is_permission(&source) {
             LoadError::NotPermitted
         } else {
-            failed("load", &name, source)
+            failed("load", name, source)
         }
     })?;
     let instructions = match program {
@@ -221,7 +224,7 @@ pub(super) fn load_program(
     .ok()
     .and_then(|info| info.verified_instruction_count());
     Ok(Verified {
-        name,
+        name: name.to_owned(),
         instructions,
         elapsed: start.elapsed(),
     })

@@ -31,7 +31,8 @@ impl Switches {
             ports_active,
         } = self;
         settings.set(setting::POLICY_DEFAULT, policy_default, 0)?;
-        settings.set(setting::POLICY_ACTIVE, u32::from(policy_active), 0)?;
+        let active = if policy_active { setting::ASK } else { 0 };
+        settings.set(setting::POLICY_ACTIVE, active, 0)?;
         settings.set(setting::PORTS_ACTIVE, u32::from(ports_active), 0)
     }
 }

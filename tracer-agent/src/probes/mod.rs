@@ -4,6 +4,7 @@ pub mod error;
 pub mod kernel;
 pub mod load;
 pub mod maps;
+mod parallel;
 pub mod propagate;
 mod python;
 pub mod reader;

@@ -1,7 +1,6 @@
 //! Probes in TLS libraries: attached to a file when somebody uses it, detached when nobody does.
 //!
-//! In: targets of `discover::binary`. Out: attached probes. The programs are loaded with the first
-//! target, so that a host without TLS pays nothing for them. Attaching and detaching take the kernel
+//! In: targets of `discover::binary`. Out: attached probes. Attaching and detaching take the kernel
 //! a while; the caller has a thread of its own for it.
 
 use std::path::Path;
@@ -32,7 +31,8 @@ pub struct TlsProbes {
     known: HashMap<MapData, [u64; 3], u8>,
     wanted: Array<MapData, u32>,
     active: Array<MapData, u32>,
-    loaded: bool,
+    /// `active` is 1 already.
+    active_set: bool,
 }
 
 /// Probes in one file. They stay until [`TlsProbes::detach`] is called.
@@ -72,7 +72,7 @@ impl TlsProbes {
             known: HashMap::try_from(known)?,
             wanted: Array::try_from(wanted)?,
             active: Array::try_from(active)?,
-            loaded: false,
+            active_set: false,
         })
     }
 
@@ -102,15 +102,10 @@ impl TlsProbes {
             return Ok(attached);
         }
         let shared = Arc::clone(&self.ebpf);
-        if !self.loaded {
-            let btf = load::kernel_btf()?;
-            let names = load::names(&shared.lock_in_turn(), load::Set::Tls);
-            for name in names {
-                load::load_program(&mut shared.lock_in_turn(), &btf, name)?;
-            }
+        if !self.active_set {
             load::fill_tail_calls(&mut shared.lock_in_turn(), "TLS_PROGRAMS", TAIL_CALLED)?;
             self.active.set(0, 1, 0)?;
-            self.loaded = true;
+            self.active_set = true;
         }
         for function in target.functions.iter() {
             let Some((entry, exit)) = program_of(function.probe) else {
@@ -359,7 +354,7 @@ mod tests {
             agent_tgid: std::process::id(),
             bpf_stats: false,
             propagate: None,
-            switches: Switches::default(),
+            tls: true,
         };
         if crate::probes::check_rights().is_err() {
             return println!("skipped: no kernel side, or no rights to load it");
@@ -370,6 +365,8 @@ mod tests {
         };
         let mut kernel = Kernel::start(&options).expect("kernel side");
         let mut probes = kernel.tls().expect("maps");
+        let mut maps = kernel.maps().expect("maps");
+        maps.switch(Switches::default()).expect("switches");
         let rounds = std::env::var("TRACER_TLS_ROUNDS")
             .ok()
             .and_then(|n| n.parse().ok())

@@ -157,7 +157,11 @@ impl Caller {
         if caller.tgid == AGENT_TGID.load() {
             return None;
         }
-        if read_setting(setting::POLICY_ACTIVE) != 0 {
+        let active = read_setting(setting::POLICY_ACTIVE);
+        if active != 0 {
+            if active & setting::CLOSED != 0 {
+                return None;
+            }
             // SAFETY: the value is only read.
             let flags = match unsafe { PROCESSES.get(&caller.tgid) } {
                 Some(flags) => *flags,

@@ -7,12 +7,13 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use tracer_common::abi::{direction, end, role};
+use tracer_common::abi::{direction, end, role, setting};
 
 use crate::cause::{self, Opener};
 use crate::connection::{self, Origin};
 use crate::emit::{self, Ended};
 use crate::kernel;
+use crate::maps::read_setting;
 use crate::propagate;
 
 const TCP_ESTABLISHED: u64 = 1;
@@ -46,7 +47,8 @@ fn changed(sock: u64, old: u64, new: u64) -> Option<()> {
             TCP_SYN_RECV => role::SERVER,
             _ => return None,
         };
-        if !kernel::is_tcp(sock) {
+        // Its first bytes may go by unseen: it is joined when it speaks.
+        if read_setting(setting::POLICY_ACTIVE) & setting::CLOSED != 0 || !kernel::is_tcp(sock) {
             return None;
         }
         let family = kernel::family(sock);
