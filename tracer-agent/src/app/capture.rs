@@ -453,6 +453,10 @@ impl Loaded {
         }
         let cut_ns = clock::boot_ns();
         self.pipeline.cut(cut_ns);
+        // Traced programs need not pay for the probes until those are gone.
+        if let Err(error) = self.pipeline.maps().close() {
+            tracing::debug!(%error, "what goes on is looked at until the programs are detached");
+        }
         self.pipeline.begin();
         loop {
             let pipeline = &mut self.pipeline;

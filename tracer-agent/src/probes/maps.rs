@@ -129,6 +129,12 @@ impl Maps {
         switches.write(&mut self.settings)
     }
 
+    /// Has the kernel side look at nothing until it is told otherwise.
+    pub fn close(&mut self) -> Result<(), aya::maps::MapError> {
+        self.settings
+            .set(setting::POLICY_ACTIVE, setting::CLOSED, 0)
+    }
+
     /// Looks at all ports but these, local and remote; applies to connections made from now on.
     pub fn ignore_ports(&mut self, ports: &[u16]) -> Result<(), aya::maps::MapError> {
         let keys = |port: u16| [u32::from(port) << 1, u32::from(port) << 1 | 1];
