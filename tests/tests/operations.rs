@@ -106,7 +106,6 @@ fn says(agent: &Agent, what: &str) {
 }
 
 #[test]
-#[ignore = "client spans of a few moments around a takeover are told by neither agent: docs/operations.md"]
 fn agents_come_and_go_under_traffic() {
     let Some(session) = Session::begin("operations::agents_come_and_go_under_traffic") else {
         return;
