@@ -62,11 +62,28 @@ pub struct Smoke {
 }
 
 /// What runs in each machine.
-const SMOKES: &[Smoke] = &[Smoke {
-    name: "HTTP/1",
-    program: "live_http1",
-    filter: "rust::",
-}];
+const SMOKES: &[Smoke] = &[
+    Smoke {
+        name: "HTTP/1",
+        program: "live_http1",
+        filter: "rust::",
+    },
+    Smoke {
+        name: "gRPC",
+        program: "kernels",
+        filter: "grpc --ignored",
+    },
+    Smoke {
+        name: "TLS",
+        program: "kernels",
+        filter: "tls --ignored",
+    },
+    Smoke {
+        name: "propagation",
+        program: "propagate",
+        filter: "only_the_header_is_added",
+    },
+];
 
 /// From power-on to power-off. Emulated, on two cores that others use too.
 const LIMIT: Duration = Duration::from_secs(900);
