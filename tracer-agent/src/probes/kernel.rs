@@ -9,7 +9,9 @@ use aya::programs::Program;
 use tracer_common::abi::kind_of_process;
 
 use super::error::{LoadError, chain};
-use super::load::{Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, open};
+use super::load::{
+    Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, open, sees_io_uring,
+};
 use super::maps::Maps;
 use super::propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
 use super::python::PythonProbes;
@@ -41,6 +43,9 @@ const SHARED: &[&[&str]] = &[
     &["sys_exit_select", "sys_exit_pselect6"],
     &["sys_exit_accept4", "sys_exit_accept"],
 ];
+
+/// The program for requests of io_uring, which kernels before 5.19 do not tell.
+const IO_URING: &str = "io_uring_complete";
 
 /// Tracepoints that not every architecture, or not every kernel, has: calls of other names do their
 /// work there.
@@ -123,14 +128,15 @@ impl Kernel {
                 // See `Propagation`.
                 _ if Set::of(name) == Set::Propagate => {}
                 Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
+                Program::TracePoint(_) if name == IO_URING && !sees_io_uring() => {}
                 Program::TracePoint(point) => {
                     let own = [name];
                     let shared = SHARED.iter().find(|points| points.first() == Some(&name));
                     for target in shared.copied().unwrap_or(&own) {
-                        let category = if target.starts_with("sched_") {
-                            "sched"
-                        } else {
-                            "syscalls"
+                        let category = match target.split_once('_') {
+                            Some(("sched", _)) => "sched",
+                            Some(("io", _)) => "io_uring",
+                            _ => "syscalls",
                         };
                         match point.attach(category, target) {
                             Ok(_) => self.attached.push((*target).to_owned()),

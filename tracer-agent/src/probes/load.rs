@@ -12,6 +12,8 @@ use super::maps::Switches;
 use super::propagate::PropagateOptions;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
+use crate::kernel::{prepare, uring};
+
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
 
@@ -76,7 +78,11 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
     let propagates = u32::from(options.propagate.is_some());
     let [secret_0, secret_1] = options.propagate.map_or([0; 2], |options| options.secret);
     let mut loader = EbpfLoader::new();
+    let sees_uring = sees_io_uring();
     for (name, value) in &offsets {
+        if *name == "URING_OPCODE" && !sees_uring {
+            continue;
+        }
         loader.override_global(name, value, true);
     }
     if options.propagate.is_none() {
@@ -111,6 +117,11 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
             LoadError::Object(error)
         }
     })
+}
+
+/// Whether the kernel tells which request of io_uring was completed.
+pub(super) fn sees_io_uring() -> bool {
+    uring::is_told(std::path::Path::new(prepare::TRACEFS))
 }
 
 /// The object with plain tables in the place of tables of sockets. Those take CAP_NET_ADMIN to make, all
