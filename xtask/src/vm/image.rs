@@ -16,7 +16,17 @@ const TARGET: &str = "t/target";
 
 /// Makes the image; returns its path.
 pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
-    let root = directory().join("root");
+    let busybox = sh::which("busybox").context("no busybox: `cargo xtask setup` installs it")?;
+    build_with("", &busybox, agent, smokes)
+}
+
+/// Makes one for another processor, of static programs; `name` tells it from others.
+pub fn build_foreign(name: &str, busybox: &Path, agent: &Path) -> Result<PathBuf> {
+    build_with(&format!("-{name}"), busybox, agent, &[])
+}
+
+fn build_with(suffix: &str, busybox: &Path, agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
+    let root = directory().join(format!("root{suffix}"));
     empty(&root)?;
     for place in [
         "bin",
@@ -31,8 +41,7 @@ pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
     ] {
         make(&root.join(place))?;
     }
-    let busybox = sh::which("busybox").context("no busybox: `cargo xtask setup` installs it")?;
-    copy(&busybox, &root.join("bin/busybox"))?;
+    copy(busybox, &root.join("bin/busybox"))?;
     symlink("busybox", root.join("bin/sh")).context("cannot link /bin/sh")?;
     write(&root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
     write(
@@ -53,7 +62,7 @@ pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
     let init = root.join("init");
     write(&init, &script(smokes))?;
     sh::output(Command::new("chmod").arg("755").arg(&init))?;
-    pack(&root, "initramfs.gz")
+    pack(&root, &format!("initramfs{suffix}.gz"))
 }
 
 /// What the test of TLS uses: a program in C, and OpenSSL with what makes a certificate.
