@@ -18,7 +18,7 @@ use anyhow::{Result, bail};
 
 use crate::agent::{self, BuildArgs};
 use crate::dist::arch::{Arch, Profile};
-use crate::{setup, sh};
+use crate::{ebpf, setup, sh};
 use boot::{Outcome, Run};
 use kernels::Kernel;
 
@@ -128,11 +128,10 @@ fn test(wanted: &[String], verify: bool, docs: bool) -> Result<()> {
         .filter(|kernel| wanted.is_empty() || wanted.iter().any(|name| *name == kernel.name));
     let chosen: Vec<&Kernel> = chosen.collect();
     setup::for_vm()?;
-    let agent = agent::build(BuildArgs::default())?;
     let smokes = if verify { &[][..] } else { SMOKES };
     let host = Arch::host()?;
     let image = match chosen.iter().any(|kernel| kernel.arch == host) {
-        true => Some(image::build(&agent, smokes)?),
+        true => Some(image::build(&agent::build(BuildArgs::default())?, smokes)?),
         false => None,
     };
     let mut runs: Vec<Run> = Vec::new();
@@ -164,6 +163,7 @@ fn test(wanted: &[String], verify: bool, docs: bool) -> Result<()> {
 
 /// A machine with another processor: the static agent asks the verifier.
 fn foreign(kernel: &Kernel, vmlinuz: &Path) -> Result<Run> {
+    ebpf::build(&setup::for_build()?, false)?;
     let agent = kernel.arch.build(Profile::Test)?;
     let image = image::build_foreign(kernel.name, &kernels::busybox(kernel)?, &agent)?;
     let mut run = boot::boot(kernel, vmlinuz, &image, &[], LIMIT)?;
