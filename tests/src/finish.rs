@@ -11,6 +11,15 @@ const ARRIVAL: Duration = Duration::from_secs(120);
 /// From there to an empty agent.
 const DRAIN: Duration = Duration::from_secs(120);
 
+/// Set in emulated machines: their CPUs are interrupted within programs so often that the kernel skips some
+/// of their runs. Whether that lost a span the caller's comparison tells.
+const SKIPS_ALLOWED: &str = "TRACER_TESTS_KERNEL_MAY_SKIP";
+
+/// True for a loss that is nothing but runs of programs that the kernel skipped.
+fn is_skip(loss: &str) -> bool {
+    loss.starts_with("events dropped ") && loss.ends_with(": kernel_skipped")
+}
+
 /// Waits for `count` spans that mention `marker`, checks the ledger, stops the agent and gives back
 /// all spans of the run: what the stop flushed included, so "none extra" is final.
 pub fn finish(
@@ -56,6 +65,9 @@ pub fn finish_own(
     let ledger = agent.drained_ledger(DRAIN);
     let mut wrong = ledger.wrong_sums();
     wrong.extend(ledger.losses(may_lose));
+    if std::env::var_os(SKIPS_ALLOWED).is_some() {
+        wrong.retain(|loss| !is_skip(loss));
+    }
     let exported = ledger.stage("spans").exported;
     if exported < count as u64 {
         wrong.push(format!("only {exported} spans exported"));

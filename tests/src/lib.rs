@@ -30,4 +30,5 @@ pub mod session;
 pub mod span;
 pub mod sys;
 pub mod tls;
+pub mod uring;
 pub mod wire;

@@ -1,5 +1,5 @@
 //! Agents that come and go under traffic on connections that stay open: every request has exactly one
-//! SERVER and one CLIENT span, whoever reports it; and a bound of memory that is met.
+//! SERVER and one CLIENT span, whoever reports it; and bounds of memory and CPU that are met.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -106,7 +106,6 @@ fn says(agent: &Agent, what: &str) {
 }
 
 #[test]
-#[ignore = "client spans of a few moments around a takeover are told by neither agent: docs/operations.md"]
 fn agents_come_and_go_under_traffic() {
     let Some(session) = Session::begin("operations::agents_come_and_go_under_traffic") else {
         return;
@@ -240,6 +239,63 @@ fn memory_stays_near_its_bound() {
     assert!(!line("tracer_agent_memory_sheds_total 0"), "{metrics}");
     assert_eq!(agent.ledger().wrong_sums(), Vec::<String>::new());
     agent.stop();
+}
+
+/// Scenario: a budget of CPU that is less than the agent takes when it has nothing to do.
+/// Guarantees: it switches everything off and says so, what is sent then is not told, and the ledger adds up.
+#[test]
+fn tracing_ends_above_the_budget_of_cpu() {
+    let Some(session) = Session::begin("operations::tracing_ends_above_the_budget_of_cpu") else {
+        return;
+    };
+    let service = Language::Rust.start().expect("the service");
+    let receiver = Receiver::start();
+    let agent = Start::new()
+        .export_http(&receiver)
+        .env("TRACER_LIMITS_CPU", "0.00001")
+        .ready();
+    let run = &session.run;
+    let ask = |connection: &mut Connection, tag: &str| {
+        let request =
+            format!("GET /r/{run}-{tag}?status=200&bytes=5&delay_ms=0 HTTP/1.1\r\nHost: x\r\n\r\n");
+        let answer = connection.exchange(&[request.as_bytes()], false);
+        assert_eq!(answer.expect("an answer").response.status, 200);
+    };
+    let mut connection = Connection::open(service.address).expect("connect");
+    let off = "tracer_agent_cpu_switched_off{feature=\"tracing\"} 1";
+    let has = |text: &str, line: &str| text.lines().any(|found| found == line);
+    let switched_off = poll_until(2 * LIMIT, || {
+        ask(&mut connection, "before");
+        has(&agent.metrics(), off).then_some(())
+    });
+    assert!(
+        switched_off.is_some(),
+        "{}\n{}",
+        agent.metrics(),
+        agent.stderr()
+    );
+    assert!(
+        agent.stderr().contains("more CPU than allowed"),
+        "{}",
+        agent.stderr()
+    );
+    let metrics = agent.metrics();
+    assert!(
+        !has(&metrics, "tracer_agent_cpu_sheds_total 0"),
+        "{metrics}"
+    );
+    let mut second = Connection::open(service.address).expect("connect");
+    for _ in 0..20 {
+        ask(&mut connection, "after");
+        ask(&mut second, "after");
+    }
+    assert_eq!(agent.ledger().wrong_sums(), Vec::<String>::new());
+    agent.stop();
+    let told = receiver.spans_of(run).into_iter().filter(|span| {
+        let path = span.text("url.path").or_else(|| span.text("url.full"));
+        path.is_some_and(|path| path.contains("-after"))
+    });
+    assert_eq!(told.count(), 0);
 }
 
 fn check(sent: &[usize], spans: &[Span], log: &str) {

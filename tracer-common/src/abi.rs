@@ -192,8 +192,10 @@ pub mod drop_reason {
     pub const TLS_CALL_UNMATCHED: u32 = 5;
     /// More TLS calls were under way on a CPU, or within each other, than there is room for.
     pub const TLS_BUSY: u32 = 6;
+    /// Calls by io_uring whose bytes are not looked for: with vectors, or answered many times.
+    pub const IO_URING: u32 = 7;
     /// Number of reasons.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 8;
     /// Names of the reasons, as they appear in the ledger and in metrics.
     pub const NAMES: [&str; COUNT as usize] = [
         "ring_full_data",
@@ -203,6 +205,7 @@ pub mod drop_reason {
         "call_too_complex",
         "tls_call_unmatched",
         "tls_busy",
+        "io_uring",
     ];
 }
 

@@ -100,6 +100,17 @@ offsets! {
     INODE_SIZE,
     INODE_GENERATION,
     SB_DEV,
+    /// Of `struct io_kiocb`; absent where completions of io_uring do not tell their request.
+    URING_OPCODE,
+    URING_FILE,
+    /// Where `read` and `write` requests have their bytes (`struct io_rw`), from the request on.
+    URING_RW_ADDRESS,
+    URING_RW_LENGTH,
+    /// Where `recv` and `send` requests have theirs (`struct io_sr_msg`).
+    URING_SR_ADDRESS,
+    URING_SR_LENGTH,
+    URING_SR_MESSAGE_FLAGS,
+    URING_SR_FLAGS,
     /// `struct pt_regs` from the bottom of a task's stack; only for kernels without the helper.
     STACK_REGS,
 }
@@ -350,7 +361,12 @@ pub fn is_regular_file(fd: i32) -> bool {
 /// The socket behind a file descriptor of the current task; `None` if it is none.
 #[inline(always)]
 pub fn socket_of(fd: i32) -> Option<SocketFile> {
-    let file = file_of(fd)?;
+    socket_file(file_of(fd)?)
+}
+
+/// The socket behind a `struct file`; `None` if it is none.
+#[inline(always)]
+pub fn socket_file(file: u64) -> Option<SocketFile> {
     let inode: u64 = field(file, &FILE_INODE)?;
     let mode: u16 = field(inode, &INODE_MODE)?;
     if mode & S_IFMT != S_IFSOCK {
@@ -367,6 +383,69 @@ pub fn socket_of(fd: i32) -> Option<SocketFile> {
         sock,
         inode,
     })
+}
+
+/// A request of io_uring (`struct io_kiocb`).
+#[derive(Clone, Copy)]
+pub struct UringRequest(u64);
+
+impl UringRequest {
+    /// That at this address; `None` for none, and where this kernel's are not known.
+    #[inline(always)]
+    pub fn at(address: u64) -> Option<Self> {
+        (address != 0 && has(&URING_OPCODE)).then_some(UringRequest(address))
+    }
+
+    /// `enum io_uring_op`.
+    #[inline(always)]
+    pub fn opcode(&self) -> Option<u8> {
+        field(self.0, &URING_OPCODE)
+    }
+
+    /// Its `struct file`.
+    #[inline(always)]
+    pub fn file(&self) -> Option<u64> {
+        field(self.0, &URING_FILE).filter(|file| *file != 0)
+    }
+
+    /// Of a `read` or `write`: where the bytes are.
+    #[inline(always)]
+    pub fn plain_address(&self) -> Option<u64> {
+        field(self.0, &URING_RW_ADDRESS)
+    }
+
+    /// And how many there may be.
+    #[inline(always)]
+    pub fn plain_length(&self) -> Option<u32> {
+        field(self.0, &URING_RW_LENGTH)
+    }
+
+    /// Of a `recv` or `send`: where the bytes are.
+    #[inline(always)]
+    pub fn socket_address(&self) -> Option<u64> {
+        field(self.0, &URING_SR_ADDRESS)
+    }
+
+    /// And how many there may be.
+    #[inline(always)]
+    pub fn socket_length(&self) -> Option<u32> {
+        field(self.0, &URING_SR_LENGTH)
+    }
+
+    /// `MSG_*`.
+    #[inline(always)]
+    pub fn message_flags(&self) -> Option<u64> {
+        field::<u32>(self.0, &URING_SR_MESSAGE_FLAGS).map(u64::from)
+    }
+
+    /// `IORING_RECV*`; 0 where requests have none.
+    #[inline(always)]
+    pub fn socket_flags(&self) -> Option<u16> {
+        match has(&URING_SR_FLAGS) {
+            true => field(self.0, &URING_SR_FLAGS),
+            false => Some(0),
+        }
+    }
 }
 
 impl SocketFile {

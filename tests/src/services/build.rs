@@ -13,7 +13,12 @@ static BUILDING: Mutex<()> = Mutex::new(());
 
 fn newer(built: &Path, from: &Path) -> bool {
     let time = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
-    matches!((time(built), time(from)), (Some(built), Some(from)) if built >= from)
+    match (time(built), time(from)) {
+        (Some(built), Some(from)) => built >= from,
+        // A machine that has programs and no sources (`cargo xtask vm`).
+        (built, None) => built.is_some(),
+        (None, Some(_)) => false,
+    }
 }
 
 /// `target/services/<name>`, made by `make` if it is missing or older than `from`.

@@ -267,6 +267,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         max_connections: config.capture.max_connections as usize,
         sdk: config.sdk.clone(),
         gate: Gate::new(asks),
+        ports: ports.clone(),
         id_secret: propagate.map(|options| options.secret),
     });
     if mode == Mode::Host {
@@ -289,7 +290,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         open: status.open(),
         status,
         commands,
-        limits: limits::Watch::new(config.limits.memory),
+        limits: limits::Watch::new(config.limits, mode),
     })
 }
 
@@ -369,6 +370,15 @@ impl Loaded {
                 }
                 if let Some(propagation) = &mut self.propagation {
                     propagation.tick();
+                }
+                if let Some(off) = self.limits.cpu(&self.kernel, Duration::from_nanos(now_ns)) {
+                    if let Some(tls) = &self.tls {
+                        tls.pause(off > 0);
+                    }
+                    self.pipeline.pause(off > 1);
+                }
+                if self.tls.as_ref().is_some_and(Watch::were_taken_out) {
+                    self.pipeline.give_up_tls();
                 }
                 self.kernel.flush_log();
                 self.open.answer(|| self.pipeline.unfinished(now_ns));

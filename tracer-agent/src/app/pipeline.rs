@@ -11,14 +11,14 @@ use super::side::{Side, path_of};
 use super::takeover::gate::Gate;
 use super::tls::Watch;
 use crate::discover::{
-    Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, PythonProcesses, Runtime, Runtimes,
+    Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, PythonProcesses, Rule, Runtime, Runtimes,
 };
 use crate::ingest::{Counts, Ingest, Record};
 use crate::kernel::clock;
 use crate::meta::table::PodCounts;
 use crate::meta::{ProcFs, ProcessTable};
 use crate::probes::Maps;
-use crate::protocol::Role;
+use crate::protocol::{Connection, Role};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::open::{MOST_OPEN, OpenExchange};
 use crate::trace::assemble::Limits;
@@ -35,6 +35,7 @@ const SETTLE_NS: u64 = 100_000_000;
 
 /// Why something was given up.
 const MEMORY_LIMIT: &str = "memory_limit";
+const CPU_LIMIT: &str = "cpu_limit";
 
 /// Everything between the ring and the export queue.
 pub struct Pipeline {
@@ -54,6 +55,10 @@ pub struct Pipeline {
     cut_ns: u64,
     /// There is no memory for connections.
     shedding: bool,
+    /// Nothing is traced; the policy and the ports that are in force otherwise.
+    paused: Option<(PolicyConfig, Vec<u16>)>,
+    /// Ports that the kernel side need not look at.
+    ports: Vec<u16>,
 }
 
 /// A policy that changed: what its processes are looked at for, and since when.
@@ -61,6 +66,7 @@ struct Settling {
     flags: FxHashMap<u32, u32>,
     default: u32,
     since_ns: u64,
+    reason: &'static str,
 }
 
 impl Settling {
@@ -100,6 +106,8 @@ pub struct Parts {
     pub gate: Gate,
     /// What the kernel side makes ids from, where it writes trace context.
     pub id_secret: Option<[u64; 2]>,
+    /// Ports that the kernel side need not look at.
+    pub ports: Vec<u16>,
 }
 
 impl Pipeline {
@@ -120,6 +128,7 @@ impl Pipeline {
             sdk,
             gate,
             id_secret,
+            ports,
         } = parts;
         let inherited = discovery.mode() == Mode::Command;
         let mut assembler = Assembler::new(
@@ -161,6 +170,8 @@ impl Pipeline {
             records: 0,
             cut_ns: u64::MAX,
             shedding: false,
+            paused: None,
+            ports,
         }
     }
 
@@ -301,14 +312,22 @@ impl Pipeline {
         let discovery = &self.host.discovery;
         // What a command may be followed to is fixed with its start.
         if discovery.mode() == Mode::Host && *discovery.policy().config() != policy {
-            self.change_policy(policy, &ports);
+            match &mut self.paused {
+                // In force when tracing goes on.
+                Some(paused) => {
+                    *paused = (policy, ports);
+                    tracing::info!("settings reloaded; they are followed when tracing goes on");
+                }
+                None => self.change_policy(policy, &ports, "policy_changed"),
+            }
         } else {
             tracing::info!("settings reloaded");
         }
     }
 
     /// The order matters: a process that is traced before and after is traced all the time.
-    fn change_policy(&mut self, policy: PolicyConfig, ports: &[u16]) {
+    fn change_policy(&mut self, policy: PolicyConfig, ports: &[u16], reason: &'static str) {
+        self.ports = ports.to_vec();
         let host = &mut self.host;
         let policy = Policy::new(policy, host.discovery.policy().agent());
         host.discovery = Discovery::new(policy, Mode::Host);
@@ -338,26 +357,67 @@ impl Pipeline {
             flags,
             default: switches.policy_default,
             since_ns: clock::boot_ns(),
+            reason,
         });
     }
 
     /// What happened before the policy changed has been told by now: what is still open at processes
     /// that are not traced any more has no end that we will see.
     fn settle(&mut self, settling: &Settling) {
-        let ignored = |tgid| settling.is_ignored(tgid);
-        const REASON: &str = "policy_changed";
-        let open = self.ingest.forget(ignored, REASON, &mut self.host);
-        self.ledger.exchanges.dropped(REASON, open);
+        let ignored = |tgid, _: &Connection| settling.is_ignored(tgid);
+        let reason = settling.reason;
+        let open = self.ingest.forget(ignored, reason, &mut self.host);
+        self.ledger.exchanges.dropped(reason, open);
         let ingest = &self.ingest;
         let maps = &mut self.host.maps;
         maps.forget_connections(settling.since_ns, |id| ingest.knows(id));
-        tracing::info!("settings reloaded");
+        if reason != CPU_LIMIT {
+            tracing::info!("settings reloaded");
+        }
+    }
+
+    /// Traces nothing, or again what the policy says. What a command may be followed to is fixed with its
+    /// start: then this does nothing.
+    pub fn pause(&mut self, pause: bool) {
+        if self.host.discovery.mode() != Mode::Host {
+            return;
+        }
+        if !pause {
+            if let Some((policy, ports)) = self.paused.take() {
+                self.change_policy(policy, &ports, CPU_LIMIT);
+            }
+            return;
+        }
+        if self.paused.is_some() {
+            return;
+        }
+        let policy = self.host.discovery.policy().config().clone();
+        let ports = self.ports.clone();
+        // What only includes a process that cannot be is decided by the kernel side's default alone.
+        let nothing = PolicyConfig {
+            include: vec![Rule {
+                pid: Some(u32::MAX),
+                ..Rule::default()
+            }],
+            exclude: Vec::new(),
+        };
+        self.change_policy(nothing, &ports, CPU_LIMIT);
+        self.paused = Some((policy, ports));
+    }
+
+    /// The probes of TLS libraries are gone: what their sessions have open has no end that is seen.
+    pub fn give_up_tls(&mut self) {
+        let is_tls = |_, connection: &Connection| connection.tls;
+        let open = self.ingest.forget(is_tls, CPU_LIMIT, &mut self.host);
+        self.ledger.exchanges.dropped(CPU_LIMIT, open);
     }
 
     /// There is too little memory: gives up what is open, and takes nothing more until [`resume`](Self::resume).
     pub fn shed(&mut self) {
         self.shedding = true;
-        let open = self.ingest.forget(|_| true, MEMORY_LIMIT, &mut self.host);
+        let open = self
+            .ingest
+            .forget(|_, _| true, MEMORY_LIMIT, &mut self.host);
         let held = self.host.gate.give_up_held();
         self.ledger.exchanges.dropped(MEMORY_LIMIT, open + held);
         // What waits for a word of an SDK, or for a decision, gets it now.

@@ -25,7 +25,7 @@ pub fn start(
     rights::lower(&rights::Wanted {
         uprobes: true,
         propagate: config.propagate != Propagate::Off,
-        measure: config.telemetry.bpf_stats,
+        measure: config.telemetry.bpf_stats || config.limits.cpu.is_some(),
         admin_port: config.admin.map(|address| address.port()),
         written: [spool, file.filter(|path| path.as_os_str() != "-")],
     })?;

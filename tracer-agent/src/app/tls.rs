@@ -65,6 +65,10 @@ struct Shared {
     /// News were lost: look at everything.
     missed: AtomicBool,
     stop: AtomicBool,
+    /// No file is to have probes now.
+    paused: AtomicBool,
+    /// Since the last question all probes were taken out.
+    taken_out: AtomicBool,
     files: AtomicU64,
     probes: AtomicU64,
     failures: AtomicU64,
@@ -98,6 +102,16 @@ impl Watch {
         self.shared.stop.store(true, Ordering::Relaxed);
     }
 
+    /// Has the thread take all probes out, or look for libraries again.
+    pub fn pause(&self, paused: bool) {
+        self.shared.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// True once after all probes were taken out: what sessions had open has no end that will be seen.
+    pub fn were_taken_out(&self) -> bool {
+        self.shared.taken_out.swap(false, Ordering::Relaxed)
+    }
+
     /// Current numbers.
     pub fn counts(&self) -> Tls {
         Tls {
@@ -125,6 +139,7 @@ pub fn start(
         whole_host,
         told: FxHashSet::default(),
         shared: Arc::clone(&shared),
+        pausing: false,
         files: FxHashMap::default(),
         users: FxHashMap::default(),
         due: FxHashMap::default(),
@@ -156,6 +171,8 @@ struct Keeper {
     /// Files that cannot be looked at: said once.
     told: FxHashSet<PathBuf>,
     shared: Arc<Shared>,
+    /// No file has probes.
+    pausing: bool,
     files: FxHashMap<Id, File>,
     /// Files that a process uses.
     users: FxHashMap<u32, FxHashSet<Id>>,
@@ -191,6 +208,10 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.follow_pause();
+            if self.pausing {
+                continue;
+            }
             if self.shared.missed.swap(false, Ordering::Relaxed) {
                 self.look_at_all();
             }
@@ -199,7 +220,35 @@ impl Keeper {
         }
     }
 
+    /// Takes all probes out, or puts them back in.
+    fn follow_pause(&mut self) {
+        let paused = self.shared.paused.load(Ordering::Relaxed);
+        if paused == self.pausing {
+            return;
+        }
+        self.pausing = paused;
+        if !paused {
+            self.look_at_host();
+            if self.whole_host {
+                self.look_at_all();
+            }
+            return;
+        }
+        for (_, file) in self.files.drain() {
+            if let Some(attached) = file.attached {
+                self.probes.detach(attached);
+            }
+        }
+        self.users.clear();
+        self.due.clear();
+        self.count();
+        self.shared.taken_out.store(true, Ordering::Relaxed);
+    }
+
     fn take(&mut self, news: News) {
+        if self.pausing {
+            return;
+        }
         let again = Instant::now() + SETTLE;
         match news {
             News::Started(tgid) => {

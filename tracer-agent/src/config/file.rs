@@ -53,6 +53,7 @@ struct Kubernetes {
 #[serde(deny_unknown_fields, default)]
 struct Limits {
     memory: Scalar,
+    cpu: Scalar,
 }
 
 #[derive(Deserialize, Default)]
@@ -268,7 +269,7 @@ impl Lowering<'_> {
             log_level,
             admin,
             takeover,
-            limits: Limits { memory },
+            limits: Limits { memory, cpu },
             propagate,
             propagators,
             discovery:
@@ -306,6 +307,7 @@ impl Lowering<'_> {
         self.scalar(keys::ADMIN, admin);
         self.scalar(keys::TAKEOVER, takeover);
         self.scalar(keys::LIMIT_MEMORY, memory);
+        self.scalar(keys::LIMIT_CPU, cpu);
         self.scalar(keys::PROPAGATE, propagate);
         self.list(keys::PROPAGATORS, propagators);
         let Rules {

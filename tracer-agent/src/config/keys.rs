@@ -41,6 +41,8 @@ keys! {
         "Name under which a newer agent takes over from an older one on the same host, or `off`. Agents of one name replace each other. Not finished: see [operations](operations.md).";
     LIMIT_MEMORY = "limits.memory", ["TRACER_LIMITS_MEMORY"], None, "", one,
         "Memory of the agent, `64MiB` to `1TiB`: beyond it open exchanges are given up and counted. Unset: 85 % of its cgroup's `memory.max`, if it has one. See [operations](operations.md).";
+    LIMIT_CPU = "limits.cpu", ["TRACER_LIMITS_CPU"], None, "", one,
+        "CPUs that the agent and its eBPF programs may take together, such as `0.25`, up to 10000: beyond it TLS, then all tracing is switched off until there is room again. Unset: no limit, and nothing is measured. See [operations](operations.md).";
     PROPAGATE = "propagate", ["TRACER_PROPAGATE"], Some("--propagate"), "false", one,
         "Write trace context into outgoing requests: `true`, `false`, or `always` to do it even on a kernel that fails the self-test for a fault which programs may notice. See [propagation](propagation.md).";
     PROPAGATORS = "propagators", ["OTEL_PROPAGATORS"], None, "tracecontext,b3,b3multi,jaeger,xray,datadog", list,

@@ -77,10 +77,12 @@ pub struct Config {
 }
 
 /// What the agent may use of the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
     /// Bytes of memory; `None` asks the cgroup.
     pub memory: Option<u64>,
+    /// CPUs, for the agent and its eBPF programs.
+    pub cpu: Option<f64>,
 }
 
 /// Whether trace context is written into requests.

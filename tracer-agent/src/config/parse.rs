@@ -171,6 +171,15 @@ pub(super) fn memory(text: &str) -> Parsed<u64> {
     }
 }
 
+/// A number of CPUs.
+pub(super) fn cpus(text: &str) -> Parsed<f64> {
+    decimal(text)
+        .filter(|number| *number > 0.0 && *number <= 10_000.0)
+        .ok_or_else(|| {
+            format!("`{text}` is not a number of CPUs; allowed: above 0, up to 10000, such as 0.25")
+        })
+}
+
 /// A name that agents have in common, or `off`.
 pub(super) fn takeover(text: &str) -> Parsed<Option<String>> {
     // As for `admin`.

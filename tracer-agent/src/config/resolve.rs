@@ -19,6 +19,7 @@ impl Layers {
             takeover: self.one(keys::TAKEOVER, parse::takeover)?,
             limits: Limits {
                 memory: self.optional(keys::LIMIT_MEMORY, parse::memory)?,
+                cpu: self.optional(keys::LIMIT_CPU, parse::cpus)?,
             },
             discovery: Discovery {
                 include: Rules {

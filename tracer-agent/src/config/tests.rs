@@ -109,7 +109,11 @@ fn names_of_agents_and_bounds_of_memory() {
     for (text, valid) in [
         ("{memory: 64MiB}", true),
         ("{memory: 63MiB}", false),
-        ("{cpu: 1}", false),
+        ("{memory: 64MiB, cpu: 0.5}", true),
+        ("{cpu: 1}", true),
+        ("{cpu: 0}", false),
+        ("{cpu: NaN}", false),
+        ("{cpus: 1}", false),
     ] {
         assert_eq!(
             load(&format!("limits: {text}"), "", "").is_ok(),

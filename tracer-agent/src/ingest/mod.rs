@@ -431,12 +431,12 @@ impl Ingest {
         self.connections.contains_key(&connection)
     }
 
-    /// Gives up the connections of processes that are not traced any more, for `reason`, and has the
+    /// Gives up the connections that are not traced any more (by process and connection), for `reason`, and has the
     /// kernel side forget them: should they be traced again, they are joined in the middle. Returns how
     /// many exchanges were open.
     pub fn forget(
         &mut self,
-        is_ignored: impl Fn(u32) -> bool,
+        is_ignored: impl Fn(u32, &Connection) -> bool,
         reason: &'static str,
         host: &mut impl Host,
     ) -> u64 {
@@ -444,7 +444,7 @@ impl Ingest {
         let (by_socket, endless) = (&mut self.by_socket, &mut self.endless);
         let unbound = &mut self.unbound;
         self.connections.retain(|id, tracked| {
-            if !is_ignored(tracked.tgid) {
+            if !is_ignored(tracked.tgid, &tracked.connection) {
                 return true;
             }
             let n = tracked.in_flight() as u64;

@@ -156,12 +156,12 @@ fn connections_of_processes_that_are_not_traced_any_more() {
     ingest.connection(&connection(2, 200), &mut host);
     request(&mut ingest, &mut host, 1, 0);
     assert_eq!(
-        ingest.forget(|tgid| tgid == 41, "policy_changed", &mut host),
+        ingest.forget(|tgid, _| tgid == 41, "policy_changed", &mut host),
         0
     );
     assert!(ingest.knows(1) && ingest.knows(2));
     assert_eq!(
-        ingest.forget(|tgid| tgid == 42, "policy_changed", &mut host),
+        ingest.forget(|tgid, _| tgid == 42, "policy_changed", &mut host),
         1
     );
     assert!(!ingest.knows(1) && !ingest.knows(2) && ingest.connections() == 0);

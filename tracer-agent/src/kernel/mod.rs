@@ -8,3 +8,4 @@ pub mod host;
 pub mod offsets;
 pub mod prepare;
 pub mod programs;
+pub mod uring;

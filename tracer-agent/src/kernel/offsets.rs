@@ -89,6 +89,15 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("INODE_SIZE", "inode", "i_size", false),
     ("INODE_GENERATION", "inode", "i_generation", false),
     ("SB_DEV", "super_block", "s_dev", false),
+    ("URING_OPCODE", "io_kiocb", "opcode", false),
+    ("URING_FILE", "io_kiocb", "file", false),
+    // Both lie at the start of the request.
+    ("URING_RW_ADDRESS", "io_rw", "addr", false),
+    ("URING_RW_LENGTH", "io_rw", "len", false),
+    ("URING_SR_ADDRESS", "io_sr_msg", "buf", false),
+    ("URING_SR_LENGTH", "io_sr_msg", "len", false),
+    ("URING_SR_MESSAGE_FLAGS", "io_sr_msg", "msg_flags", false),
+    ("URING_SR_FLAGS", "io_sr_msg", "flags", false),
 ];
 
 /// Registers that hold the arguments of system calls, in `struct pt_regs`.

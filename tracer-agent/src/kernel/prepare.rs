@@ -3,7 +3,8 @@
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-const TRACEFS: &str = "/sys/kernel/tracing";
+/// Where it belongs.
+pub const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// Mounts tracefs where it belongs, unless it is there. Failing is told by the attach that needs it.
 pub fn mount_tracefs() {

@@ -39,6 +39,9 @@ pub enum LoadError {
     /// The object and the agent do not fit.
     #[error("the eBPF object has no {0}; rebuild with `cargo xtask build`")]
     Mismatch(&'static str),
+    /// Programs are not measured.
+    #[error("the kernel does not measure eBPF programs")]
+    Measure(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A map operation failed.
     #[error("cannot set up an eBPF map")]
     Map(#[from] aya::maps::MapError),

@@ -11,6 +11,7 @@ use tracer_common::abi::{kind_of_process, setting};
 use super::error::{LoadError, chain};
 use super::load::{
     Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
+    sees_io_uring,
 };
 use super::maps::Maps;
 use super::parallel;
@@ -44,6 +45,9 @@ const SHARED: &[&[&str]] = &[
     &["sys_exit_select", "sys_exit_pselect6"],
     &["sys_exit_accept4", "sys_exit_accept"],
 ];
+
+/// The program for requests of io_uring, which kernels before 5.19 do not tell.
+const IO_URING: &str = "io_uring_complete";
 
 /// Tracepoints that not every architecture, or not every kernel, has: calls of other names do their
 /// work there.
@@ -117,7 +121,14 @@ impl Kernel {
             runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
             python: PythonProbes::default(),
             sees_tls,
-            measuring: if options.bpf_stats { measure() } else { None },
+            measuring: options.bpf_stats.then(measure).and_then(|measuring| {
+                measuring
+                    .map_err(|error| {
+                        let why = chain(&error);
+                        tracing::warn!(%why, "the kernel does not measure eBPF programs: no run times in the metrics");
+                    })
+                    .ok()
+            }),
             ring_bytes: options.ring_size(),
             attached: Vec::new(),
             missing: Vec::new(),
@@ -218,6 +229,30 @@ impl Kernel {
         Some(costs.collect())
     }
 
+    /// How long all programs ran while the kernel measured them; `None` while a TLS library gets its probes.
+    pub fn run_time(&self) -> Option<RunTime> {
+        let ebpf = self.ebpf.try_lock()?;
+        let mut total = RunTime::default();
+        for (name, program) in ebpf.programs() {
+            let info = match program {
+                Program::TracePoint(point) => point.info(),
+                Program::BtfTracePoint(point) => point.info(),
+                Program::UProbe(probe) => probe.info(),
+                Program::SkMsg(program) => program.info(),
+                Program::SockOps(program) => program.info(),
+                _ => continue,
+            };
+            // Not all of them are loaded.
+            let Ok(info) = info else { continue };
+            let ns = u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
+            total.all_ns = total.all_ns.saturating_add(ns);
+            if Set::of(name) == Set::Tls {
+                total.tls_ns = total.tls_ns.saturating_add(ns);
+            }
+        }
+        Some(total)
+    }
+
     /// Passes the kernel side's debug output on, where it was compiled in.
     pub fn flush_log(&mut self) {
         #[cfg(feature = "ebpf-log")]
@@ -276,14 +311,16 @@ fn attach(
         // See `Propagation`.
         _ if Set::of(name) == Set::Propagate => Ok(Vec::new()),
         Program::TracePoint(_) if TAIL_CALLED.contains(&name) => Ok(Vec::new()),
+        Program::TracePoint(_) if name == IO_URING && !sees_io_uring() => Ok(Vec::new()),
         Program::TracePoint(point) => {
             let own = [name];
             let shared = SHARED.iter().find(|points| points.first() == Some(&name));
             let targets = shared.copied().unwrap_or(&own).iter();
             let attach = |target: &&str| {
-                let category = match target.starts_with("sched_") {
-                    true => "sched",
-                    false => "syscalls",
+                let category = match target.split_once('_') {
+                    Some(("sched", _)) => "sched",
+                    Some(("io", _)) => "io_uring",
+                    _ => "syscalls",
                 };
                 (
                     (*target).to_owned(),
@@ -297,13 +334,27 @@ fn attach(
     }
 }
 
-/// Has the kernel measure programs until the descriptor is closed (since Linux 5.8).
-fn measure() -> Option<OwnedFd> {
-    let measuring = aya::sys::enable_stats(aya::sys::Stats::RunTime);
-    measuring
-        .map_err(|error| {
-            let why = chain(&error);
-            tracing::warn!(%why, "the kernel does not measure eBPF programs: no run times in the metrics");
-        })
-        .ok()
+/// How long programs ran while the kernel measured them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunTime {
+    /// All of them.
+    pub all_ns: u64,
+    /// Those in TLS libraries.
+    pub tls_ns: u64,
+}
+
+impl RunTime {
+    /// What was added since `before`.
+    pub fn since(self, before: Self) -> Self {
+        RunTime {
+            all_ns: self.all_ns.saturating_sub(before.all_ns),
+            tls_ns: self.tls_ns.saturating_sub(before.tls_ns),
+        }
+    }
+}
+
+/// Has the kernel measure every program of the host until the descriptor is closed (since Linux 5.8).
+pub fn measure() -> Result<OwnedFd, LoadError> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime)
+        .map_err(|error| LoadError::Measure(error.into()))
 }

@@ -12,6 +12,8 @@ use super::parallel;
 use super::propagate::PropagateOptions;
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
+use crate::kernel::{prepare, uring};
+
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
 
@@ -76,7 +78,11 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
     let propagates = u32::from(options.propagate.is_some());
     let [secret_0, secret_1] = options.propagate.map_or([0; 2], |options| options.secret);
     let mut loader = EbpfLoader::new();
+    let sees_uring = sees_io_uring();
     for (name, value) in &offsets {
+        if *name == "URING_OPCODE" && !sees_uring {
+            continue;
+        }
         loader.override_global(name, value, true);
     }
     if options.propagate.is_none() {
@@ -99,6 +105,11 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
         None => Some(without_socket_tables(OBJECT).ok_or(LoadError::Mismatch("table of sockets"))?),
     };
     let object = without.as_deref().unwrap_or(OBJECT);
+    let allocated = match kernel_version() < ALLOCATES {
+        true => Some(allocated_at_once(object).ok_or(LoadError::Mismatch("table of maps"))?),
+        false => None,
+    };
+    let object = allocated.as_deref().unwrap_or(object);
     loader.load(object).map_err(|error| {
         if is_permission(&error) {
             LoadError::NotPermitted
@@ -106,6 +117,11 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
             LoadError::Object(error)
         }
     })
+}
+
+/// Whether the kernel tells which request of io_uring was completed.
+pub(super) fn sees_io_uring() -> bool {
+    uring::is_told(std::path::Path::new(prepare::TRACEFS))
 }
 
 /// The object with plain tables in the place of tables of sockets. Those take CAP_NET_ADMIN to make, all
@@ -124,6 +140,42 @@ fn without_socket_tables(object: &[u8]) -> Option<Vec<u8>> {
         patched
             .get_mut(at..at.checked_add(HASH.len())?)?
             .copy_from_slice(&HASH);
+    }
+    Some(patched)
+}
+
+/// Since this version maps may allocate their entries while programs like these run (kernel commit
+/// ee4ed53c5eb6). Before it the kernel allows that and warns of it in its log, which ends a host that has
+/// `panic_on_warn`.
+const ALLOCATES: (u32, u32) = (6, 1);
+
+/// The object with maps that have all their entries from the beginning.
+fn allocated_at_once(object: &[u8]) -> Option<Vec<u8>> {
+    /// `BPF_MAP_TYPE_HASH` and the flag `BPF_F_NO_PREALLOC`.
+    const HASH: u32 = 1;
+    const NO_PREALLOC: u32 = 1;
+    /// Of a map's definition: type, sizes of key and value, number of entries, flags.
+    const FIELDS: usize = 5;
+    let file = object::File::parse(object).ok()?;
+    let maps = file.section_by_name("maps")?;
+    let (start, size) = maps.file_range()?;
+    let end = start.checked_add(size)?;
+    let mut patched = object.to_vec();
+    for symbol in file.symbols() {
+        if symbol.section_index() != Some(maps.index()) || symbol.name().is_ok_and(str::is_empty) {
+            continue;
+        }
+        let at = start.checked_add(symbol.address().checked_sub(maps.address())?)?;
+        if at >= end {
+            continue;
+        }
+        let at = usize::try_from(at).ok()?;
+        let definition = patched.get_mut(at..at.checked_add(4 * FIELDS)?)?;
+        let (kind, rest) = definition.split_first_chunk_mut::<4>()?;
+        let (_, flags) = rest.split_last_chunk_mut::<4>()?;
+        if u32::from_ne_bytes(*kind) == HASH {
+            *flags = (u32::from_ne_bytes(*flags) & !NO_PREALLOC).to_ne_bytes();
+        }
     }
     Some(patched)
 }
@@ -262,4 +314,29 @@ fn kernel_version() -> (u32, u32) {
     let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut parts = text.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: the object built in. Guarantees: of some maps one bit is taken away, and nothing else is
+    /// changed; what was changed stays as it is.
+    #[test]
+    fn maps_can_be_allocated_at_once() {
+        if OBJECT.is_empty() {
+            println!("skipped: no kernel side");
+            return;
+        }
+        let once = allocated_at_once(OBJECT).expect("maps");
+        let changed: Vec<(u8, u8)> = OBJECT
+            .iter()
+            .zip(&once)
+            .filter(|(before, after)| before != after)
+            .map(|(before, after)| (*before, *after))
+            .collect();
+        assert!((1..32).contains(&changed.len()), "{changed:?}");
+        assert!(changed.iter().all(|pair| *pair == (1, 0)), "{changed:?}");
+        assert_eq!(allocated_at_once(&once).expect("maps"), once);
+    }
 }

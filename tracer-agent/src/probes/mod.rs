@@ -14,7 +14,7 @@ mod symbols;
 pub mod tls;
 
 pub use error::LoadError;
-pub use kernel::Kernel;
+pub use kernel::{Kernel, RunTime, measure};
 pub use load::{Options, check_rights, object_size};
 pub use maps::{KernelCounts, Maps, Switches};
 pub use propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};

@@ -78,12 +78,27 @@ pub struct Snapshot {
 }
 
 /// Bounds of what the agent uses, and how often they were met.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
     /// Bytes of memory, where there is a bound.
     pub memory_bytes: Option<u64>,
     /// How often more was used.
     pub memory_sheds: u64,
+    /// The budget of CPU, where there is one.
+    pub cpu: Option<CpuLimit>,
+}
+
+/// The budget of CPU at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CpuLimit {
+    /// CPUs that may be used.
+    pub cpus: f64,
+    /// That were used when it was last measured.
+    pub used: f64,
+    /// Features, and whether they are switched off.
+    pub off: Vec<(&'static str, bool)>,
+    /// How often one was.
+    pub sheds: u64,
 }
 
 /// The ring buffer at one moment.
@@ -265,6 +280,24 @@ metrics! {
         };
     "tracer_agent_memory_sheds_total" Counter [] "Times the agent used more memory than that, and gave up what was open." => |now, out|
         out.count(&[], now.limits.memory_sheds);
+    "tracer_agent_cpu_limit_cores" Gauge [] "CPUs that the agent and its eBPF programs may take (`limits.cpu`); absent without a limit." => |now, out|
+        if let Some(cpu) = &now.limits.cpu {
+            out.number(&[], cpu.cpus);
+        };
+    "tracer_agent_cpu_used_cores" Gauge [] "CPUs that they took when it was last measured; absent without a limit." => |now, out|
+        if let Some(cpu) = &now.limits.cpu {
+            out.number(&[], cpu.used);
+        };
+    "tracer_agent_cpu_switched_off" Gauge ["feature"] "1 for what is switched off because more CPU was taken; absent without a limit." => |now, out|
+        if let Some(cpu) = &now.limits.cpu {
+            for (feature, off) in &cpu.off {
+                out.count(&[feature], u64::from(*off));
+            }
+        };
+    "tracer_agent_cpu_sheds_total" Counter [] "Times that something was switched off because more CPU was taken; absent without a limit." => |now, out|
+        if let Some(cpu) = &now.limits.cpu {
+            out.count(&[], cpu.sheds);
+        };
     "tracer_agent_tls_files" Gauge [] "Files with a TLS library that has probes." => |now, out|
         out.count(&[], now.tls.files);
     "tracer_agent_tls_probes" Gauge [] "Probes in TLS libraries." => |now, out|

@@ -37,10 +37,10 @@ enum Shape {
     SendFile,
 }
 
-const MSG_OOB: u64 = 0x1;
-const MSG_PEEK: u64 = 0x2;
-const MSG_TRUNC: u64 = 0x20;
-const MSG_ERRQUEUE: u64 = 0x2000;
+pub const MSG_OOB: u64 = 0x1;
+pub const MSG_PEEK: u64 = 0x2;
+pub const MSG_TRUNC: u64 = 0x20;
+pub const MSG_ERRQUEUE: u64 = 0x2000;
 
 macro_rules! exits {
     ($($name:ident: $direction:ident, $shape:ident;)*) => {
@@ -113,6 +113,7 @@ fn splice(ctx: &TracePointContext) -> Option<()> {
             NO_BYTES,
             ret as u32,
             None,
+            Begun::AtEntry,
         );
         return None;
     }
@@ -126,6 +127,7 @@ fn splice(ctx: &TracePointContext) -> Option<()> {
         NO_BYTES,
         ret as u32,
         None,
+        Begun::AtEntry,
     );
     None
 }
@@ -206,13 +208,29 @@ fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
         Shape::Buffer | Shape::BufferFlags => {
             let vectors = if discarded { NO_BYTES } else { BUFFER };
             account(
-                ctx, &caller, &file, direction, address, vectors, ret as u32, None,
+                ctx,
+                &caller,
+                &file,
+                direction,
+                address,
+                vectors,
+                ret as u32,
+                None,
+                Begun::AtEntry,
             )
         }
         Shape::Vectors => {
             let count = arguments.third()? as u32;
             account(
-                ctx, &caller, &file, direction, address, count, ret as u32, None,
+                ctx,
+                &caller,
+                &file,
+                direction,
+                address,
+                count,
+                ret as u32,
+                None,
+                Begun::AtEntry,
             )
         }
         Shape::Message => {
@@ -227,6 +245,7 @@ fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
                 vectors,
                 ret as u32,
                 None,
+                Begun::AtEntry,
             )
         }
         Shape::Messages => {
@@ -245,10 +264,19 @@ fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
                 message.vectors,
                 total,
                 Some(rest),
+                Begun::AtEntry,
             )
         }
         Shape::SendFile => account(
-            ctx, &caller, &file, direction, 0, NO_BYTES, ret as u32, None,
+            ctx,
+            &caller,
+            &file,
+            direction,
+            0,
+            NO_BYTES,
+            ret as u32,
+            None,
+            Begun::AtEntry,
         ),
     }
     None
@@ -285,9 +313,18 @@ impl Message {
     }
 }
 
+/// When a call that writes began.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// At the thread's last entry of such a call.
+    AtEntry,
+    /// Nobody knows: it has its end's time.
+    Now,
+}
+
 /// What follows of a `*mmsg` call.
 #[derive(Clone, Copy)]
-struct Rest {
+pub struct Rest {
     messages: u32,
     next: u64,
 }
@@ -295,15 +332,8 @@ struct Rest {
 /// A call that moved nothing: the end of a direction, an error, or nothing at all.
 #[inline(always)]
 fn no_data(ret: i64, direction: u8, shape: Shape) -> Option<()> {
-    const FATAL: [i64; 7] = [-104, -32, -110, -113, -101, -103, -100];
     let is_end = ret == 0 && direction == direction::READ && shape != Shape::Messages;
-    let mut fatal = false;
-    let mut i = 0;
-    while i < FATAL.len() {
-        fatal |= ret == FATAL[i];
-        i += 1;
-    }
-    if !is_end && !fatal {
+    if !is_end && !is_fatal(ret) {
         return None;
     }
     let caller = Caller::traced()?;
@@ -312,11 +342,49 @@ fn no_data(ret: i64, direction: u8, shape: Shape) -> Option<()> {
         return None;
     }
     let file = kernel::socket_of(arguments.first()? as i32)?;
+    tell_end(&caller, &file, ret, direction, is_end)
+}
+
+/// Tells of a request's result that is no data, if it is the end of a direction or a fatal error.
+#[inline(always)]
+pub fn ended(
+    caller: &Caller,
+    file: &kernel::SocketFile,
+    ret: i64,
+    direction: u8,
+    is_end: bool,
+) -> Option<()> {
+    if !is_end && !is_fatal(ret) {
+        return None;
+    }
+    tell_end(caller, file, ret, direction, is_end)
+}
+
+#[inline(always)]
+fn is_fatal(ret: i64) -> bool {
+    const FATAL: [i64; 7] = [-104, -32, -110, -113, -101, -103, -100];
+    let mut fatal = false;
+    let mut i = 0;
+    while i < FATAL.len() {
+        fatal |= ret == FATAL[i];
+        i += 1;
+    }
+    fatal
+}
+
+#[inline(always)]
+fn tell_end(
+    caller: &Caller,
+    file: &kernel::SocketFile,
+    ret: i64,
+    direction: u8,
+    is_end: bool,
+) -> Option<()> {
     let connection = connection::find(file.sock)?;
     // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_boot_ns() };
     let cause = if is_end { end::READ_EOF } else { end::ERROR };
-    let Caller { tgid, tid } = caller;
+    let &Caller { tgid, tid } = caller;
     let ended = Ended {
         cause,
         direction,
@@ -327,7 +395,7 @@ fn no_data(ret: i64, direction: u8, shape: Shape) -> Option<()> {
     };
     emit::end(connection, &ended);
     // The end of what is read of a session is what its library says: some may wait in a buffer.
-    if fatal && let Some(session) = connection.session() {
+    if !is_end && let Some(session) = connection.session() {
         emit::end(session, &ended);
     }
     None
@@ -376,7 +444,7 @@ fn wanted_bytes(arguments: &Arguments, shape: Shape) -> Option<bool> {
     clippy::too_many_arguments,
     reason = "inlined; a struct would live on the small stack"
 )]
-fn account(
+pub fn account(
     ctx: &TracePointContext,
     caller: &Caller,
     file: &kernel::SocketFile,
@@ -385,6 +453,7 @@ fn account(
     vectors: u32,
     total: u32,
     rest: Option<Rest>,
+    begun: Begun,
 ) {
     // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_boot_ns() };
@@ -404,7 +473,7 @@ fn account(
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return;
     };
-    let start_ns = if direction == direction::WRITE {
+    let start_ns = if direction == direction::WRITE && begun == Begun::AtEntry {
         entered(caller.tid, time_ns)
     } else {
         time_ns

@@ -9,5 +9,6 @@ pub mod process;
 pub mod runtime;
 pub mod tcp;
 pub mod tls;
+pub mod uring;
 pub mod wait;
 pub mod window;

@@ -5,8 +5,9 @@ use anyhow::Result;
 use super::apt;
 use crate::sh;
 
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("qemu-system-aarch64", "qemu-system-arm"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
     ("strip", "binutils"),

@@ -16,7 +16,17 @@ const TARGET: &str = "t/target";
 
 /// Makes the image; returns its path.
 pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
-    let root = directory().join("root");
+    let busybox = sh::which("busybox").context("no busybox: `cargo xtask setup` installs it")?;
+    build_with("", &busybox, agent, smokes)
+}
+
+/// Makes one for another processor, of static programs; `name` tells it from others.
+pub fn build_foreign(name: &str, busybox: &Path, agent: &Path) -> Result<PathBuf> {
+    build_with(&format!("-{name}"), busybox, agent, &[])
+}
+
+fn build_with(suffix: &str, busybox: &Path, agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
+    let root = directory().join(format!("root{suffix}"));
     empty(&root)?;
     for place in [
         "bin",
@@ -31,8 +41,7 @@ pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
     ] {
         make(&root.join(place))?;
     }
-    let busybox = sh::which("busybox").context("no busybox: `cargo xtask setup` installs it")?;
-    copy(&busybox, &root.join("bin/busybox"))?;
+    copy(busybox, &root.join("bin/busybox"))?;
     symlink("busybox", root.join("bin/sh")).context("cannot link /bin/sh")?;
     write(&root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
     write(
@@ -46,11 +55,49 @@ pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
     if !smokes.is_empty() {
         programs.extend(test_programs(&debug, smokes)?);
     }
+    if smokes.iter().any(|smoke| smoke.program == "kernels") {
+        programs.extend(tls_programs(&root)?);
+    }
     copy_libraries(&root, &programs)?;
     let init = root.join("init");
     write(&init, &script(smokes))?;
     sh::output(Command::new("chmod").arg("755").arg(&init))?;
-    pack(&root, "initramfs.gz")
+    pack(&root, &format!("initramfs{suffix}.gz"))
+}
+
+/// What the test of TLS uses: a program in C, and OpenSSL with what makes a certificate.
+fn tls_programs(root: &Path) -> Result<Vec<PathBuf>> {
+    let services = root.join(TARGET).join("services");
+    make(&services)?;
+    let program = services.join("c-dlopen");
+    let source = sh::root().join("tests/services/c/dlopen.c");
+    let mut compile = Command::new("cc");
+    compile.args(["-O2", "-pthread", "-o"]).arg(&program);
+    sh::output(compile.arg(source))?;
+    let openssl = sh::which("openssl").context("there is no openssl")?;
+    let openssl_copy = root.join("bin/openssl");
+    copy(&openssl, &openssl_copy)?;
+    let mut programs = vec![program, openssl_copy];
+    for library in libraries(&[openssl])? {
+        let name = library.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with("libssl.so")) {
+            // Where the test and the agent look for it, whatever way it is found here.
+            let place = Path::new("/usr/lib/x86_64-linux-gnu")
+                .join(library.file_name().unwrap_or_default());
+            let place = root.join(place.strip_prefix("/").unwrap_or(&place));
+            if let Some(parent) = place.parent() {
+                make(parent)?;
+            }
+            copy(&library, &place)?;
+            programs.push(place);
+        }
+    }
+    make(&root.join("usr/lib/ssl"))?;
+    copy(
+        Path::new("/etc/ssl/openssl.cnf"),
+        &root.join("usr/lib/ssl/openssl.cnf"),
+    )?;
+    Ok(programs)
 }
 
 struct Built {
@@ -144,7 +191,7 @@ fn script(smokes: &[Smoke]) -> String {
     let mut text = String::from(
         "#!/bin/sh\n\
          b=/bin/busybox\n\
-         export PATH=/bin TRACER_TESTS_REQUIRED=1\n\
+         export PATH=/bin TRACER_TESTS_REQUIRED=1 TRACER_TESTS_KERNEL_MAY_SKIP=1\n\
          $b mkdir -p /sys /proc /dev /tmp\n\
          $b mount -t proc proc /proc\n\
          $b mount -t sysfs sys /sys\n\
@@ -152,6 +199,7 @@ fn script(smokes: &[Smoke]) -> String {
          $b mount -t tracefs tracefs /sys/kernel/tracing\n\
          $b mount -t securityfs securityfs /sys/kernel/security\n\
          $b mount -t bpf bpf /sys/fs/bpf\n\
+         $b mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
          $b mount -t tmpfs tmpfs /tmp\n\
          $b ifconfig lo 127.0.0.1 up\n\
          echo \"vm-kernel $($b uname -r)\"\n\

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::directory;
+use crate::dist::arch::Arch;
 use crate::sh;
 
 /// A kernel that is tested.
@@ -15,6 +16,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// The suite it comes from.
     pub suite: &'static str,
+    /// What it runs on. Others than this machine's are for the verifier alone.
+    pub arch: Arch,
     /// What is known not to work on it, for the report.
     pub known: Option<&'static str>,
 }
@@ -24,53 +27,86 @@ pub const ALL: &[Kernel] = &[
     Kernel {
         name: "5.10",
         suite: "bullseye",
+        arch: Arch::X86_64,
         known: None,
     },
     Kernel {
         name: "6.1",
         suite: "bookworm",
+        arch: Arch::X86_64,
         known: None,
     },
     Kernel {
         name: "6.12",
         suite: "trixie",
+        arch: Arch::X86_64,
         known: None,
     },
     Kernel {
         name: "newest",
         suite: "sid",
+        arch: Arch::X86_64,
         known: Some(
             "programs of system call events can be preempted, and the kernel skips those of other \
              threads meanwhile: spans are lost while all CPUs are busy",
         ),
     },
+    Kernel {
+        name: "arm64",
+        suite: "trixie",
+        arch: Arch::Aarch64,
+        known: None,
+    },
 ];
 
 /// The metapackage that depends on a suite's current kernel.
-const META: &str = "linux-image-cloud-amd64";
+fn metapackage(arch: Arch) -> String {
+    format!("linux-image-cloud-{}", arch.container())
+}
+
+impl Kernel {
+    /// Where what was fetched for it lies, below a directory.
+    fn place(&self) -> String {
+        match self.arch {
+            Arch::X86_64 => self.suite.to_owned(),
+            other => format!("{}-{}", self.suite, other.container()),
+        }
+    }
+}
 
 /// The kernel's image, fetched if it is not there.
 pub fn fetch(kernel: &Kernel) -> Result<PathBuf> {
-    let place = directory().join("kernels").join(kernel.suite);
+    let place = directory().join("kernels").join(kernel.place());
     if let Some(image) = find_image(&place) {
         return Ok(image);
     }
     let apt = Apt::new(kernel)?;
     apt.run(&["update"])?;
-    let mut package = apt.dependency(META, "linux-image-")?;
+    let mut package = apt.dependency(&metapackage(kernel.arch), "linux-image-")?;
     // Since 7.x the image is in a package of its own.
     if let Ok(binary) = apt.dependency(&package, "linux-binary-") {
         package = binary;
     }
-    std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
-    apt.download(&package, &place)?;
-    let Some(deb) = entries(&place).find(|path| path.extension().is_some_and(|e| e == "deb"))
-    else {
-        bail!("apt-get downloaded no package {package}");
-    };
-    sh::run(Command::new("dpkg").arg("-x").arg(&deb).arg(&place))?;
-    let _ = std::fs::remove_file(&deb);
+    apt.unpack(&package, &place)?;
     find_image(&place).with_context(|| format!("package {package} has no kernel image"))
+}
+
+/// A busybox for the kernel's processor.
+pub fn busybox(kernel: &Kernel) -> Result<PathBuf> {
+    let place = directory().join("busybox").join(kernel.place());
+    let found = || {
+        ["bin/busybox", "usr/bin/busybox"]
+            .map(|path| place.join(path))
+            .into_iter()
+            .find(|path| path.is_file())
+    };
+    if let Some(program) = found() {
+        return Ok(program);
+    }
+    let apt = Apt::new(kernel)?;
+    apt.run(&["update"])?;
+    apt.unpack("busybox-static", &place)?;
+    found().context("the package busybox-static has no busybox")
 }
 
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
@@ -100,7 +136,7 @@ struct Apt {
 
 impl Apt {
     fn new(kernel: &Kernel) -> Result<Self> {
-        let root = directory().join("apt").join(kernel.suite);
+        let root = directory().join("apt").join(kernel.place());
         for place in ["lists/partial", "cache/archives/partial"] {
             std::fs::create_dir_all(root.join(place))
                 .with_context(|| format!("cannot make {}", root.display()))?;
@@ -119,6 +155,8 @@ impl Apt {
                 set("Dir::Cache", &root.join("cache")),
                 "APT::Sandbox::User=root".into(),
                 "Acquire::Languages=none".into(),
+                format!("APT::Architecture={}", kernel.arch.container()),
+                format!("APT::Architectures={}", kernel.arch.container()),
             ],
         })
     }
@@ -135,6 +173,20 @@ impl Apt {
     fn run(&self, arguments: &[&str]) -> Result<()> {
         eprintln!("vm: apt-get {}", arguments.join(" "));
         sh::output(self.command("apt-get").arg("-q").args(arguments)).map(|_| ())
+    }
+
+    /// Downloads a package and unpacks it there.
+    fn unpack(&self, package: &str, place: &Path) -> Result<()> {
+        std::fs::create_dir_all(place)
+            .with_context(|| format!("cannot make {}", place.display()))?;
+        self.download(package, place)?;
+        let Some(deb) = entries(place).find(|path| path.extension().is_some_and(|e| e == "deb"))
+        else {
+            bail!("apt-get downloaded no package {package}");
+        };
+        sh::run(Command::new("dpkg").arg("-x").arg(&deb).arg(place))?;
+        let _ = std::fs::remove_file(&deb);
+        Ok(())
     }
 
     fn download(&self, package: &str, place: &Path) -> Result<()> {

@@ -53,6 +53,8 @@ pub fn table(runs: &[Run], smokes: &[Smoke]) -> String {
             let word = match run.outcome(smoke.name) {
                 Outcome::Passed => "exact",
                 Outcome::Failed => "**losses**",
+                Outcome::Skipped => "not there",
+                Outcome::Missing if run.only_verified => "not run",
                 Outcome::Missing => "**not run**",
             };
             let _ = write!(text, " {word} |");

@@ -2,6 +2,7 @@
 
 use super::super::features::{Btf, Capability, Cgroup, Features, KernelVersion, Lockdown, Tracefs};
 use super::super::host::Host;
+use super::super::uring;
 use super::{Check, rights};
 
 /// Oldest kernel with everything the base tier needs (ring buffer, `CAP_BPF`, boot-time clock).
@@ -61,6 +62,7 @@ pub(super) fn all(host: &Host, features: &Features, ebpf_object_size: Option<usi
             &SOCKET_EVENTS,
             "connections that the kernel ends by itself are closed late",
         ),
+        io_uring(host, features),
         lockdown(features),
         kprobes(features),
         jit(features),
@@ -91,6 +93,43 @@ fn kernel(features: &Features) -> Check {
             "its version cannot be read",
             "everything, if it is older than 5.8",
             fix,
+        ),
+    }
+}
+
+fn io_uring(host: &Host, features: &Features) -> Check {
+    const NAME: &str = "io_uring";
+    const SHOWN: usize = 20;
+    let told = match &features.tracefs {
+        Tracefs::Mounted(point) => Some(uring::is_told(&host.resolve(point))),
+        _ => None,
+    };
+    let users = uring::users(host);
+    let mut names: Vec<String> = users
+        .iter()
+        .take(SHOWN)
+        .map(|user| format!("{} ({})", user.name, user.pid))
+        .collect();
+    if users.len() > SHOWN {
+        names.push(format!("{} more", users.len() - SHOWN));
+    }
+    let names = names.join(", ");
+    let disables = "what these processes send and receive through it, if they do";
+    match told {
+        Some(true) if users.is_empty() => Check::ok(NAME, "seen; no process has a ring now"),
+        Some(true) => Check::ok(NAME, format!("seen; processes with a ring: {names}")),
+        _ if users.is_empty() => Check::ok(NAME, "no process has a ring now"),
+        Some(false) => Check::missing(
+            NAME,
+            format!("processes with a ring: {names}"),
+            disables,
+            "run a kernel of 5.19 or newer",
+        ),
+        None => Check::unknown(
+            NAME,
+            &format!("processes with a ring: {names}"),
+            disables,
+            "mount tracefs",
         ),
     }
 }

@@ -150,6 +150,27 @@ fn a_current_distribution_as_root() {
     Fake::modern().check(true, &all_is_well);
 }
 
+/// Scenario: a process with a ring, on kernels that tell of requests and that do not.
+/// Guarantees: it is named; it is a fault only where what it does is not seen.
+#[test]
+fn a_process_with_a_ring() {
+    let fake = Fake::modern();
+    let name = ("io_uring", Ok, "no process");
+    fake.check(true, &[name]);
+    fake.put("proc/77/comm", "ringed\n").put("proc/77/fd/0", "");
+    std::os::unix::fs::symlink(
+        "anon_inode:[io_uring]",
+        fake.directory.path().join("proc/77/fd/5"),
+    )
+    .expect("linked");
+    fake.check(true, &[("io_uring", Missing, "ringed (77)")]);
+    fake.put(
+        "sys/kernel/tracing/events/io_uring/io_uring_complete/format",
+        "\tfield:void * req;\toffset:16;\tsize:8;\tsigned:0;\n\tfield:int res;\toffset:32;\tsize:4;\tsigned:1;\n",
+    );
+    fake.check(true, &[("io_uring", Ok, "ringed (77)")]);
+}
+
 #[test]
 fn an_old_kernel() {
     let fake = Fake::modern();
