@@ -9,7 +9,7 @@ use tracer_tests::finish::finish;
 use tracer_tests::receiver::Receiver;
 use tracer_tests::services::build;
 use tracer_tests::session::{Session, skipped};
-use tracer_tests::tls::{Certificate, Client, Pair, Program, Sent, seen_into, start};
+use tracer_tests::tls::{Certificate, Client, Joined, Pair, Program, Sent, seen_into, start};
 
 /// Clients and servers. Where one end is not seen the other one is, exactly.
 const PAIRS: [(Program, Program); 9] = [
@@ -54,6 +54,9 @@ fn pairs_that_start_later() {
     let count = sent.iter().map(Sent::spans).sum();
     let (spans, stopped) = finish(agent, &receiver, &session.run, count);
     Sent::check_all(&sent, &spans, &stopped.stderr);
+    for sent in &sent {
+        sent.check_joined(&spans, Joined::Any);
+    }
 }
 
 /// Scenario: the same programs run before the agent comes, and connect afterwards. Guarantees: the

@@ -16,6 +16,11 @@ const TARGET: &str = "t/target";
 
 /// Makes the image; returns its path.
 pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
+    pack(&lay_out(agent, smokes, "")?, "initramfs.gz")
+}
+
+/// Makes the directory that becomes the image; `prepare` is done there before the tests, by a shell.
+pub fn lay_out(agent: &Path, smokes: &[Smoke], prepare: &str) -> Result<PathBuf> {
     let root = directory().join("root");
     empty(&root)?;
     for place in [
@@ -48,9 +53,9 @@ pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
     }
     copy_libraries(&root, &programs)?;
     let init = root.join("init");
-    write(&init, &script(smokes))?;
+    write(&init, &script(smokes, prepare))?;
     sh::output(Command::new("chmod").arg("755").arg(&init))?;
-    pack(&root, "initramfs.gz")
+    Ok(root)
 }
 
 struct Built {
@@ -140,7 +145,7 @@ fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-fn script(smokes: &[Smoke]) -> String {
+fn script(smokes: &[Smoke], prepare: &str) -> String {
     let mut text = String::from(
         "#!/bin/sh\n\
          b=/bin/busybox\n\
@@ -158,6 +163,7 @@ fn script(smokes: &[Smoke]) -> String {
          /t/target/release/tracer-agent verify\n\
          echo \"vm-verify $?\"\n",
     );
+    text.push_str(prepare);
     for smoke in smokes {
         text.push_str(&format!(
             "/t/target/debug/deps/{} {}\necho \"vm-smoke {} $?\"\n",
