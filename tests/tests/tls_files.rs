@@ -1,13 +1,15 @@
 //! HTTPS, live: library files of containers, which are not the host's, of two versions at the same
-//! time, loaded by programs that the agent has looked at before.
+//! time, loaded by programs that the agent has looked at before; and OpenSSL's relatives.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use tracer_tests::finish::finish;
 use tracer_tests::receiver::Receiver;
 use tracer_tests::session::{Session, skipped};
 use tracer_tests::tls::{
-    Certificate, Client, Container, Sent, host_libssl, other_libssl, seen_into_processes, start,
+    Certificate, Client, Container, Joined, Sent, host_libssl, other_libssl, relatives,
+    seen_into_files, seen_into_processes, start,
 };
 
 /// Has a program load its library; its version.
@@ -87,4 +89,74 @@ fn containers_with_libraries_of_their_own() {
     let count = sent.iter().map(Sent::spans).sum();
     let (spans, stopped) = finish(agent, &receiver, &session.run, count);
     Sent::check_all(&sent, &spans, &stopped.stderr);
+}
+
+/// A server of a relative of OpenSSL, whose library file was replaced since it was loaded.
+struct Relative {
+    container: Container,
+    server: Server,
+    version: String,
+}
+
+impl Relative {
+    fn start(libssl: &Path, certificate: &Certificate) -> Result<Self, String> {
+        let container = Container::new(libssl, certificate)?;
+        let (server, version) = Server::load(container.server()?);
+        container.replace_libssl()?;
+        Ok(Self {
+            container,
+            server,
+            version,
+        })
+    }
+}
+
+/// Scenario: a server and a client of each of OpenSSL's relatives that there are: BoringSSL, and what
+/// `TRACER_TESTS_LIBSSL` names (LibreSSL, say). The server runs before the agent, and its library was
+/// replaced on disk meanwhile, as an update does; the client loads the new file late. Guarantees:
+/// exact spans on both sides; every server's span is below its client's.
+#[test]
+fn relatives_and_replaced_files() {
+    let Some(session) = Session::begin("tls_files::relatives_and_replaced_files") else {
+        return;
+    };
+    let certificate = match Certificate::new() {
+        Ok(certificate) => certificate,
+        Err(reason) => return skipped("tls relatives", &reason),
+    };
+    let mut started = Vec::new();
+    for libssl in relatives() {
+        match libssl.and_then(|libssl| Relative::start(&libssl, &certificate)) {
+            Ok(relative) => started.push(relative),
+            Err(reason) => skipped("tls relative", &reason),
+        }
+    }
+    let receiver = Receiver::start();
+    let agent = start(&receiver).ready_for_tls();
+    let mut sent = Vec::new();
+    for (number, relative) in started.iter().enumerate() {
+        let server = &relative.server;
+        let tag = format!("{}-{number}", session.run);
+        let mut client = server.client(&relative.container, &tag);
+        assert_eq!(load(&mut client), relative.version);
+        let pid = client.pid();
+        // The one that is gone and the new one.
+        seen_into_files(&agent, &relative.container.libssl(), 2);
+        client.go();
+        client.end();
+        println!("{}: {tag}", relative.version);
+        sent.push(Sent {
+            tag,
+            server: server.1,
+            client_pids: Some(vec![pid]),
+            server_pids: Some(vec![server.0.pid()]),
+            version: Some("1.1"),
+        });
+    }
+    let count = sent.iter().map(Sent::spans).sum();
+    let (spans, stopped) = finish(agent, &receiver, &session.run, count);
+    Sent::check_all(&sent, &spans, &stopped.stderr);
+    for sent in &sent {
+        sent.check_joined(&spans, Joined::All);
+    }
 }

@@ -3,15 +3,21 @@
 //   dlopen LIBRARY server CERTIFICATE KEY
 //   dlopen LIBRARY client PORT TAG REQUESTS CONNECTIONS
 //
+// With `KERNEL_TLS=1` in the environment (OpenSSL 3) the kernel encrypts, or the program fails; the server then
+// sends large bodies by SSL_sendfile. `TLS12=1` has it decrypt too, which OpenSSL 3.0 leaves to it in TLS 1.2 only.
+//
 // Prints `ready`, loads LIBRARY at the first line on stdin and prints its version; the server then prints its
 // port, the client waits for another line. Threads, a connection each, HTTP/1.1 kept alive.
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -22,25 +28,47 @@ static int (*set_fd)(void *, int), (*ssl_connect)(void *), (*ssl_accept)(void *)
 static int (*ssl_read)(void *, void *, int), (*ssl_write)(void *, const void *, int);
 static void (*ssl_free)(void *);
 static const char *(*version)(int);
+static uint64_t (*set_options)(void *, uint64_t);
+static ssize_t (*ssl_sendfile)(void *, int, off_t, size_t, int);
+static void *(*write_bio)(void *), *(*read_bio)(void *);
+static long (*bio_ctrl)(void *, int, long, void *);
 
 static const char *const KINDS[] = {"small", "missing", "big"};
 static void *context;
 static struct sockaddr_in address = {.sin_family = AF_INET};
 static const char *tag;
-static int requests, connections, failed;
+static int requests, connections, failed, kernel_tls, tls12, file;
+
+enum { BODY = 50000, ENABLE_KTLS = 1 << 3, NO_TLS13 = 1 << 29, KTLS_SENDS = 73, KTLS_RECEIVES = 76 };
 
 static void die(const char *what) {
   fprintf(stderr, "%s\n", what);
   exit(1);
 }
 
-static void load(const char *path) {
+static void *open_library(const char *path) {
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library) die(dlerror());
-  const struct {
-    const char *name;
-    void *at;
-  } symbols[] = {
+  return library;
+}
+
+struct symbol {
+  const char *name;
+  void *at;
+};
+
+static void look_up(void *library, const struct symbol *symbols, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    // libcrypto, where some of them are, comes with it.
+    void *symbol = dlsym(library, symbols[i].name);
+    if (!symbol) die(symbols[i].name);
+    memcpy(symbols[i].at, &symbol, sizeof symbol);
+  }
+}
+
+static void load(const char *path) {
+  void *library = open_library(path);
+  const struct symbol symbols[] = {
       {"TLS_server_method", &server_method}, {"TLS_client_method", &client_method},
       {"SSL_CTX_new", &context_new}, {"SSL_new", &ssl_new},
       {"SSL_CTX_use_certificate_chain_file", &use_certificate}, {"SSL_CTX_use_PrivateKey_file", &use_key},
@@ -48,12 +76,41 @@ static void load(const char *path) {
       {"SSL_shutdown", &ssl_shutdown}, {"SSL_read", &ssl_read}, {"SSL_write", &ssl_write},
       {"SSL_free", &ssl_free}, {"OpenSSL_version", &version},
   };
-  for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
-    // libcrypto, where the version is, comes with it.
-    void *symbol = dlsym(library, symbols[i].name);
-    if (!symbol) die(symbols[i].name);
-    memcpy(symbols[i].at, &symbol, sizeof symbol);
+  look_up(library, symbols, sizeof symbols / sizeof *symbols);
+  if (!kernel_tls) return;
+  const struct symbol more[] = {
+      {"SSL_CTX_set_options", &set_options}, {"SSL_sendfile", &ssl_sendfile}, {"SSL_get_wbio", &write_bio},
+      {"SSL_get_rbio", &read_bio},           {"BIO_ctrl", &bio_ctrl},
+  };
+  look_up(library, more, sizeof more / sizeof *more);
+  file = memfd_create("body", 0);
+  char body[BODY];
+  memset(body, 'x', sizeof body);
+  if (file < 0 || write(file, body, sizeof body) != sizeof body) die("memfd");
+}
+
+static void *new_context(const void *method) {
+  void *made = context_new(method);
+  if (made && kernel_tls) set_options(made, ENABLE_KTLS | (tls12 ? NO_TLS13 : 0));
+  return made;
+}
+
+// Whether the kernel does what it was asked to do.
+static int kernel_works(void *ssl) {
+  if (!kernel_tls) return 1;
+  return bio_ctrl(write_bio(ssl), KTLS_SENDS, 0, NULL) > 0 &&
+         (!tls12 || bio_ctrl(read_bio(ssl), KTLS_RECEIVES, 0, NULL) > 0);
+}
+
+// Sends all of the file.
+static int put_file(void *ssl, size_t length) {
+  size_t done = 0;
+  while (done < length) {
+    ssize_t n = ssl_sendfile(ssl, file, done, length - done, 0);
+    if (n <= 0) return 0;
+    done += n;
   }
+  return 1;
 }
 
 // Writes all of it, in one call.
@@ -93,15 +150,16 @@ static void *answer(void *argument) {
   void *ssl = ssl_new(context);
   no_delay(fd);
   char head[8192], text[60000];
-  if (ssl && set_fd(ssl, fd) == 1 && ssl_accept(ssl) == 1) {
+  if (ssl && set_fd(ssl, fd) == 1 && ssl_accept(ssl) == 1 && kernel_works(ssl)) {
     while (get(ssl, head, sizeof head)) {
       char *line = strchr(head, '\r');
       if (line) *line = 0;
-      int body = strstr(head, "/big/") ? 50000 : 100;
+      int body = strstr(head, "/big/") ? BODY : 100;
       const char *status = strstr(head, "/missing/") ? "404 Not Found" : "200 OK";
       int n = snprintf(text, sizeof text, "HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n", status, body);
       memset(text + n, 'x', body);
-      if (!put(ssl, text, n + body)) break;
+      int by_file = kernel_tls && body == BODY;
+      if (!put(ssl, text, by_file ? n : n + body) || (by_file && !put_file(ssl, body))) break;
     }
     ssl_shutdown(ssl);
   }
@@ -111,7 +169,7 @@ static void *answer(void *argument) {
 }
 
 static void serve(const char *certificate, const char *key) {
-  context = context_new(server_method());
+  context = new_context(server_method());
   if (!context || use_certificate(context, certificate) != 1 || use_key(context, key, 1) != 1) die("certificate");
   int listener = socket(AF_INET, SOCK_STREAM, 0);
   socklen_t size = sizeof address;
@@ -131,7 +189,7 @@ static void *ask(void *argument) {
   void *ssl = ssl_new(context);
   char head[8192], text[8192];
   int good = !connect(fd, (void *)&address, sizeof address) && !no_delay(fd) && set_fd(ssl, fd) == 1 &&
-             ssl_connect(ssl) == 1;
+             ssl_connect(ssl) == 1 && kernel_works(ssl);
   for (int i = (int)(long)argument; good && i < requests; i += connections) {
     int body = i % 4 ? 0 : 3000;
     int n = snprintf(text, sizeof text, "%s /%s/%s/%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n",
@@ -156,6 +214,8 @@ int main(int count, char **words) {
   setvbuf(stdout, NULL, _IOLBF, 0);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   if (count < 5) die("dlopen LIBRARY server|client ...");
+  kernel_tls = getenv("KERNEL_TLS") != NULL;
+  tls12 = getenv("TLS12") != NULL;
   puts("ready");
   wait_for_a_line();
   load(words[1]);
@@ -164,7 +224,7 @@ int main(int count, char **words) {
   if (count != 7) die("client PORT TAG REQUESTS CONNECTIONS");
   address.sin_port = htons(atoi(words[3]));
   tag = words[4], requests = atoi(words[5]), connections = atoi(words[6]);
-  context = context_new(client_method());
+  context = new_context(client_method());
   wait_for_a_line();
   pthread_t threads[256];
   if (!context || connections < 1 || connections > 256) die("connections");

@@ -235,6 +235,20 @@ pub fn wheel_libraries() -> Result<PathBuf, String> {
     }
 }
 
+/// BoringSSL as a shared library; `cargo xtask setup --tests` unpacks it.
+pub fn boringssl() -> Result<PathBuf, String> {
+    let place = format!(
+        "boringssl/usr/lib/{}-linux-gnu/android/libssl.so.0",
+        std::env::consts::ARCH
+    );
+    let library = target_dir().join(place);
+    if library.is_file() {
+        Ok(library)
+    } else {
+        Err("there is no BoringSSL: run `cargo xtask setup --tests`".to_owned())
+    }
+}
+
 /// nginx: the installed one, or the distribution's package unpacked below target.
 pub fn nginx() -> Result<PathBuf, String> {
     let works = |path: &Path| {

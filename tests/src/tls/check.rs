@@ -1,6 +1,6 @@
 //! Compares the spans of a pair with what its client asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use super::{KINDS, REQUESTS};
@@ -22,6 +22,18 @@ pub struct Sent {
     pub server_pids: Option<Vec<u32>>,
     /// The version of HTTP, if all of it is of one.
     pub version: Option<&'static str>,
+}
+
+/// How many of a pair's ends have to be joined, though no header says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// Every server's span is below its client's.
+    All,
+    /// Half of them at least: where programs move the ciphertext themselves, the socket is known after
+    /// a few requests of a connection only.
+    Most,
+    /// None need be; none may be wrong.
+    Any,
 }
 
 /// Path of the request.
@@ -80,6 +92,36 @@ impl Sent {
                 ));
             }
         }
+    }
+
+    /// Panics unless as many server's spans as that are below the client's span of the same request,
+    /// and no other span is above one of them.
+    pub fn check_joined(&self, spans: &[Span], joined: Joined) {
+        let prefix = format!("/{}/", self.tag);
+        let own = spans.iter().filter(|span| path(span).starts_with(&prefix));
+        let (clients, servers): (Vec<&Span>, Vec<&Span>) =
+            own.partition(|span| span.kind == Kind::Client);
+        let clients: HashMap<&str, &Span> =
+            clients.into_iter().map(|span| (path(span), span)).collect();
+        let (mut right, mut roots) = (0, 0);
+        for server in servers {
+            let Some(parent) = &server.parent else {
+                roots += 1;
+                continue;
+            };
+            let client = clients.get(path(server));
+            let is_right = client
+                .is_some_and(|span| span.span_id == *parent && span.trace_id == server.trace_id);
+            assert!(is_right, "{}: {server:?} is not below {client:?}", self.tag);
+            right += 1;
+        }
+        println!("{}: {right} joined, {roots} not", self.tag);
+        let most = match joined {
+            Joined::All => 0,
+            Joined::Most => REQUESTS / 2,
+            Joined::Any => usize::MAX,
+        };
+        assert!(roots <= most, "{}: {roots} are not joined", self.tag);
     }
 
     fn check_kind<'a>(

@@ -63,6 +63,20 @@ impl Container {
         self.start(&["server", "/certificate.pem", "/key.pem"].map(str::to_owned))
     }
 
+    /// Its libssl.
+    pub fn libssl(&self) -> PathBuf {
+        self.root.path().join(LIBSSL.trim_start_matches('/'))
+    }
+
+    /// Another file takes the place of libssl: who has it loaded keeps the one that is gone.
+    pub fn replace_libssl(&self) -> Result<(), String> {
+        let place = self.libssl();
+        let new = place.with_extension("new");
+        std::fs::copy(&place, &new)
+            .and_then(|_| std::fs::rename(&new, &place))
+            .map_err(|error| format!("{}: {error}", place.display()))
+    }
+
     /// A client that waits before it loads the library; then it says its version and waits again.
     pub fn client(&self, port: &str, tag: &str) -> Result<Client, String> {
         let numbers = [super::REQUESTS, super::CONNECTIONS].map(|n| n.to_string());
@@ -89,6 +103,16 @@ pub fn other_libssl() -> Result<PathBuf, String> {
         name.to_string_lossy().starts_with("libssl")
     });
     found.ok_or("the wheel has no libssl".to_owned())
+}
+
+/// Libraries of OpenSSL's family: BoringSSL, and those that `TRACER_TESTS_LIBSSL` names, separated by
+/// colons. Each has its libcrypto beside it.
+pub fn relatives() -> Vec<Result<PathBuf, String>> {
+    let named = std::env::var_os("TRACER_TESTS_LIBSSL").unwrap_or_default();
+    let named = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
+    let mut all = vec![build::boringssl()];
+    all.extend(named.map(Ok));
+    all
 }
 
 /// What the loader loads for a file: names, and where they are. `beside` is looked in first.

@@ -14,12 +14,12 @@ mod seen;
 mod table;
 
 pub use certificate::Certificate;
-pub use check::{Sent, is_https, path};
+pub use check::{Joined, Sent, is_https, path};
 pub use client::Client;
-pub use container::{Container, host_libssl, other_libssl};
+pub use container::{Container, host_libssl, other_libssl, relatives};
 pub use pair::{Pair, Ready};
 pub use program::Program;
-pub use seen::{seen_into, seen_into_processes};
+pub use seen::{seen_into, seen_into_files, seen_into_processes};
 
 use std::time::Duration;
 

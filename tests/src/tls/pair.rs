@@ -1,6 +1,6 @@
 //! A server and a client of it.
 
-use super::{Certificate, Client, Program, Sent, seen_into_processes};
+use super::{Certificate, Client, Joined, Program, Sent, seen_into_processes};
 use crate::agent::Agent;
 use crate::services::Service;
 
@@ -26,6 +26,19 @@ impl Pair {
     /// Its name, part of its paths.
     pub fn name(self) -> String {
         format!("{:?}-{:?}", self.client, self.server)
+    }
+
+    /// How many of their ends have to be joined, where both are seen from their first byte on.
+    pub fn joined(self) -> Joined {
+        let ends = [self.client.facts().client, self.server.facts().server];
+        let on_memory = [self.client, self.server].map(|end| end.facts().library);
+        if ends.contains(&Some(false)) {
+            Joined::Any
+        } else if on_memory.iter().any(|how| how.contains("memory")) {
+            Joined::Most
+        } else {
+            Joined::All
+        }
     }
 
     /// Starts both; the reason if this machine cannot.

@@ -26,6 +26,7 @@ pub enum Program {
     Wget,
     Dlopen,
     OpenSsl1,
+    BoringSsl,
     NativeTls,
     GrpcGo,
     GrpcJs,
@@ -48,7 +49,7 @@ pub struct Facts {
 
 impl Program {
     /// All, in the order of the page.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Requests,
         Self::Aiohttp,
         Self::PythonSsl,
@@ -63,6 +64,7 @@ impl Program {
         Self::Wget,
         Self::Dlopen,
         Self::OpenSsl1,
+        Self::BoringSsl,
         Self::NativeTls,
         Self::GrpcGo,
         Self::GrpcJs,
@@ -134,6 +136,12 @@ impl Program {
             Self::OpenSsl1 => (
                 "C, libssl 1.1.1 of a Python wheel",
                 "OpenSSL on sockets",
+                Some(true),
+                Some(true),
+            ),
+            Self::BoringSsl => (
+                "C, BoringSSL of Debian's android-libboringssl",
+                "BoringSSL with symbols, on sockets",
                 Some(true),
                 Some(true),
             ),

@@ -12,17 +12,21 @@ use crate::process;
 /// Waits until the agent's log says that it sees into a file: by this path, or by another name of
 /// the same file.
 pub fn seen_into(agent: &Agent, file: &Path) {
+    seen_into_files(agent, file, 1);
+}
+
+/// The same for so many files that have or had this name.
+pub fn seen_into_files(agent: &Agent, file: &Path, count: usize) {
     let wanted = identity(file);
     let seen = process::poll_until(LIMIT, || {
         let log = agent.stderr();
-        let mut files = log.lines().filter_map(|line| {
+        let files = log.lines().filter_map(|line| {
             let (_, rest) = line.split_once("sees into a TLS library file=")?;
             let (path, _) = rest.split_once(" library=")?;
             Some(PathBuf::from(path))
         });
-        files
-            .any(|path| path == file || (wanted.is_some() && identity(&path) == wanted))
-            .then_some(())
+        let is_it = |path: &PathBuf| path == file || (wanted.is_some() && identity(path) == wanted);
+        (files.filter(is_it).count() >= count).then_some(())
     });
     assert!(seen.is_some(), "{}\n{}", file.display(), agent.stderr());
 }
@@ -45,6 +49,8 @@ pub fn seen_into_processes(agent: &Agent, pids: &[u32]) {
 fn libraries(pid: u32) -> BTreeSet<PathBuf> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     let paths = maps.lines().filter_map(|line| line.get(line.find('/')?..));
+    // A file that is gone is known by the name that it had.
+    let paths = paths.map(|path| path.trim_end_matches(" (deleted)"));
     let found: BTreeSet<PathBuf> = paths
         .filter(|path| {
             let name = path.rsplit('/').next().unwrap_or_default();

@@ -389,6 +389,7 @@ impl Keeper {
         let started = Instant::now();
         if let Some(why) = target.unseen() {
             tracing::info!(%file, %library, %why, "does not see into a TLS library");
+            return None;
         }
         match self.probes.attach(target) {
             Ok(attached) => {
@@ -463,3 +464,6 @@ impl Keeper {
         self.shared.probes.store(probes as u64, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

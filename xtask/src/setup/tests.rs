@@ -49,6 +49,7 @@ const LIBRARIES: &[(&str, Install)] = &[
     ("grpc-java", peers::grpc_java),
     ("grpc-go", peers::grpc_go),
     ("OpenSSL in a Python wheel", tls::wheel),
+    ("BoringSSL", tls::boringssl),
     ("HTTPS in Rust", tls::rust),
     ("OpenTelemetry for Python", sdk::python),
     ("OpenTelemetry for Node", sdk::node),

@@ -1,5 +1,5 @@
-//! What the tests of TLS need besides: another OpenSSL than the system's, and programs of Rust's
-//! TLS libraries. Both below `target/`.
+//! What the tests of TLS need besides: another OpenSSL than the system's, BoringSSL, and programs of
+//! Rust's TLS libraries. All below `target/`.
 
 use std::fs;
 use std::path::Path;
@@ -45,6 +45,31 @@ pub fn wheel() -> Result<()> {
     let unpacked = directory.join("psycopg2_binary.libs").is_dir();
     ensure!(unpacked, "the wheel has no libraries");
     fs::remove_file(wheel).context("cannot remove the wheel")
+}
+
+/// Debian's package of BoringSSL as a shared library, with its functions exported. Its two files are
+/// unpacked, not installed.
+const BORINGSSL: &str = "android-libboringssl";
+
+/// `target/boringssl`.
+pub fn boringssl() -> Result<()> {
+    let directory = sh::target().join("boringssl");
+    if directory.join("usr/lib").is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(&directory).context("cannot create target/boringssl")?;
+    let download = ["-q", "-o", "APT::Sandbox::User=root", "download", BORINGSSL];
+    sh::run(
+        Command::new("apt-get")
+            .args(download)
+            .current_dir(&directory),
+    )?;
+    let files = fs::read_dir(&directory).context("cannot read target/boringssl")?;
+    let paths = files.flatten().map(|file| file.path());
+    let mut packages = paths.filter(|path| path.extension().is_some_and(|end| end == "deb"));
+    let package = packages.next().context("apt-get left no package")?;
+    sh::run(Command::new("dpkg").arg("-x").args([&package, &directory]))?;
+    fs::remove_file(package).context("cannot remove the package")
 }
 
 /// `target/services/rust-native-tls` and `rust-rustls`, where the tests look for them.

@@ -16,16 +16,29 @@ const TARGET: &str = "t/target";
 
 /// Makes the image; returns its path.
 pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
-    let busybox = sh::which("busybox").context("no busybox: `cargo xtask setup` installs it")?;
-    build_with("", &busybox, agent, smokes)
+    let root = lay_out(agent, smokes, "")?;
+    pack(&root, "initramfs.gz")
 }
 
 /// Makes one for another processor, of static programs; `name` tells it from others.
 pub fn build_foreign(name: &str, busybox: &Path, agent: &Path) -> Result<PathBuf> {
-    build_with(&format!("-{name}"), busybox, agent, &[])
+    let root = lay_out_with(&format!("-{name}"), busybox, agent, &[], "")?;
+    pack(&root, &format!("initramfs-{name}.gz"))
 }
 
-fn build_with(suffix: &str, busybox: &Path, agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
+/// Makes the directory that becomes the image; `prepare` is done there before the tests, by a shell.
+pub fn lay_out(agent: &Path, smokes: &[Smoke], prepare: &str) -> Result<PathBuf> {
+    let busybox = sh::which("busybox").context("no busybox: `cargo xtask setup` installs it")?;
+    lay_out_with("", &busybox, agent, smokes, prepare)
+}
+
+fn lay_out_with(
+    suffix: &str,
+    busybox: &Path,
+    agent: &Path,
+    smokes: &[Smoke],
+    prepare: &str,
+) -> Result<PathBuf> {
     let root = directory().join(format!("root{suffix}"));
     empty(&root)?;
     for place in [
@@ -60,9 +73,9 @@ fn build_with(suffix: &str, busybox: &Path, agent: &Path, smokes: &[Smoke]) -> R
     }
     copy_libraries(&root, &programs)?;
     let init = root.join("init");
-    write(&init, &script(smokes))?;
+    write(&init, &script(smokes, prepare))?;
     sh::output(Command::new("chmod").arg("755").arg(&init))?;
-    pack(&root, &format!("initramfs{suffix}.gz"))
+    Ok(root)
 }
 
 /// What the test of TLS uses: a program in C, and OpenSSL with what makes a certificate.
@@ -187,7 +200,7 @@ fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-fn script(smokes: &[Smoke]) -> String {
+fn script(smokes: &[Smoke], prepare: &str) -> String {
     let mut text = String::from(
         "#!/bin/sh\n\
          b=/bin/busybox\n\
@@ -206,6 +219,7 @@ fn script(smokes: &[Smoke]) -> String {
          /t/target/release/tracer-agent verify\n\
          echo \"vm-verify $?\"\n",
     );
+    text.push_str(prepare);
     for smoke in smokes {
         text.push_str(&format!(
             "/t/target/debug/deps/{} {}\necho \"vm-smoke {} $?\"\n",

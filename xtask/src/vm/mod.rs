@@ -7,6 +7,7 @@
 
 mod boot;
 mod image;
+mod kernel_tls;
 mod kernels;
 mod report;
 mod systemd;
@@ -42,6 +43,12 @@ enum VmCommand {
         /// Write docs/kernels.md from the results (all kernels have to be run)
         #[arg(long)]
         docs: bool,
+    },
+    /// OpenSSL with TLS in the kernel
+    KernelTls {
+        /// The kernel
+        #[arg(long, value_name = "VERSION", default_value = "6.1")]
+        kernel: String,
     },
     /// The agent under its systemd unit
     Systemd {
@@ -107,6 +114,7 @@ pub fn vm(args: &VmArgs) -> Result<()> {
             verify,
             docs,
         } => test(kernels, *verify, *docs),
+        VmCommand::KernelTls { kernel } => kernel_tls::run(kernel),
         VmCommand::Systemd { kernel } => systemd::run(kernel),
     }
 }

@@ -61,12 +61,11 @@ const OPENSSL: &[(&str, TlsFunction)] = &[
     ("SSL_set_bio", F::SslSetBio),
 ];
 
-/// Functions that only one of the forks of OpenSSL has.
+/// Functions that only one of the forks of OpenSSL has. Not those for QUIC, which LibreSSL took over.
 const BORINGSSL: &[&str] = &[
     "SSL_CTX_set_grease_enabled",
     "SSL_CTX_set_select_certificate_cb",
     "SSL_CTX_set_permute_extensions",
-    "SSL_set_quic_use_legacy_codepoint",
     "SSL_early_data_reason_string",
 ];
 /// The function of libcrypto that tells its version, now and before 1.1.
@@ -211,18 +210,27 @@ fn by_symbols(elf: &Elf<'_>) -> Result<Vec<Symbol>, BinaryError> {
     Ok(Vec::new())
 }
 
+/// A fork, where symbols tell one.
+fn fork<'a>(mut symbols: impl Iterator<Item = &'a str>) -> Option<TlsLibrary> {
+    symbols.find_map(|name| {
+        if LIBRESSL.contains(&name) {
+            Some(TlsLibrary::LibreSsl { version: None })
+        } else if BORINGSSL.contains(&name) {
+            Some(TlsLibrary::BoringSsl)
+        } else {
+            None
+        }
+    })
+}
+
 fn openssl_flavour(elf: &Elf<'_>, symbols: &[Symbol]) -> Result<TlsLibrary, BinaryError> {
-    let any = |names: &[&str]| {
-        symbols
-            .iter()
-            .any(|symbol| names.contains(&symbol.name.as_str()))
-    };
-    if any(BORINGSSL) {
-        return Ok(TlsLibrary::BoringSsl);
-    }
-    if any(LIBRESSL) {
-        let version = text::libressl(elf)?;
-        return Ok(TlsLibrary::LibreSsl { version });
+    match fork(symbols.iter().map(|symbol| symbol.name.as_str())) {
+        Some(TlsLibrary::LibreSsl { .. }) => {
+            let version = text::libressl(elf)?;
+            return Ok(TlsLibrary::LibreSsl { version });
+        }
+        Some(fork) => return Ok(fork),
+        None => {}
     }
     Ok(match text::openssl(elf)? {
         Some(library) => library,
@@ -311,5 +319,32 @@ impl Extents for CExtents<'_> {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forks() {
+        let libressl = TlsLibrary::LibreSsl { version: None };
+        for (names, expected) in [
+            (&["SSL_read", "SSL_sendfile"][..], None),
+            (
+                &["SSL_read", "SSL_CTX_set_grease_enabled"][..],
+                Some(TlsLibrary::BoringSsl),
+            ),
+            // LibreSSL 3.6 took BoringSSL's functions for QUIC over.
+            (
+                &[
+                    "SSL_set_quic_use_legacy_codepoint",
+                    "SSL_CTX_load_verify_mem",
+                ][..],
+                Some(libressl.clone()),
+            ),
+        ] {
+            assert_eq!(fork(names.iter().copied()), expected, "{names:?}");
+        }
     }
 }

@@ -203,24 +203,42 @@ impl Target {
         if self.functions.is_empty() && self.refused.is_empty() {
             return Some("the names of its functions were removed".into());
         }
+        // Half of what a program says would make exchanges without their other half.
+        let mut refused = self.refused.iter();
+        if let Some(Refused { probe, reason }) = refused.find(|it| it.probe.moves_data()) {
+            return Some(format!("{probe:?} is not understood: {reason}"));
+        }
         let any = |wanted: &[TlsFunction]| {
             let mut all = self.functions.iter();
             all.any(|function| wanted.contains(&function.probe))
         };
         let reads = any(&[SslRead, SslReadEx, GnutlsRecordRecv, GoTlsRead]);
         let writes = any(&[SslWrite, SslWriteEx, GnutlsRecordSend, GoTlsWrite]);
-        if reads && writes {
-            return None;
-        }
-        let refused = self.refused.iter().find(|it| it.probe.needs_returns());
-        Some(match refused {
-            Some(Refused { probe, reason }) => format!("{probe:?} is not understood: {reason}"),
-            None => "it has no function that reads or none that writes".into(),
-        })
+        let why = "it has no function that reads or none that writes";
+        (!reads || !writes).then(|| why.into())
     }
 }
 
 impl TlsFunction {
+    /// Whether programs commonly move plaintext by it.
+    const fn moves_data(self) -> bool {
+        use TlsFunction::*;
+        matches!(
+            self,
+            SslRead
+                | SslReadEx
+                | SslWrite
+                | SslWriteEx
+                | SslWriteEx2
+                | SslSendfile
+                | GnutlsRecordRecv
+                | GnutlsRecordSend
+                | GnutlsRecordSend2
+                | GoTlsRead
+                | GoTlsWrite
+        )
+    }
+
     /// Whether a probe of it needs to see the result: then it is found with all of its RETs or not
     /// at all. Of the others all RETs are given, or none: OpenSSL's handshake ends in a jump through a
     /// pointer, for example.
@@ -262,5 +280,66 @@ impl fmt::Display for TlsLibrary {
         };
         f.write_str(name)?;
         version.map_or(Ok(()), |version| write!(f, " {version}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(functions: &[TlsFunction], refused: &[TlsFunction]) -> Target {
+        let function = |probe: &TlsFunction| Function {
+            probe: *probe,
+            entry: 16,
+            returns: vec![32],
+            quick: Vec::new(),
+            deferred: None,
+        };
+        let refused = refused.iter().map(|probe| Refused {
+            probe: *probe,
+            reason: "jumps to a computed address at 0x1".into(),
+        });
+        Target {
+            file: FileId {
+                device: 1,
+                inode: 2,
+                size: 3,
+                modified_ns: 4,
+            },
+            path: PathBuf::new(),
+            handle: Arc::new(File::open("/dev/null").expect("opens")),
+            shown: PathBuf::new(),
+            library: TlsLibrary::LibreSsl { version: None },
+            functions: functions.iter().map(function).collect(),
+            refused: refused.collect(),
+        }
+    }
+
+    /// Scenario: some functions are found, others not understood. Guarantees: a library is seen
+    /// whole or not at all, and the reason names the function.
+    #[test]
+    fn whole_or_not_at_all() {
+        use TlsFunction::*;
+        let both = &[SslRead, SslWrite][..];
+        for (functions, refused, why) in [
+            (both, &[][..], None),
+            (both, &[SslDoHandshake, SslReadEarlyData][..], None),
+            (both, &[SslWriteEx][..], Some("SslWriteEx is not under")),
+            (
+                &[SslRead, SslWriteEx][..],
+                &[SslWrite][..],
+                Some("SslWrite is not"),
+            ),
+            (&[SslRead][..], &[][..], Some("it has no function")),
+            (&[][..], &[][..], Some("the names of its functions")),
+        ] {
+            let found = target(functions, refused).unseen();
+            let fits = match (&found, why) {
+                (None, None) => true,
+                (Some(found), Some(why)) => found.starts_with(why),
+                _ => false,
+            };
+            assert!(fits, "{functions:?} {refused:?}: {found:?}");
+        }
     }
 }
