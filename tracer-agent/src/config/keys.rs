@@ -42,7 +42,7 @@ keys! {
     LIMIT_MEMORY = "limits.memory", ["TRACER_LIMITS_MEMORY"], None, "", one,
         "Memory of the agent, `64MiB` to `1TiB`: beyond it open exchanges are given up and counted. Unset: 85 % of its cgroup's `memory.max`, if it has one. See [operations](operations.md).";
     PROPAGATE = "propagate", ["TRACER_PROPAGATE"], Some("--propagate"), "false", one,
-        "Write trace context into outgoing requests: `true`, `false`, or `always` to do it even on a kernel that fails the self-test for a fault which programs may notice. See [propagation](propagation.md).";
+        "Write trace context into outgoing requests: `true`, `false`, `header` or `option` for one of the two ways alone, or `always` to write headers even on a kernel that fails the self-test for a fault which programs may notice. See [propagation](propagation.md).";
     PROPAGATORS = "propagators", ["OTEL_PROPAGATORS"], None, "tracecontext,b3,b3multi,jaeger,xray,datadog", list,
         "Trace-context formats read from requests, in order of preference: `tracecontext`, `b3`, `b3multi`, `jaeger`, `xray`, `datadog`, `none`. `baggage` is accepted and carries no trace. Unknown names in the variable are ignored with a warning.";
     INCLUDE_EXE = "discovery.include.exe", ["TRACER_INCLUDE_EXE"], Some("--include-exe"), "", list,

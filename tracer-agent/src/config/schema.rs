@@ -37,7 +37,7 @@ fn shape(key: &str) -> Shape {
     match key {
         keys::ADMIN | keys::TAKEOVER => Shape::TextOrOff,
         keys::LIMIT_MEMORY => Shape::IntegerOrText,
-        keys::PROPAGATE => Shape::Words(&["false", "true", "always"]),
+        keys::PROPAGATE => Shape::Words(&["false", "true", "header", "option", "always"]),
         keys::CONTAINERS_ONLY
         | keys::TLS
         | keys::COMMAND_ARGS

@@ -75,6 +75,7 @@ impl Kernel {
         let mut verified = load_programs(&mut ebpf, Set::Always)?;
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
         verified.extend(load_programs(&mut ebpf, Set::Propagate)?);
+        verified.extend(load_programs(&mut ebpf, Set::TcpOptions)?);
         Ok(verified)
     }
 
@@ -114,7 +115,7 @@ impl Kernel {
                 // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
                 Program::UProbe(_) => {}
                 // See `Propagation`.
-                _ if Set::of(name) == Set::Propagate => {}
+                _ if matches!(Set::of(name), Set::Propagate | Set::TcpOptions) => {}
                 Program::TracePoint(_) if TAIL_CALLED.contains(&name) => {}
                 Program::TracePoint(point) => {
                     let own = [name];
