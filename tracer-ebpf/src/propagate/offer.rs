@@ -11,7 +11,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use tracer_common::abi::{Header, InjectedEvent, cause_method, kind, propagated};
+use tracer_common::abi::{Header, InjectedEvent, cause_method, direction, kind, propagated};
 use tracer_common::context;
 use tracer_common::frame::Window as _;
 use tracer_common::http2::{FrameHeader, HEADER, PREFACE};
@@ -25,7 +25,7 @@ use super::{
 use crate::cause::Cause;
 use crate::connection::{self, verdict};
 use crate::emit;
-use crate::kernel;
+use crate::kernel::{self, SocketFile};
 use crate::maps::{BUFFER, EVENTS, SCRATCH, Walk};
 use crate::memory::Forgotten;
 use crate::probes::deliver::Bytes;
@@ -37,7 +37,7 @@ use crate::tls;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Ask {
-    pub sock: u64,
+    pub file: SocketFile,
     /// As in `Call`.
     pub base: u64,
     pub vectors: u32,
@@ -78,15 +78,19 @@ fn offer() -> Option<u32> {
         )
     };
     let Ask {
-        sock,
+        file,
         mut base,
         mut vectors,
         mut length,
         encrypted,
         ..
     } = ahead.ask;
+    let sock = file.sock;
     let mut key = sock;
     if encrypted != 0 {
+        // What shows whose ciphertext it is when the call returns shows it now.
+        let carrier = connection::find(sock)?;
+        let _ = tls::on_socket(&caller, &file, carrier, direction::WRITE, base, vectors);
         let (session, call) = tls::writes_through(&caller, sock)?;
         key = session;
         (base, vectors, length) = (call.buffer, BUFFER, call.length);

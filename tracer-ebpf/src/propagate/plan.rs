@@ -162,7 +162,7 @@ fn enter(ctx: &TracePointContext, shape: Shape) -> Option<()> {
     // SAFETY: programs of tracepoints run with preemption disabled: the per-CPU slot is ours.
     let ahead = unsafe { AHEAD.get_ptr_mut(0)?.as_mut()? };
     ahead.ask = Ask {
-        sock: file.sock,
+        file,
         base,
         vectors,
         length,
