@@ -130,6 +130,12 @@ impl Arrivals {
         }
     }
 
+    /// Requests that are remembered.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.pending.len().max(self.order.len())
+    }
+
     /// The context of a request that is seen now.
     pub fn take(&mut self, wire: &WireKey) -> Option<Arrived> {
         if self.pending.is_empty() {

@@ -120,6 +120,12 @@ impl Injections {
         self.pending.remove(&exchange)
     }
 
+    /// Requests and connections that are remembered.
+    #[cfg(test)]
+    pub fn len(&self) -> (usize, usize) {
+        (self.pending.len().max(self.order.len()), self.added.len())
+    }
+
     /// Bytes that were added before this position of what a process wrote.
     pub fn shift(&self, connection: u64, position: u64) -> u32 {
         let Some(added) = self.added.get(&connection) else {
