@@ -15,6 +15,7 @@ pub mod container;
 pub mod driver;
 pub mod finish;
 pub mod grpc;
+pub mod hosts;
 pub mod http;
 pub mod jaeger;
 pub mod kubernetes;

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tracer_tests::agent::{Agent, Start};
+use tracer_tests::hosts::TwoHosts;
 use tracer_tests::http::Connection;
 use tracer_tests::ledger::{Ledger, Stage};
 use tracer_tests::process;
@@ -166,52 +167,13 @@ fn a_decision_that_comes_with_the_request_is_followed() {
     assert_eq!((exported, sampled_out), (20, 20));
 }
 
-/// Two network namespaces with a cable between them; gone when dropped.
-struct TwoHosts {
-    names: [String; 2],
-}
-
-impl TwoHosts {
-    const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
-
-    fn make() -> Result<Self, String> {
-        let pid = std::process::id();
-        let hosts = TwoHosts {
-            names: [format!("tracer-a-{pid}"), format!("tracer-b-{pid}")],
-        };
-        let [a, b] = &hosts.names;
-        let ip = |line: &str| process::run(Command::new("ip").args(line.split(' ')));
-        ip(&format!("netns add {a}"))?;
-        ip(&format!("netns add {b}"))?;
-        ip(&format!(
-            "link add eth0 netns {a} type veth peer name eth0 netns {b}"
-        ))?;
-        for (name, address) in hosts.names.iter().zip(Self::ADDRESSES) {
-            ip(&format!("-n {name} addr add {address}/24 dev eth0"))?;
-            ip(&format!("-n {name} link set eth0 up"))?;
-        }
-        Ok(hosts)
-    }
-
-    /// A Python program on one of them.
-    fn python(&self, host: usize, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/run/netns/{}", self.names[host]))
-            .arg(services::python())
-            .arg(services::source("netns").join(program))
-            .env("PYTHONDONTWRITEBYTECODE", "1");
-        command
-    }
-}
-
-impl Drop for TwoHosts {
-    fn drop(&mut self) {
-        for name in &self.names {
-            // One that could not be made cannot be deleted.
-            let _ = process::run(Command::new("ip").args(["netns", "del", name]));
-        }
-    }
+/// A Python program on one of the hosts.
+fn python(hosts: &TwoHosts, host: usize, program: &str) -> Command {
+    let mut command = hosts.command(host);
+    command
+        .arg(services::python())
+        .arg(services::source("netns").join(program));
+    command
 }
 
 /// Ended when dropped.
@@ -236,7 +198,7 @@ fn two_agents_keep_the_same_traces() {
         Err(reason) => return skipped(test, &format!("no network namespaces: {reason}")),
     };
     const REQUESTS: usize = 2000;
-    let mut server = hosts.python(0, "server.py");
+    let mut server = python(&hosts, 0, "server.py");
     server.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut server = Ended(server.spawn().expect("the server"));
     let output = server.0.stdout.take().expect("its output");
@@ -255,7 +217,7 @@ fn two_agents_keep_the_same_traces() {
     };
     let (at_server, server_agent) = side("server.py");
     let (at_client, client_agent) = side("client.py");
-    let mut client = hosts.python(1, "client.py");
+    let mut client = python(&hosts, 1, "client.py");
     client
         .args([TwoHosts::ADDRESSES[0], port.trim()])
         .args([&REQUESTS.to_string(), &session.run]);

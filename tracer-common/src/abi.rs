@@ -25,6 +25,8 @@ pub mod kind {
     pub const MAPPED: u8 = 7;
     /// [`super::InjectedEvent`]: a request that is about to be written got a header of ours.
     pub const INJECTED: u8 = 16;
+    /// [`super::CarriedEvent`]: a segment came that carries a request's context.
+    pub const CARRIED: u8 = 17;
 }
 
 /// Direction of bytes as the traced process sees it.
@@ -418,16 +420,16 @@ abi! {
 }
 
 abi! {
-    /// A header is put into a request; told before the request's own data. If its write fails, the
-    /// request never comes.
+    /// Context goes out with a request: as a header, or in a TCP option; told before the request's own
+    /// data. If its write fails, the request never comes.
     InjectedEvent[88] {
-        /// `value` is the number of bytes added.
+        /// `value` is the number of bytes added to what the process wrote: 0 for a TCP option.
         header: Header,
         /// When it happened.
         time_ns: u64,
         /// Connection on which the request goes out.
         connection: u64,
-        /// Position of the request's first byte, as the process counts.
+        /// Which request: position of its first byte, as the process counts, or its stream (HTTP/2).
         position: u64,
         /// Halves of the trace id, the first is the more significant one.
         trace: [u64; 2],
@@ -445,6 +447,36 @@ abi! {
         flags: u32,
         /// 1 if the cause's trace id was read from its request, 0 if it was made from its name.
         adopted: u32,
+    }
+}
+
+abi! {
+    /// Context in a TCP option that came in; told before the data of the request.
+    CarriedEvent[88] {
+        /// No selector.
+        header: Header,
+        /// When it came.
+        time_ns: u64,
+        /// Halves of the trace id.
+        trace: [u64; 2],
+        /// Id of the client span.
+        span: u64,
+        /// `option::Carried::place`.
+        place: u32,
+        /// `option::Carried::flags`.
+        flags: u32,
+        /// `AF_INET` 2, `AF_INET6` 10.
+        family: u16,
+        /// Local port, host order.
+        local_port: u16,
+        /// Remote port, host order.
+        remote_port: u16,
+        /// Zero.
+        reserved: u16,
+        /// Local address: 4 or 16 bytes used.
+        local: [u8; 16],
+        /// Remote address: 4 or 16 bytes used.
+        remote: [u8; 16],
     }
 }
 
@@ -466,8 +498,14 @@ pub mod propagated {
     pub const FAILED: u32 = 6;
     /// Bytes were sent that were not seen.
     pub const UNSEEN: u32 = 7;
+    /// Its context went out in a TCP option.
+    pub const OPTION: u32 = 8;
+    /// As to a TCP option: the place was taken by another request of the same write or segment.
+    pub const CROWDED: u32 = 9;
+    /// Not sent, but received: context in a TCP option.
+    pub const RECEIVED: u32 = 10;
     /// Number of outcomes.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 11;
     /// Names of the outcomes, as they appear in metrics.
     pub const NAMES: [&str; COUNT as usize] = [
         "injected",
@@ -478,6 +516,9 @@ pub mod propagated {
         "too_long",
         "failed",
         "unseen",
+        "option",
+        "crowded",
+        "received",
     ];
 }
 
@@ -489,6 +530,10 @@ pub mod propagation {
     pub const THRESHOLD: u32 = 1;
     /// Not 0 when the decision that a request came with is followed.
     pub const PARENT_BASED: u32 = 2;
+    /// Not 0 when headers are put into messages.
+    pub const HEADERS: u32 = 3;
+    /// Not 0 when context is sent in TCP options.
+    pub const OPTIONS: u32 = 4;
     /// Number of settings.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 5;
 }

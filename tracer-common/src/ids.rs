@@ -12,6 +12,8 @@ pub mod purpose {
     pub const TRACE_LOW: u64 = 2;
     /// A span id.
     pub const SPAN: u64 = 3;
+    /// The id of a client span whose context is in a TCP option; the secret is the trace id.
+    pub const CARRIED_SPAN: u64 = 4;
 }
 
 /// One of the ids of the exchange that began on `connection` at `key`; never 0.

@@ -6,6 +6,7 @@
 //! - [`http2`]: frame headers of HTTP/2, for the same purpose.
 //! - [`tls`]: records of TLS, to tell which socket carries a session.
 //! - [`context`]: trace context in a request's head, to be read and to be written.
+//! - [`option`]: trace context in a TCP option.
 //! - [`ids`]: ids that both sides find by themselves.
 //! - [`frame`]: how far an HTTP/1 head or body reaches, so that body bytes need not leave the kernel.
 //!
@@ -19,4 +20,5 @@ pub mod http2;
 pub mod ids;
 pub mod infer;
 pub mod limits;
+pub mod option;
 pub mod tls;

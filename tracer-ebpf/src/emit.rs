@@ -1,11 +1,13 @@
 //! The only place that puts records into the ring, so that every drop is counted once.
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use tracer_common::abi::{
-    ConnectionEvent, EndEvent, ForkEvent, Header, connection_flags, drop_reason, end as end_cause,
-    kind,
+    CarriedEvent, ConnectionEvent, EndEvent, ForkEvent, Header, connection_flags, drop_reason,
+    end as end_cause, kind,
 };
 use tracer_common::limits::{UNIX_PATH_MAX, WINDOW};
+use tracer_common::option::Carried;
 
 use crate::connection::Connection;
 use crate::kernel::{self, AF_UNIX, Socket};
@@ -262,4 +264,39 @@ pub fn urgent(event: *const u8, len: u64) {
     } else {
         drop_one(drop_reason::RING_FULL_CONTROL);
     }
+}
+
+/// Tells of context that came in a TCP option.
+#[inline(always)]
+pub fn carried(sock: Socket, carried: &Carried) {
+    let family = kernel::family(sock);
+    let (local, remote) = kernel::addresses(sock, family);
+    let Some(mut entry) = EVENTS.reserve::<CarriedEvent>(0) else {
+        drop_one(drop_reason::RING_FULL_CONTROL);
+        return;
+    };
+    // SAFETY: the entry is as large as the event.
+    unsafe {
+        entry.as_mut_ptr().write(CarriedEvent {
+            header: Header {
+                kind: kind::CARRIED,
+                selector: 0,
+                flags: 0,
+                reserved: 0,
+                value: 0,
+            },
+            time_ns: bpf_ktime_get_boot_ns(),
+            trace: carried.trace,
+            span: carried.span(),
+            place: carried.place,
+            flags: carried.flags,
+            family,
+            local_port: kernel::local_port(sock),
+            remote_port: kernel::remote_port(sock),
+            reserved: 0,
+            local,
+            remote,
+        })
+    };
+    submitted(entry);
 }

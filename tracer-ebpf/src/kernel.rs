@@ -298,6 +298,7 @@ impl Registers {
 }
 
 /// A socket's file as the process sees it.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct SocketFile {
     /// `struct file *`.

@@ -182,7 +182,7 @@ pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entrie
 
 /// Tail calls, by the indexes below.
 #[map]
-pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(5, 0);
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;
 /// Index of the head program.
@@ -193,6 +193,8 @@ pub const CHUNKS_PROGRAM: u32 = 2;
 pub const FRAMES_PROGRAM: u32 = 3;
 /// Index of the program that looks for trace context; it is there only when context is written.
 pub const CONTEXT_PROGRAM: u32 = 4;
+/// Index of the program that offers context in a TCP option; of those of syscalls only.
+pub const OFFER_PROGRAM: u32 = 5;
 
 /// The agent itself, never looked at.
 #[unsafe(no_mangle)]

@@ -100,7 +100,9 @@ pub struct TlsCall {
     pub kind: u8,
     /// A socket was read or written meanwhile.
     pub nested: u8,
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// Of writes: bytes of the buffer, as far as they can be said.
+    pub length: u32,
 }
 
 /// What a TLS call does and how it says how much.
@@ -279,19 +281,7 @@ pub fn on_socket(
         return None;
     }
     let arguments = Arguments::of_current()?;
-    let key = ThreadKey {
-        id: (caller.tgid as u64) << 32 | caller.tid as u64,
-        goroutine: 0,
-    };
-    let mut thread = thread(&key);
-    if thread.is_none() {
-        let goroutine = ThreadKey {
-            id: (caller.tgid as u64) << 32,
-            goroutine: arguments.goroutine()?,
-        };
-        thread = self::thread(&goroutine);
-    }
-    let thread = thread?;
+    let thread = current_thread(&arguments, caller)?;
     let stack = arguments.stack()?;
     let this = Carrier {
         sock: file.sock,
@@ -335,6 +325,46 @@ pub fn on_socket(
     }
     thread.writers = 0;
     None
+}
+
+/// What the current thread, in a system call, does with TLS.
+#[inline(always)]
+fn current_thread(arguments: &Arguments, caller: &Caller) -> Option<&'static mut Thread> {
+    let key = ThreadKey {
+        id: (caller.tgid as u64) << 32 | caller.tid as u64,
+        goroutine: 0,
+    };
+    if let Some(thread) = thread(&key) {
+        return Some(thread);
+    }
+    let goroutine = ThreadKey {
+        id: (caller.tgid as u64) << 32,
+        goroutine: arguments.goroutine()?,
+    };
+    thread(&goroutine)
+}
+
+/// The plaintext that the current thread is about to write to `socket` as ciphertext: the call of the
+/// library that the system call is made from, if the session is known to be that socket's.
+#[inline(always)]
+pub fn writes_through(caller: &Caller, socket: Socket) -> Option<(u64, &'static TlsCall)> {
+    let arguments = Arguments::of_current()?;
+    let stack = arguments.stack()?;
+    let call = current_thread(&arguments, caller)?.innermost(stack)?;
+    if call.kind != kind::WRITE && call.kind != kind::WRITE_EX {
+        return None;
+    }
+    let key = SessionKey {
+        object: call.object,
+        tgid: caller.tgid,
+        reserved: 0,
+    };
+    let session = session(&key)?;
+    if session.socket != socket {
+        return None;
+    }
+    plaintext(session)?;
+    Some((session.key, call))
 }
 
 /// The first bytes of a call, as long as a TLS record's header; zeros if they cannot be had.

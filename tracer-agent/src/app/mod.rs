@@ -116,6 +116,8 @@ pub fn verify() -> Result<Vec<VerifiedProgram>, AppError> {
         bpf_stats: false,
         agent_tgid: std::process::id(),
         propagate: Some(PropagateOptions {
+            headers: true,
+            options: true,
             despite_faults: false,
             secret: [1, 2],
         }),

@@ -3,19 +3,19 @@
 use crate::config::{Config, Propagate};
 use crate::kernel::features::{Cgroup, Features};
 use crate::kernel::host::Host;
-use crate::probes::{Kernel, PropagateOptions, Propagation, SampledFrom};
+use crate::probes::{Kernel, PropagateOptions, Propagation, SampledFrom, TcpOptions as Options};
 use crate::trace::sampling;
 
 /// What the kernel side is loaded with; `None` when nothing is written.
 pub fn options(config: &Config) -> Option<PropagateOptions> {
-    let despite_faults = match config.propagate {
-        Propagate::Off => return None,
-        Propagate::Tested => false,
-        Propagate::Always => true,
-    };
     let mut rng = fastrand::Rng::new();
+    if config.propagate == Propagate::Off {
+        return None;
+    }
     Some(PropagateOptions {
-        despite_faults,
+        headers: config.propagate != Propagate::Option,
+        options: config.propagate != Propagate::Header,
+        despite_faults: config.propagate == Propagate::Always,
         secret: [rng.u64(..), rng.u64(..)],
     })
 }
@@ -41,10 +41,7 @@ pub fn start(
     };
     match kernel.propagate(options, sampled_from(settings), cgroup.as_deref()) {
         Ok(propagation) => {
-            if let Some(fault) = &propagation.fault {
-                tracing::warn!(%fault, "trace context is written despite a fault of this kernel, as asked for");
-            }
-            tracing::info!("trace context is written into outgoing requests");
+            say(&propagation);
             Some(propagation)
         }
         Err(error) => {
@@ -55,4 +52,36 @@ pub fn start(
             None
         }
     }
+}
+
+fn say(propagation: &Propagation) {
+    let &Propagation {
+        ref fault,
+        headers,
+        ref options,
+        ..
+    } = propagation;
+    match fault {
+        Some(fault) if headers => {
+            tracing::warn!(%fault, "trace context is written despite a fault of this kernel, as asked for");
+        }
+        Some(fault) => {
+            tracing::warn!(%fault, "this kernel lets no headers be written; TCP options are used instead, which both ends' agents have to do; see docs/propagation.md");
+        }
+        None => {}
+    }
+    let options = match options {
+        Options::Sent => true,
+        Options::NotWanted => false,
+        Options::Failed(why) => {
+            tracing::warn!(%why, "no trace context in TCP options: none for TLS and HTTP/2");
+            false
+        }
+    };
+    let ways = match (headers, options) {
+        (true, true) => "as headers, or in TCP options",
+        (true, false) => "as headers",
+        _ => "in TCP options",
+    };
+    tracing::info!("trace context is written into outgoing requests: {ways}");
 }

@@ -44,7 +44,7 @@ keys! {
     LIMIT_CPU = "limits.cpu", ["TRACER_LIMITS_CPU"], None, "", one,
         "CPUs that the agent and its eBPF programs may take together, such as `0.25`, up to 10000: beyond it TLS, then all tracing is switched off until there is room again. Unset: no limit, and nothing is measured. See [operations](operations.md).";
     PROPAGATE = "propagate", ["TRACER_PROPAGATE"], Some("--propagate"), "false", one,
-        "Write trace context into outgoing requests: `true`, `false`, or `always` to do it even on a kernel that fails the self-test for a fault which programs may notice. See [propagation](propagation.md).";
+        "Write trace context into outgoing requests: `true`, `false`, `header` or `option` for one of the two ways alone, or `always` to write headers even on a kernel that fails the self-test for a fault which programs may notice. See [propagation](propagation.md).";
     PROPAGATORS = "propagators", ["OTEL_PROPAGATORS"], None, "tracecontext,b3,b3multi,jaeger,xray,datadog", list,
         "Trace-context formats read from requests, in order of preference: `tracecontext`, `b3`, `b3multi`, `jaeger`, `xray`, `datadog`, `none`. `baggage` is accepted and carries no trace. Unknown names in the variable are ignored with a warning.";
     INCLUDE_EXE = "discovery.include.exe", ["TRACER_INCLUDE_EXE"], Some("--include-exe"), "", list,

@@ -91,10 +91,14 @@ pub enum Propagate {
     /// No.
     #[default]
     Off,
-    /// If this kernel passes the self-test.
+    /// As headers if this kernel passes the self-test, else in TCP options.
     Tested,
-    /// Also if it fails one that programs may notice, but that leaves what they send right.
+    /// As headers also if it fails one that programs may notice, but that leaves what they send right.
     Always,
+    /// As headers only, if this kernel passes the self-test.
+    Header,
+    /// In TCP options only.
+    Option,
 }
 
 /// Which processes are traced. Excludes win over includes; without includes everything is in.

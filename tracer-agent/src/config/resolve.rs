@@ -86,6 +86,8 @@ impl Layers {
         self.one(keys::PROPAGATE, |text| {
             let wanted = match text {
                 "always" => Propagate::Always,
+                "header" => Propagate::Header,
+                "option" => Propagate::Option,
                 _ if parse::boolean(text)? => Propagate::Tested,
                 _ => Propagate::Off,
             };

@@ -38,7 +38,7 @@ fn shape(key: &str) -> Shape {
         keys::ADMIN | keys::TAKEOVER => Shape::TextOrOff,
         keys::LIMIT_MEMORY => Shape::IntegerOrText,
         keys::LIMIT_CPU => Shape::Above(0.0, 1e4),
-        keys::PROPAGATE => Shape::Words(&["false", "true", "always"]),
+        keys::PROPAGATE => Shape::Words(&["false", "true", "header", "option", "always"]),
         keys::CONTAINERS_ONLY
         | keys::TLS
         | keys::COMMAND_ARGS

@@ -1,8 +1,8 @@
 //! One record of the ring, checked and typed.
 
 use tracer_common::abi::{
-    ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, ForkEvent, InjectedEvent,
-    MappedEvent, kind,
+    CarriedEvent, ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, ForkEvent,
+    InjectedEvent, MappedEvent, kind,
 };
 use zerocopy::FromBytes;
 
@@ -21,8 +21,10 @@ pub enum Record<'a> {
     Fork(&'a ForkEvent),
     /// A process ended.
     Exit(&'a ExitEvent),
-    /// A request gets a header from the kernel side.
+    /// A request gets its context from the kernel side.
     Injected(&'a InjectedEvent),
+    /// The context of a request that is about to be read.
+    Carried(&'a CarriedEvent),
     /// A process mapped an executable file.
     Mapped(&'a MappedEvent),
 }
@@ -54,6 +56,7 @@ impl<'a> Record<'a> {
             kind::FORK => Record::Fork(ForkEvent::ref_from_prefix(bytes).ok()?.0),
             kind::EXIT => Record::Exit(ExitEvent::ref_from_prefix(bytes).ok()?.0),
             kind::INJECTED => Record::Injected(InjectedEvent::ref_from_prefix(bytes).ok()?.0),
+            kind::CARRIED => Record::Carried(CarriedEvent::ref_from_prefix(bytes).ok()?.0),
             kind::MAPPED => Record::Mapped(MappedEvent::ref_from_prefix(bytes).ok()?.0),
             _ => return None,
         })

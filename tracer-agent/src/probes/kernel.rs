@@ -83,6 +83,7 @@ impl Kernel {
         let mut verified = load_programs(&mut ebpf, Set::Always)?;
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
         verified.extend(load_programs(&mut ebpf, Set::Propagate)?);
+        verified.extend(load_programs(&mut ebpf, Set::TcpOptions)?);
         Ok(verified)
     }
 
@@ -309,7 +310,7 @@ fn attach(
         // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
         Program::UProbe(_) => Ok(Vec::new()),
         // See `Propagation`.
-        _ if Set::of(name) == Set::Propagate => Ok(Vec::new()),
+        _ if matches!(Set::of(name), Set::Propagate | Set::TcpOptions) => Ok(Vec::new()),
         Program::TracePoint(_) if TAIL_CALLED.contains(&name) => Ok(Vec::new()),
         Program::TracePoint(_) if name == IO_URING && !sees_io_uring() => Ok(Vec::new()),
         Program::TracePoint(point) => {

@@ -9,7 +9,7 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::error::{LoadError, failed, is_permission};
 use super::parallel;
-use super::propagate::PropagateOptions;
+use super::propagate::{OPTION_PROGRAMS, PropagateOptions};
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
 use crate::kernel::{prepare, uring};
@@ -61,7 +61,15 @@ impl Options {
 pub(super) const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
 
 /// Maps that are large only where trace context is written.
-const PROPAGATION_MAPS: [&str; 5] = ["SOCKETS", "FLOWS", "PLANS", "REQUEST_CONTEXTS", "LEAVING"];
+const PROPAGATION_MAPS: [&str; 7] = [
+    "SOCKETS",
+    "FLOWS",
+    "PLANS",
+    "REQUEST_CONTEXTS",
+    "LEAVING",
+    "OPTIONS",
+    "RECEIVED",
+];
 
 /// Of them those of sockets.
 const SOCKET_TABLES: [&str; 2] = ["SOCKETS", "SELFTEST_SOCKETS"];
@@ -189,12 +197,16 @@ pub(super) enum Set {
     Tls,
     /// When trace context is written into requests.
     Propagate,
+    /// Of these, what takes a kernel with TCP options of programs.
+    TcpOptions,
 }
 
 impl Set {
     /// That of the program of this name.
     pub(super) fn of(name: &str) -> Self {
-        if name.starts_with("propagate_") {
+        if OPTION_PROGRAMS.contains(&name) {
+            Set::TcpOptions
+        } else if name.starts_with("propagate_") {
             Set::Propagate
         } else if name.starts_with("tls_") || name.starts_with("go_tls_") {
             Set::Tls

@@ -17,6 +17,8 @@ pub use error::LoadError;
 pub use kernel::{Kernel, RunTime, measure};
 pub use load::{Options, check_rights, object_size};
 pub use maps::{KernelCounts, Maps, Switches};
-pub use propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
+pub use propagate::{
+    Options as TcpOptions, PropagateError, PropagateOptions, Propagation, SampledFrom,
+};
 pub use reader::Reader;
 pub use tls::{Attached, TlsProbes};

@@ -417,7 +417,7 @@ metrics! {
         for (reason, count) in &now.unjoined {
             out.count(&[reason], *count);
         };
-    "tracer_agent_propagated_total" Counter ["outcome"] "With --propagate: requests by what became of them. injected: got a header; all others were left as they were." => |now, out|
+    "tracer_agent_propagated_total" Counter ["outcome"] "With --propagate: requests by what became of them. injected: got a header; option: context went out in a TCP option; received: came in in one, which is not one of the requests sent; all others were left as they were." => |now, out|
         for (outcome, count) in &now.propagated {
             out.count(&[outcome], *count);
         };

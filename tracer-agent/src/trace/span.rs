@@ -32,6 +32,8 @@ pub enum SpanKind {
 pub enum Link {
     /// The request carried it.
     Context,
+    /// A TCP option on the request's segment carried it.
+    TcpOption,
     /// The two ends of one connection on this host.
     LocalConnection,
     /// The kernel side saw which incoming exchange the request was sent for.
@@ -40,8 +42,9 @@ pub enum Link {
 
 impl Link {
     /// All there are.
-    pub const ALL: [Link; 12] = [
+    pub const ALL: [Link; 13] = [
         Link::Context,
+        Link::TcpOption,
         Link::LocalConnection,
         Link::Cause(CauseMethod::SameThread),
         Link::Cause(CauseMethod::Turn),
@@ -59,6 +62,7 @@ impl Link {
     pub fn name(self) -> &'static str {
         match self {
             Link::Context => "context",
+            Link::TcpOption => "tcp-option",
             Link::LocalConnection => "local-connection",
             Link::Cause(method) => match method {
                 CauseMethod::SameThread => "same-thread",

@@ -13,6 +13,7 @@ use aya_ebpf::programs::ProbeContext;
 use tracer_common::abi::{cause_method, direction, drop_reason, end, place};
 
 use super::io::{Caller, wants_a_look};
+use super::window::at_most;
 use crate::cause::{self, Cause};
 use crate::connection;
 use crate::emit::{self, Ended};
@@ -121,7 +122,8 @@ fn enter(ctx: &ProbeContext, kind: u8, out: usize) -> Option<()> {
         start_ns: now(),
         kind,
         nested: 0,
-        reserved: [0; 6],
+        reserved: [0; 2],
+        length: at_most(ctx.arg(2)?, u32::MAX),
     };
     remember(&key, call)
 }
@@ -159,7 +161,8 @@ fn enter_go(ctx: &ProbeContext, kind: u8) -> Option<()> {
         start_ns: now(),
         kind,
         nested: 0,
-        reserved: [0; 6],
+        reserved: [0; 2],
+        length: at_most(register(ctx, &kernel::REGS_GO2)?, u32::MAX),
     };
     remember(&key, call)
 }

@@ -8,7 +8,7 @@ use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use tracer_common::abi::direction;
 use tracer_common::context::{self, incoming as known};
 
-use super::{Incoming, PROPAGATES, REQUEST_CONTEXTS};
+use super::{Incoming, PROPAGATES, Place, RECEIVED, REQUEST_CONTEXTS};
 use crate::cause::Cause;
 use crate::connection::{self, Connection, open};
 use crate::maps::{HEAD_PROGRAM, Scratch};
@@ -50,11 +50,30 @@ fn look<W: Way>(ctx: &W::Context) -> Option<()> {
     let connection = connection::find(scratch.call.socket)?;
     // SAFETY: as above.
     let context = unsafe { context::conclude(&bytes, place.pointer()) };
-    let request = Incoming {
+    let mut request = Incoming {
         trace: context.trace,
         state: context.state,
         flags: context.flags,
     };
+    if request.state == known::ABSENT {
+        let socket = connection.socket(scratch.call.socket);
+        if socket == 0 {
+            // Whether it came in an option cannot be said.
+            request.state = known::UNKNOWN;
+        } else if connection.sequences != 0 {
+            let place = Place {
+                sock: socket,
+                place: connection
+                    .read_sequence
+                    .wrapping_add(connection.open_key as u32),
+                is_stream: 0,
+            };
+            // SAFETY: the value is only read.
+            if let Some(received) = unsafe { RECEIVED.get(&place) } {
+                request = *received;
+            }
+        }
+    }
     if request.state != known::UNKNOWN {
         let cause = Cause {
             connection: connection.id,

@@ -15,13 +15,13 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
-use tracer_common::abi::{Header, InjectedEvent, kind, propagated, propagation};
-use tracer_common::context::{self, HEADER_BYTES, field, incoming};
+use tracer_common::abi::{Header, InjectedEvent, kind, propagated};
+use tracer_common::context::{self, HEADER_BYTES, field};
 use tracer_common::ids::purpose;
 
 use super::{
-    FLOWS, Flow, Incoming, LEAVING, MESSAGE_PROGRAMS, PLANS, Plan, REQUEST_CONTEXTS, SELFTEST_PLAN,
-    count, id_of, number, setting, state,
+    ADOPTED, FLOWS, Flow, LEAVING, MESSAGE_PROGRAMS, NAMELESS, PLANS, Plan, SELFTEST_PLAN, count,
+    id_of, name, number, state,
 };
 use crate::cause::Cause;
 use crate::connection::{self, mode};
@@ -106,6 +106,7 @@ fn begin(ctx: &SkMsgContext) -> Option<()> {
         connection: id,
         added,
         state: now,
+        ..
     } = unsafe { *flow };
     if now != state::ENROLLED || id != plan.connection {
         return None;
@@ -220,44 +221,18 @@ fn prepare(ctx: &SkMsgContext) -> Option<u32> {
         connection: plan.connection,
         key: plan.position,
     };
-    let mut known = Incoming {
-        trace: [0; 2],
-        state: incoming::ABSENT,
-        flags: 0,
-    };
-    let mut named_by = own;
-    if plan.cause.connection != 0 {
-        named_by = plan.cause;
-        // SAFETY: the value is only read.
-        let Some(found) = (unsafe { REQUEST_CONTEXTS.get(&plan.cause) }) else {
-            return Some(propagated::UNKNOWN_TRACE);
-        };
-        known = *found;
-    }
     let ids = Forgotten::new(&mut plan.ids);
     let [high, low, span] = [0usize, 1, 2].map(|i| ids.pointer().cast::<u64>().wrapping_add(i));
     // SAFETY: these point into the plan, which is this thread's, as is the text, which is longer than the
-    // header. Volatile, so that each is computed, kept and forgotten.
+    // header.
     unsafe {
-        if known.state == incoming::W3C {
-            high.write_volatile(known.trace[0]);
-            low.write_volatile(known.trace[1]);
-            plan.flags = known.flags;
-            plan.adopted = 1;
-        } else if known.state == incoming::ABSENT {
-            high.write_volatile(id_of(named_by, purpose::TRACE_HIGH));
-            low.write_volatile(id_of(named_by, purpose::TRACE_LOW));
-            plan.flags = RANDOM;
-            plan.adopted = 0;
-        } else {
+        let flags = name(own, plan.cause, high, low);
+        if flags == NAMELESS {
             return Some(propagated::UNKNOWN_TRACE);
         }
+        plan.flags = flags & 0xff;
+        plan.adopted = (flags & ADOPTED != 0) as u32;
         span.write_volatile(id_of(own, purpose::SPAN));
-        if plan.adopted == 0 || setting(propagation::PARENT_BASED) == 0 {
-            let random = low.read_volatile() & (u64::MAX >> 8);
-            let is_sampled = random >= setting(propagation::THRESHOLD);
-            plan.flags = plan.flags & !SAMPLED | is_sampled as u32;
-        }
         context::header(ids.pointer(), plan.flags, (&raw mut plan.text).cast());
     }
     tail_call(ctx, INSERT);
@@ -354,9 +329,6 @@ fn try_selftest(ctx: &SkMsgContext) -> Option<()> {
     None
 }
 
-/// `traceparent`'s flags.
-const SAMPLED: u32 = 1;
-const RANDOM: u32 = 2;
 /// Longer messages are in pieces anyway.
 const ONE_PIECE: u32 = 0x1_0000;
 

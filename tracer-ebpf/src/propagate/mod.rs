@@ -7,11 +7,15 @@
 //!    which exchange is it sent?
 //! 4. [`message`] sees the bytes before they leave: if they begin with a whole head without context, a
 //!    header is put in before its last line end.
+//! 5. Where that cannot be (HTTP/2, TLS, kernels with faults), [`offer`] finds the request in the bytes that
+//!    the process hands over, and [`option`] puts its context into a TCP option, and reads what others sent.
 //!
 //! In doubt nothing is written. What the process counts as sent never includes the header.
 
 pub mod incoming;
 pub mod message;
+pub mod offer;
+pub mod option;
 pub mod plan;
 pub mod sockets;
 
@@ -19,7 +23,9 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, ProgramArray, Queue, SockHash};
 use tracer_common::abi::{propagated, propagation};
-use tracer_common::ids;
+use tracer_common::context::incoming as incoming_state;
+use tracer_common::ids::{self, purpose};
+use tracer_common::option::Words;
 
 use crate::cause::Cause;
 use crate::connection::Connection;
@@ -70,6 +76,14 @@ pub static PROPAGATION: Array<u64> = Array::with_max_entries(propagation::COUNT,
 #[map]
 pub static AHEAD: PerCpuArray<Ahead> = PerCpuArray::with_max_entries(1, 0);
 
+/// What is sent in TCP options, by socket.
+#[map]
+pub static OPTIONS: LruHashMap<u64, Offered> = LruHashMap::with_max_entries(32768, 0);
+
+/// What came in TCP options.
+#[map]
+pub static RECEIVED: LruHashMap<Place, Incoming> = LruHashMap::with_max_entries(16384, 0);
+
 /// Sockets of the self-test.
 #[map]
 pub static SELFTEST_SOCKETS: SockHash<u64> = SockHash::with_max_entries(4, 0);
@@ -92,6 +106,35 @@ pub struct Flow {
     pub added: u32,
     /// One of [`state`].
     pub state: u32,
+    /// Newest stream of HTTP/2 that began.
+    pub stream: u32,
+    pub reserved: u32,
+}
+
+/// Value of [`OPTIONS`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Offered {
+    /// Sequence number of the first byte that is written with the request.
+    pub begin: u32,
+    /// 1 until that byte was acknowledged.
+    pub armed: u32,
+    /// Segments that carried it.
+    pub stored: u32,
+    /// The option.
+    pub words: Words,
+}
+
+/// Key of [`RECEIVED`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The socket.
+    pub sock: u64,
+    /// See `tracer_common::option`.
+    pub place: u32,
+    /// 1 for a stream of HTTP/2.
+    pub is_stream: u32,
 }
 
 /// Values of [`Flow::state`].
@@ -100,8 +143,10 @@ pub mod state {
     pub const OPENING: u32 = 0;
     /// Its messages are looked at.
     pub const ENROLLED: u32 = 1;
-    /// They are not any more.
+    /// Nothing is sent with what it sends.
     pub const LEFT: u32 = 2;
+    /// Its messages are not looked at; TCP options may go out with them.
+    pub const PLAIN: u32 = 3;
 }
 
 /// Value of [`PLANS`].
@@ -150,6 +195,8 @@ pub struct Incoming {
 pub struct Ahead {
     pub connection: Connection,
     pub call: Call,
+    pub ask: offer::Ask,
+    pub ids: [u64; 3],
 }
 
 /// A setting's value now.
@@ -174,6 +221,62 @@ pub fn id_of(exchange: Cause, purpose: u64) -> u64 {
     ids::derive(secret, exchange.connection, exchange.key, purpose)
 }
 
+/// [`name`]: the trace was read from the request that came in.
+pub const ADOPTED: u32 = 1 << 8;
+/// [`name`]: the trace is not known.
+pub const NAMELESS: u32 = u32::MAX;
+/// `traceparent`'s flags.
+const SAMPLED: u32 = 1;
+const RANDOM: u32 = 2;
+
+/// Which trace a request belongs to that is sent for `cause`: writes the halves of its id. Returns the flags
+/// of `traceparent` (and [`ADOPTED`]), or [`NAMELESS`].
+///
+/// # Safety
+/// `high` and `low` point to words of map memory that are nobody else's meanwhile. Volatile, so that each is
+/// computed, kept and forgotten.
+#[inline(always)]
+pub unsafe fn name(own: Cause, cause: Cause, high: *mut u64, low: *mut u64) -> u32 {
+    let mut known = Incoming {
+        trace: [0; 2],
+        state: incoming_state::ABSENT,
+        flags: 0,
+    };
+    let mut named_by = own;
+    if cause.connection != 0 {
+        named_by = cause;
+        // SAFETY: the value is only read.
+        let Some(found) = (unsafe { REQUEST_CONTEXTS.get(&cause) }) else {
+            return NAMELESS;
+        };
+        known = *found;
+    }
+    let mut flags = if known.state == incoming_state::W3C {
+        // SAFETY: as the caller says.
+        unsafe {
+            high.write_volatile(known.trace[0]);
+            low.write_volatile(known.trace[1]);
+        }
+        known.flags & 0xff | ADOPTED
+    } else if known.state == incoming_state::ABSENT {
+        // SAFETY: as the caller says.
+        unsafe {
+            high.write_volatile(id_of(named_by, purpose::TRACE_HIGH));
+            low.write_volatile(id_of(named_by, purpose::TRACE_LOW));
+        }
+        RANDOM
+    } else {
+        return NAMELESS;
+    };
+    if flags & ADOPTED == 0 || setting(propagation::PARENT_BASED) == 0 {
+        // SAFETY: as the caller says.
+        let random = unsafe { low.read_volatile() } & (u64::MAX >> 8);
+        let is_sampled = random >= setting(propagation::THRESHOLD);
+        flags = flags & !SAMPLED | is_sampled as u32;
+    }
+    flags
+}
+
 /// The current thread connects a socket.
 #[inline(always)]
 pub fn opening(sock: u64) {
@@ -188,8 +291,11 @@ pub fn opening(sock: u64) {
         connection: 0,
         added: 0,
         state: state::OPENING,
+        stream: 0,
+        reserved: 0,
     };
     let _ = FLOWS.insert(&sock, &flow, 0);
+    let _ = OPTIONS.remove(&sock);
 }
 
 /// A connection ended; its socket's address may be used again.
@@ -197,6 +303,7 @@ pub fn opening(sock: u64) {
 pub fn closed(sock: u64) {
     if PROPAGATES.load() != 0 {
         let _ = FLOWS.remove(&sock);
+        let _ = OPTIONS.remove(&sock);
     }
 }
 

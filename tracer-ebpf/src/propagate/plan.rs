@@ -1,7 +1,7 @@
 //! What a thread is about to write: is a request due on this socket, and which exchange is it for?
 //!
 //! Hooks: `syscalls:sys_enter_*` of write, writev, sendto and sendmsg. Only what goes through these is
-//! seen when it returns, so nothing else gets a plan; io_uring_enter, sendfile64, splice and sendmmsg
+//! seen when it returns, so nothing else gets a plan (or a place in an option, see [`super::offer`]); io_uring_enter, sendfile64, splice and sendmmsg
 //! take away what is left of one.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -9,35 +9,53 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use tracer_common::abi::{cause_method, direction, propagation, role};
 
+use super::offer::Ask;
 use super::{AHEAD, FLOWS, Flow, LEAVING, PLANS, Plan, setting, state};
 use crate::cause::{self, Cause};
 use crate::connection::{self, Connection, mode, verdict};
-use crate::kernel::{self, Arguments};
-use crate::maps::{BUFFER, Call};
+use crate::kernel::{self, Arguments, SocketFile};
+use crate::maps::{BUFFER, Call, OFFER_PROGRAM, PROGRAMS};
 use crate::probes::io::{Caller, Message};
+use crate::probes::window::at_most;
 
 /// `MSG_OOB`, `MSG_ZEROCOPY` and `MSG_FASTOPEN`: data that is sent in other ways.
 const ODD_FLAGS: u64 = 0x1 | 0x400_0000 | 0x2000_0000;
 
-/// `write(fd, buffer, length)` and `writev(fd, vectors, count)`.
+/// `write(fd, buffer, length)`.
 #[tracepoint]
-pub fn propagate_enter_write(_ctx: TracePointContext) -> u32 {
-    let _ = enter(0);
+pub fn propagate_enter_write(ctx: TracePointContext) -> u32 {
+    let _ = enter(&ctx, Shape::Buffer);
+    0
+}
+
+/// `writev(fd, vectors, count)`.
+#[tracepoint]
+pub fn propagate_enter_writev(ctx: TracePointContext) -> u32 {
+    let _ = enter(&ctx, Shape::Vectors);
     0
 }
 
 /// `sendto(fd, buffer, length, flags, ...)`.
 #[tracepoint]
-pub fn propagate_enter_sendto(_ctx: TracePointContext) -> u32 {
-    let _ = enter(3);
+pub fn propagate_enter_sendto(ctx: TracePointContext) -> u32 {
+    let _ = enter(&ctx, Shape::BufferFlags);
     0
 }
 
 /// `sendmsg(fd, message, flags)`.
 #[tracepoint]
-pub fn propagate_enter_sendmsg(_ctx: TracePointContext) -> u32 {
-    let _ = enter(2);
+pub fn propagate_enter_sendmsg(ctx: TracePointContext) -> u32 {
+    let _ = enter(&ctx, Shape::Message);
     0
+}
+
+/// How a system call names its bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Buffer,
+    BufferFlags,
+    Vectors,
+    Message,
 }
 
 /// Calls that send what is not seen, or in other ways.
@@ -76,54 +94,92 @@ fn set_option() -> Option<()> {
         connection: 0,
         added: 0,
         state: state::LEFT,
+        stream: 0,
+        reserved: 0,
     };
     let _ = FLOWS.insert(&file.sock, &flow, 0);
     let _ = LEAVING.push(&file.sock, 0);
     None
 }
 
-/// `flags_at`: which argument the flags are; 0 for none.
 #[inline(always)]
-fn enter(flags_at: u32) -> Option<()> {
+fn enter(ctx: &TracePointContext, shape: Shape) -> Option<()> {
     let caller = Caller::traced()?;
     let arguments = Arguments::of_current()?;
-    let flags = match flags_at {
-        3 => arguments.fourth()?,
-        2 => arguments.third()?,
-        _ => 0,
+    let flags = match shape {
+        Shape::BufferFlags => arguments.fourth()?,
+        Shape::Message => arguments.third()?,
+        Shape::Buffer | Shape::Vectors => 0,
     };
     let file = kernel::socket_of(arguments.first()? as i32)?;
     let flow = FLOWS.get_ptr_mut(&file.sock)?;
     // SAFETY: the pointer is into the map.
     let Flow {
         connection: id,
-        state,
+        state: mut now,
         ..
     } = unsafe { *flow };
-    if state != state::ENROLLED {
+    if now != state::ENROLLED && now != state::PLAIN {
         return None;
     }
     let connection = connection::find(file.sock)?;
     if connection.id != id {
         return None;
     }
-    if connection.verdict == verdict::IGNORED {
+    let encrypted = connection.verdict == verdict::IGNORED;
+    if encrypted && now == state::ENROLLED {
+        now = state::PLAIN;
         // SAFETY: as above.
-        unsafe { (*flow).state = state::LEFT };
+        unsafe { (*flow).state = now };
         let _ = LEAVING.push(&file.sock, 0);
+    }
+    if flags & ODD_FLAGS != 0 || setting(propagation::ACTIVE) == 0 {
         return None;
     }
-    if flags & ODD_FLAGS != 0 || !is_due(connection) || setting(propagation::ACTIVE) == 0 {
+    if now == state::ENROLLED
+        && is_due(connection)
+        && connection.is_tls == 0
+        && connection.other == 0
+    {
+        // What has one vector more than is looked at is not seen whole.
+        if shape == Shape::Message && Message::read(arguments.second()?)?.vectors > 32 {
+            return None;
+        }
+        return plan(connection, &file, &caller);
+    }
+    if setting(propagation::OPTIONS) == 0 || !(encrypted || may_begin(connection)) {
         return None;
     }
-    // What has one vector more than is looked at is not seen whole.
-    if flags_at == 2 && Message::read(arguments.second()?)?.vectors > 32 {
-        return None;
+    let (mut base, mut vectors, mut length) = (arguments.second()?, BUFFER, 0);
+    match shape {
+        Shape::Buffer | Shape::BufferFlags => length = at_most(arguments.third()?, u32::MAX),
+        Shape::Vectors => vectors = at_most(arguments.third()?, 1024),
+        Shape::Message => {
+            let message = Message::read(base)?;
+            (base, vectors) = (message.base, message.vectors);
+        }
     }
-    let (cause, method) = ahead(connection, file.sock, &caller)?;
+    // SAFETY: programs of tracepoints run with preemption disabled: the per-CPU slot is ours.
+    let ahead = unsafe { AHEAD.get_ptr_mut(0)?.as_mut()? };
+    ahead.ask = Ask {
+        file,
+        base,
+        vectors,
+        length,
+        encrypted: encrypted as u32,
+        reserved: 0,
+    };
+    // SAFETY: all indexes hold programs of this type.
+    unsafe { PROGRAMS.tail_call(ctx, OFFER_PROGRAM) };
+    None
+}
+
+#[inline(always)]
+fn plan(connection: &mut Connection, file: &SocketFile, caller: &Caller) -> Option<()> {
+    let (cause, method) = ahead(connection, file.sock, caller)?;
     let plan = Plan {
         sock: file.sock,
-        connection: id,
+        connection: connection.id,
         position: connection.write.position,
         cause,
         cause_method: method,
@@ -141,26 +197,40 @@ fn enter(flags_at: u32) -> Option<()> {
     None
 }
 
+/// True for the client's end of a connection of which every byte was seen.
+#[inline(always)]
+fn is_known(connection: &Connection) -> bool {
+    connection.role == role::CLIENT
+        && connection.from_start != 0
+        && connection.sequences != 0
+        && connection.connect == 0
+}
+
 /// True when the next byte that is written certainly begins a request, if it looks like one.
 #[inline(always)]
 fn is_due(connection: &Connection) -> bool {
     let is_first = connection.verdict == verdict::UNKNOWN && connection.write.position == 0;
     let is_next = connection.verdict == verdict::HTTP1 && connection.requests == direction::WRITE;
     (is_first || is_next)
-        && connection.role == role::CLIENT
-        && connection.from_start != 0
-        && connection.sequences != 0
-        && connection.is_tls == 0
-        && connection.other == 0
-        && connection.connect == 0
+        && is_known(connection)
         && connection.guessed == 0
         && connection.write.mode == mode::START
         && connection.write.skip == 0
 }
 
+/// The same, or a frame of HTTP/2 begins or has begun.
+#[inline(always)]
+pub fn may_begin(connection: &Connection) -> bool {
+    is_due(connection)
+        || (is_known(connection)
+            && connection.verdict == verdict::HTTP2
+            && connection.write.mode == mode::FRAMES
+            && connection.write.chunk_phase == 0)
+}
+
 /// What the cause will be found to be when the call returns.
 #[inline(always)]
-fn ahead(connection: &mut Connection, sock: u64, caller: &Caller) -> Option<(Cause, u32)> {
+pub fn ahead(connection: &mut Connection, sock: u64, caller: &Caller) -> Option<(Cause, u32)> {
     // SAFETY: programs of tracepoints run with preemption disabled: the per-CPU slot is ours.
     let ahead = unsafe { AHEAD.get_ptr_mut(0)?.as_mut()? };
     ahead.connection = *connection;

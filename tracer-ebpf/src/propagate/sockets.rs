@@ -7,9 +7,9 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use tracer_common::abi::role;
+use tracer_common::abi::{propagation, role};
 
-use super::{FLOWS, SOCKETS, number, state};
+use super::{FLOWS, SOCKETS, number, setting, state};
 use crate::connection::{self, verdict};
 
 const ACTIVE_ESTABLISHED: u32 = 4;
@@ -37,6 +37,14 @@ fn connected(ctx: &SockOpsContext) -> Option<()> {
     }
     let connection = connection::find(sock)?;
     if connection.role != role::CLIENT || connection.verdict == verdict::IGNORED {
+        return None;
+    }
+    if setting(propagation::HEADERS) == 0 {
+        // SAFETY: the pointer is into the map; nobody else writes before the connection is told of.
+        unsafe {
+            (*flow).connection = connection.id;
+            (*flow).state = state::PLAIN;
+        }
         return None;
     }
     let mut key = sock;

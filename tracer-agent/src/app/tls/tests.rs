@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
-use crate::probes::{Kernel, Options, Switches, check_rights};
+use crate::probes::{Kernel, Options, check_rights};
 
 /// A process that has loaded this file; ended when dropped.
 struct User(Child);
@@ -47,6 +47,7 @@ fn keeper(probes: TlsProbes) -> Keeper {
         whole_host: false,
         told: FxHashSet::default(),
         shared: Arc::new(Shared::default()),
+        pausing: false,
         files: FxHashMap::default(),
         users: FxHashMap::default(),
         due: FxHashMap::default(),
@@ -63,7 +64,7 @@ fn probes_leave_after_the_last_user() {
         agent_tgid: std::process::id(),
         bpf_stats: false,
         propagate: None,
-        switches: Switches::default(),
+        tls: true,
     };
     if check_rights().is_err() {
         return println!("skipped: no kernel side, or no rights to load it");

@@ -1,4 +1,5 @@
-//! Trace context in outgoing requests: tests the kernel, loads and attaches what writes the headers.
+//! Trace context in outgoing requests: tests the kernel, loads and attaches what writes it, as headers or
+//! in TCP options.
 //!
 //! In: what may be written. Out: a running [`Propagation`], or one sentence why there is none. Sockets
 //! that speak something else leave the map of sockets here ([`Propagation::tick`]), because the kernel
@@ -23,7 +24,11 @@ pub use selftest::Fault;
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PropagateOptions {
-    /// Also if the self-test finds a fault that leaves the byte stream right.
+    /// As headers.
+    pub headers: bool,
+    /// In TCP options.
+    pub options: bool,
+    /// Headers also if the self-test finds a fault that leaves the byte stream right.
     pub despite_faults: bool,
     /// What ids are made from.
     pub secret: [u64; 2],
@@ -66,10 +71,8 @@ pub enum PropagateError {
 
 /// Tracepoints, by program.
 const ENTRIES: &[(&str, &[&str])] = &[
-    (
-        "propagate_enter_write",
-        &["sys_enter_write", "sys_enter_writev"],
-    ),
+    ("propagate_enter_write", &["sys_enter_write"]),
+    ("propagate_enter_writev", &["sys_enter_writev"]),
     ("propagate_enter_sendto", &["sys_enter_sendto"]),
     ("propagate_enter_sendmsg", &["sys_enter_sendmsg"]),
     (
@@ -93,6 +96,13 @@ const CONTEXTS: [(&str, &str); 2] = [
     ("TLS_PROGRAMS", "propagate_tls_context"),
 ];
 const CONTEXT_PROGRAM: u32 = 4;
+/// What finds the request whose context goes into a TCP option, and its index in `PROGRAMS`.
+const OFFER: &str = "propagate_offer";
+const OFFER_PROGRAM: u32 = 5;
+/// What puts it there, and reads it.
+const OPTION: &str = "propagate_option";
+/// Programs that are there for TCP options only.
+pub(super) const OPTION_PROGRAMS: [&str; 2] = [OFFER, OPTION];
 /// Sockets taken out at a time.
 const MOST_LEAVING: usize = 4096;
 
@@ -102,8 +112,23 @@ pub struct Propagation {
     leaving: Queue<MapData, u64>,
     settings: Array<MapData, u64>,
     outcomes: PerCpuArray<MapData, u64>,
-    /// What the self-test found and was told not to mind.
+    /// What the self-test found; with headers, it was told not to mind.
     pub fault: Option<Fault>,
+    /// Headers are written.
+    pub headers: bool,
+    /// Whether TCP options are sent.
+    pub options: Options,
+}
+
+/// Whether context is sent in TCP options.
+#[derive(Debug)]
+pub enum Options {
+    /// It is.
+    Sent,
+    /// Nobody asked for it.
+    NotWanted,
+    /// This kernel cannot (it takes 5.10).
+    Failed(LoadError),
 }
 
 impl Propagation {
@@ -122,20 +147,42 @@ impl Propagation {
         let root =
             File::open(cgroup).map_err(|error| PropagateError::Cgroup(cgroup.to_owned(), error))?;
         load_programs(ebpf, Set::Propagate)?;
-        let fault = test(ebpf)?;
-        if let Some(fault) = fault.clone()
-            && !(options.despite_faults && fault.leaves_bytes_right())
+        let fault = if options.headers { test(ebpf)? } else { None };
+        let minded = fault
+            .as_ref()
+            .filter(|fault| !(options.despite_faults && fault.leaves_bytes_right()));
+        let headers = options.headers && minded.is_none();
+        let tcp_options = match options
+            .options
+            .then(|| load_programs(ebpf, Set::TcpOptions))
         {
-            return Err(PropagateError::Fault(fault));
+            None => Options::NotWanted,
+            Some(Ok(_)) => Options::Sent,
+            Some(Err(error)) => Options::Failed(error),
+        };
+        let sends = matches!(tcp_options, Options::Sent);
+        if let Some(fault) = minded
+            && !sends
+        {
+            return Err(PropagateError::Fault(fault.clone()));
         }
-        for (index, name) in MESSAGES.into_iter().enumerate() {
-            put(ebpf, "MESSAGE_PROGRAMS", index as u32, name)?;
+        match tcp_options {
+            Options::Failed(error) if !headers => return Err(error.into()),
+            _ => {}
         }
         for (map, name) in CONTEXTS {
             put(ebpf, map, CONTEXT_PROGRAM, name)?;
         }
         let sockets = SockHash::try_from(take(ebpf, "SOCKETS")?)?;
-        attach_message(ebpf, "propagate_message", &sockets)?;
+        if headers {
+            for (index, name) in MESSAGES.into_iter().enumerate() {
+                put(ebpf, "MESSAGE_PROGRAMS", index as u32, name)?;
+            }
+            attach_message(ebpf, "propagate_message", &sockets)?;
+        }
+        if sends {
+            put(ebpf, "PROGRAMS", OFFER_PROGRAM, OFFER)?;
+        }
         for (name, points) in ENTRIES {
             attach_points(ebpf, name, points)?;
         }
@@ -145,20 +192,19 @@ impl Propagation {
             settings: Array::try_from(take(ebpf, "PROPAGATION")?)?,
             outcomes: PerCpuArray::try_from(take(ebpf, "PROPAGATED")?)?,
             fault,
+            headers,
+            options: tcp_options,
         };
         propagation.sample(sampled)?;
-        propagation.settings.set(propagation::ACTIVE, 1, 0)?;
+        let settings = &mut propagation.settings;
+        settings.set(propagation::HEADERS, u64::from(headers), 0)?;
+        settings.set(propagation::OPTIONS, u64::from(sends), 0)?;
+        settings.set(propagation::ACTIVE, 1, 0)?;
         // The last step: from now on sockets are looked at.
-        const NAME: &str = "propagate_connected";
-        let program: &mut SockOps = ebpf
-            .program_mut(NAME)
-            .ok_or(LoadError::Mismatch(NAME))?
-            .try_into()
-            .map_err(|_| LoadError::Mismatch(NAME))?;
-        // A link stands beside others by itself; its flags have to be none.
-        program
-            .attach(root, CgroupAttachMode::Single)
-            .map_err(|source| failed("attach", NAME, source))?;
+        if sends {
+            attach_to_sockets(ebpf, OPTION, &root)?;
+        }
+        attach_to_sockets(ebpf, "propagate_connected", &root)?;
         Ok(propagation)
     }
 
@@ -200,6 +246,19 @@ impl Propagation {
     pub fn stop(&mut self) -> Result<(), MapError> {
         self.settings.set(propagation::ACTIVE, 0, 0)
     }
+}
+
+fn attach_to_sockets(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), LoadError> {
+    let program: &mut SockOps = ebpf
+        .program_mut(name)
+        .ok_or(LoadError::Mismatch(name))?
+        .try_into()
+        .map_err(|_| LoadError::Mismatch(name))?;
+    // A link stands beside others by itself; its flags have to be none.
+    program
+        .attach(root, CgroupAttachMode::Single)
+        .map_err(|source| failed("attach", name, source))?;
+    Ok(())
 }
 
 fn test(ebpf: &mut Ebpf) -> Result<Option<Fault>, PropagateError> {

@@ -1,4 +1,5 @@
-//! Requests that got a header from the kernel side: what it says is what their spans have to be.
+//! Requests that got a header, or a TCP option, from the kernel side: what it says is what their spans have
+//! to be.
 //!
 //! In: the kernel side's word, before the request itself is seen. Out: ids for the request's exchange,
 //! and how far the bytes on the wire are ahead of what the process counts. Bounded: what does not come
@@ -11,7 +12,7 @@ use rustc_hash::FxHashMap;
 use crate::protocol::{Cause, CauseMethod, ExchangeId};
 use crate::trace::span::{SpanId, TraceId};
 
-/// A header that was put into a request.
+/// Context that goes out with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Injected {
     /// The request's exchange.
@@ -26,7 +27,7 @@ pub struct Injected {
     pub cause: Option<Cause>,
     /// Bytes that were added to the connection before this request.
     pub shift: u32,
-    /// Bytes that were added to it.
+    /// Bytes that were added to it: 0 for a TCP option.
     pub bytes: u32,
 }
 
@@ -94,12 +95,16 @@ impl Injections {
                 self.pending.remove(&oldest);
             }
         }
+        let ahead = injected.shift.wrapping_add(injected.bytes);
+        if ahead == 0 {
+            return;
+        }
         let connections = &mut self.connections;
         let added = self.added.entry(connection).or_insert_with(|| {
             connections.push_back(connection);
             VecDeque::with_capacity(2)
         });
-        added.push_back((key, injected.shift.wrapping_add(injected.bytes)));
+        added.push_back((key, ahead));
         if added.len() > REMEMBERED {
             added.pop_front();
         }
@@ -113,6 +118,12 @@ impl Injections {
     /// The header of a request that is seen now.
     pub fn take(&mut self, exchange: ExchangeId) -> Option<Injected> {
         self.pending.remove(&exchange)
+    }
+
+    /// Requests and connections that are remembered.
+    #[cfg(test)]
+    pub fn len(&self) -> (usize, usize) {
+        (self.pending.len().max(self.order.len()), self.added.len())
     }
 
     /// Bytes that were added before this position of what a process wrote.

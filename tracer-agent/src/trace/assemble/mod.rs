@@ -6,7 +6,7 @@
 //! are arguments, random numbers come from a generator that the caller seeds.
 //!
 //! A parent comes, in this order, from
-//! 1. the context that the request carries,
+//! 1. the context that the request carries, then the one that came in a TCP option,
 //! 2. a client span: the server span that the kernel side names as its cause,
 //! 3. a server span: the client span at the other end of the same connection on this host, told by
 //!    what only the two ends share ([`wire`]).
@@ -15,6 +15,7 @@
 //! seen before the client's call that wrote it has returned. With nothing to wait for, spans pass at
 //! once. It cannot see calls between hosts without context in the request.
 
+mod arrived;
 mod injected;
 mod node;
 mod wire;
@@ -30,6 +31,8 @@ use super::FLAG_SAMPLED;
 use super::context::{Propagators, extract};
 use super::ids::Ids;
 use super::span::{Link, Span, SpanId, TraceId};
+use arrived::Arrivals;
+pub use arrived::Arrived;
 pub use injected::Injected;
 use injected::Injections;
 use node::{Node, Parent, Trace};
@@ -92,6 +95,7 @@ pub struct Assembler {
     wires: FxHashMap<WireKey, Ends>,
     waiting: VecDeque<(u64, ExchangeId, Span)>,
     injections: Injections,
+    arrivals: Arrivals,
     /// What the kernel side makes ids from, where it does.
     secret: Option<[u64; 2]>,
     counts: JoinCounts,
@@ -110,6 +114,7 @@ impl Assembler {
             wires: FxHashMap::default(),
             waiting: VecDeque::new(),
             injections: Injections::new(limits.waiting),
+            arrivals: Arrivals::new(limits.waiting),
             secret: None,
             counts: JoinCounts::default(),
         }
@@ -121,7 +126,12 @@ impl Assembler {
         self.secret = Some(secret);
     }
 
-    /// The kernel side is about to put a header into a request. Its exchange, when it opens, has these
+    /// A request is about to be read that came with this context in a TCP option.
+    pub fn arrived(&mut self, arrived: Arrived) {
+        self.arrivals.insert(arrived);
+    }
+
+    /// The kernel side is about to send a request's context. Its exchange, when it opens, has these
     /// ids; what it is sent for is in the same trace.
     pub fn injected(&mut self, injected: Injected) {
         self.injections.insert(injected);
@@ -146,7 +156,11 @@ impl Assembler {
         let extraction = extract(&opened.context, &self.propagators);
         let sampled = extraction.decision.map(|(_, sampled)| sampled);
         let mut node = Node::new(&opened, self.ids.span_id(), now_ns, sampled);
-        let injected = self.injections.take(id);
+        // What the process itself sends in the request goes before what is sent beside it.
+        let injected = self
+            .injections
+            .take(id)
+            .filter(|injected| injected.bytes > 0 || extraction.context.is_none());
         let shift = match (&injected, opened.role, opened.position) {
             (Some(injected), ..) => injected.shift,
             (None, Role::Client, Some(position)) => self.injections.shift(id.connection, position),
@@ -156,8 +170,17 @@ impl Assembler {
         if let Some(injected) = injected {
             self.adopt(&mut node, injected);
         } else if let Some((_, context)) = extraction.context {
-            node.parent = Parent::Context(context.parent);
+            node.parent = Parent::Context(context.parent, Link::Context);
             node.trace = Some(Arc::new(Trace::from(context)));
+        } else if let Some(arrived) = wire
+            .filter(|_| opened.role == Role::Server)
+            .and_then(|wire| self.arrivals.take(&wire))
+        {
+            node.parent = Parent::Context(Some(arrived.span_id), Link::TcpOption);
+            node.trace = Some(Arc::new(Trace {
+                flags: arrived.flags,
+                ..Trace::begin(arrived.trace_id, Some(arrived.is_sampled()))
+            }));
         } else if let Some(cause) = opened.cause {
             node.parent = Parent::Exchange(cause.exchange, Link::Cause(cause.method));
             node.patience_ns = now_ns.saturating_add(PATIENCE_NS);
@@ -295,7 +318,7 @@ impl Assembler {
             }
             let above = match node.parent {
                 Parent::Exchange(parent, _) => self.nodes.get(&parent).map(|node| (parent, node)),
-                Parent::None | Parent::Context(_) => None,
+                Parent::None | Parent::Context(..) => None,
             };
             let too_deep = chain.len() >= MAX_DEPTH;
             match above.filter(|(parent, _)| !too_deep && !is_in(&chain, *parent)) {
@@ -370,7 +393,7 @@ impl Assembler {
         span.flags = trace.flags & !FLAG_SAMPLED | sampled;
         let server = node.role == Role::Server;
         (span.parent, span.link) = match node.parent {
-            Parent::Context(parent) => (parent, parent.map(|_| Link::Context)),
+            Parent::Context(parent, link) => (parent, parent.map(|_| link)),
             Parent::Exchange(_, link) => (node.above, node.above.map(|_| link)),
             Parent::None => (None, None),
         };

@@ -34,7 +34,7 @@ pub enum Parent {
     /// Nowhere, as far as is known.
     None,
     /// Where the request's context says.
-    Context(Option<SpanId>),
+    Context(Option<SpanId>, Link),
     /// Below the span of an exchange of this host.
     Exchange(ExchangeId, Link),
 }

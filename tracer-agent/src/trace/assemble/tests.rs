@@ -1,6 +1,7 @@
 //! Scenarios of exchanges on one host; each says who called whom and which spans must come out.
 
 mod ids;
+mod sent;
 
 use std::net::SocketAddr;
 

@@ -1,0 +1,3 @@
+module go-hop
+
+go 1.21

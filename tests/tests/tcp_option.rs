@@ -1,0 +1,274 @@
+//! Trace context in TCP options: requests between two hosts with an agent each are one trace, under TLS too,
+//! and nothing is in them that was not sent.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tracer_tests::agent::{Agent, Start};
+use tracer_tests::hosts::TwoHosts;
+use tracer_tests::process;
+use tracer_tests::receiver::Receiver;
+use tracer_tests::services::{self, build};
+use tracer_tests::session::{Session, skipped};
+use tracer_tests::span::{Kind, Span};
+use tracer_tests::tls::Certificate;
+
+const ARRIVAL: Duration = Duration::from_secs(120);
+const REQUESTS: usize = 20;
+/// Exchanges of one request.
+const HOPS: usize = 5;
+
+/// Ended when dropped.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        process::end(&mut self.0);
+    }
+}
+
+/// Starts a program that prints its port.
+fn start(mut command: Command) -> Result<(Ended, String), String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let started = command.spawn().map_err(|error| error.to_string())?;
+    let mut program = Ended(started);
+    let output = program.0.stdout.take().ok_or("stdout is piped")?;
+    let port = process::first_line(output, ARRIVAL)
+        .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    Ok((program, port.trim().to_owned()))
+}
+
+/// The five programs behind each other, each on the other host than the one before it.
+struct Chain {
+    first: String,
+    _programs: Vec<Ended>,
+}
+
+fn chain(
+    hosts: &TwoHosts,
+    marks: [&str; 2],
+    files: &Path,
+    tls: &Certificate,
+) -> Result<Chain, String> {
+    let hop = |name: &str| services::source("hop").join(name);
+    let [here, there] = TwoHosts::ADDRESSES;
+    let mut python = hosts.command(1);
+    python
+        .arg(services::python())
+        .arg(hop("serve.py"))
+        .arg(there)
+        .args(tls.arguments())
+        .arg(marks[1]);
+    let (python, port) = start(python)?;
+
+    let root = files.join(marks[0]);
+    std::fs::create_dir_all(&root).map_err(|error| error.to_string())?;
+    let config = std::fs::read_to_string(hop("nginx.conf.in"))
+        .map_err(|error| error.to_string())?
+        .replace("@ROOT@", &root.display().to_string())
+        // Nobody else is on this host.
+        .replace("@ADDRESS@", &format!("{here}:8080"))
+        .replace("@NEXT@", &format!("https://{there}:{port}"));
+    let file = root.join("nginx.conf");
+    std::fs::write(&file, config).map_err(|error| error.to_string())?;
+    let mut nginx = hosts.command(0);
+    nginx
+        .arg(build::nginx()?)
+        .arg("-e")
+        .arg(root.join("error.log"));
+    nginx.arg("-p").arg(&root).arg("-c").arg(&file);
+    let nginx = Ended(
+        nginx
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(|error| error.to_string())?,
+    );
+
+    let mut java = hosts.command(1);
+    java.arg("java").arg(hop("Hop.java")).arg(there);
+    java.arg(format!("http://{here}:8080")).arg(marks[1]);
+    let (java, port) = start(java)?;
+
+    let mut node = hosts.command(0);
+    node.arg("node").arg(hop("hop.js")).arg(here);
+    node.arg(format!("http://{there}:{port}")).arg(marks[0]);
+    let (node, port) = start(node)?;
+
+    let mut go = hosts.command(1);
+    go.arg(build::go("go-hop")?).arg(there);
+    go.arg(format!("http://{here}:{port}"))
+        .args(tls.arguments())
+        .arg(marks[1]);
+    let (go, port) = start(go)?;
+    Ok(Chain {
+        first: format!("https://{there}:{port}"),
+        _programs: vec![python, nginx, java, node, go],
+    })
+}
+
+/// Scenario: five programs in five languages, each on the other host than the one before it, the first and
+/// the last hop under TLS; each host has an agent that sees only its own programs.
+/// Guarantees: every request is one trace of all its ten spans, in the order in which it went through them.
+#[test]
+fn five_runtimes_on_two_hosts() {
+    const TEST: &str = "tcp_option::five_runtimes_on_two_hosts";
+    let Some(session) = Session::begin(TEST) else {
+        return;
+    };
+    let hosts = match TwoHosts::make() {
+        Ok(hosts) => hosts,
+        Err(reason) => return skipped(TEST, &format!("no network namespaces: {reason}")),
+    };
+    let marks = [0, 1].map(|host| format!("hop-{}-at-{host}", session.run));
+    let marks = [marks[0].as_str(), marks[1].as_str()];
+    let tls = Certificate::new().expect("a certificate");
+    let files = TempDir::new().expect("a directory");
+    let chain = match chain(&hosts, marks, files.path(), &tls) {
+        Ok(chain) => chain,
+        Err(reason) => return skipped(TEST, &reason),
+    };
+    let side = |host: usize| {
+        let receiver = Receiver::start();
+        let agent = Start::new()
+            .arg("--propagate=option")
+            .arg("--include-cmdline")
+            .arg(marks[host])
+            .export_http(&receiver)
+            .ready_for_tls();
+        (receiver, agent)
+    };
+    let sides = [side(0), side(1)];
+    let said = "trace context is written into outgoing requests: in TCP options";
+    if !sides.iter().all(|(_, agent)| agent.stderr().contains(said)) {
+        return skipped(TEST, "this kernel has no TCP options of programs");
+    }
+    let ask = || {
+        let mut ask = hosts.command(0);
+        ask.arg(services::python())
+            .arg(services::source("hop").join("ask.py"));
+        ask.arg(&chain.first);
+        ask
+    };
+    // Code that runs for the first time: functions are looked up, connections made.
+    warm_up(&sides, &session.run, ask, marks[0]);
+    process::run(
+        ask()
+            .args([&REQUESTS.to_string(), &session.run])
+            .arg(marks[0]),
+    )
+    .expect("the requests");
+
+    let marker = format!("/hop/{}-", session.run);
+    for (receiver, agent) in &sides {
+        assert!(
+            receiver.wait_count(&marker, REQUESTS * HOPS, ARRIVAL),
+            "{} spans\n{}\n{}",
+            receiver.spans_of(&marker).len(),
+            agent.metrics(),
+            agent.stderr()
+        );
+    }
+    for (_, agent) in sides.iter().map(|(receiver, agent)| (receiver, agent)) {
+        assert!(
+            agent
+                .metrics()
+                .contains("tracer_agent_propagated_total{outcome=\"received\"}")
+        );
+    }
+    let mut requests: BTreeMap<String, Vec<Span>> = BTreeMap::new();
+    for (receiver, agent) in sides {
+        drop(agent.stop());
+        for span in receiver.spans_of(&marker) {
+            requests.entry(path(&span)).or_default().push(span);
+        }
+    }
+    assert_eq!(requests.len(), REQUESTS, "{:?}", requests.keys());
+    for (path, spans) in &requests {
+        assert_chain(path, spans);
+    }
+}
+
+/// Asks until a request is one trace from the first program to the last one.
+fn warm_up(sides: &[(Receiver, Agent); 2], run: &str, ask: impl Fn() -> Command, mark: &str) {
+    let mut round = 0;
+    let warm = process::poll_until(ARRIVAL, || {
+        round += 1;
+        let name = format!("warm{round}-{run}");
+        process::run(ask().args(["2", &name]).arg(mark)).expect("a first request");
+        let marker = format!("/hop/{name}-1");
+        let arrived = sides
+            .iter()
+            .all(|(receiver, _)| receiver.wait_count(&marker, HOPS, Duration::from_secs(5)));
+        let spans: Vec<Span> = sides
+            .iter()
+            .flat_map(|(receiver, _)| receiver.spans_of(&marker))
+            .collect();
+        (arrived && problem(&spans).is_none()).then_some(())
+    });
+    if warm.is_none() {
+        // What the requests proper show says more.
+        eprintln!("no first request was one trace");
+    }
+}
+
+fn path(span: &Span) -> String {
+    let place = span
+        .text("url.path")
+        .or(span.text("url.full"))
+        .unwrap_or_default();
+    place.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+fn assert_chain(path: &str, spans: &[Span]) {
+    if let Some(problem) = problem(spans) {
+        for span in spans {
+            println!(
+                "{} {} {:?} {:?} {:?} {:?}",
+                span.trace_id,
+                span.span_id,
+                span.parent,
+                span.kind,
+                span.service(),
+                span.text("tracer.parent.method")
+            );
+        }
+        panic!("{path}: {problem}");
+    }
+}
+
+/// What is wrong with the spans of one request.
+fn problem(spans: &[Span]) -> Option<String> {
+    const SERVICES: [&str; 6] = ["ask", "go-hop", "hop", "Hop", "nginx", "serve"];
+    if spans.len() != 2 * HOPS {
+        return Some(format!("{} spans", spans.len()));
+    }
+    let mut above: Option<&Span> = None;
+    for step in 0..2 * HOPS {
+        let parent = above.map(|span| span.span_id.clone());
+        let mut below = spans.iter().filter(|span| span.parent == parent);
+        let (Some(span), None) = (below.next(), below.next()) else {
+            return Some(format!("step {step} is not one span below {parent:?}"));
+        };
+        let kind = if step % 2 == 0 {
+            Kind::Client
+        } else {
+            Kind::Server
+        };
+        let service = SERVICES[step.div_ceil(2)];
+        if span.kind != kind || span.service() != Some(service) {
+            return Some(format!(
+                "step {step} is {:?} of {:?}, not of {service}",
+                span.kind,
+                span.service()
+            ));
+        }
+        if span.trace_id != spans[0].trace_id {
+            return Some(format!("step {step} is in another trace"));
+        }
+        above = Some(span);
+    }
+    None
+}
