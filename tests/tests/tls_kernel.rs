@@ -49,7 +49,10 @@ fn in_a_machine() {
         return;
     };
     let receiver = Receiver::start();
-    let agent = start(&receiver).ready_for_tls();
+    // What an emulated receiver answers too late would be sent twice.
+    let agent = start(&receiver)
+        .env("OTEL_EXPORTER_OTLP_TIMEOUT", "60000")
+        .ready_for_tls();
     let mut sent = Vec::new();
     for (name, is_tls12) in [("tls13", false), ("tls12", true)] {
         let (server, address) = server(is_tls12);
