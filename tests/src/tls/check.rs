@@ -27,10 +27,9 @@ pub struct Sent {
 /// How many of a pair's ends have to be joined, though no header says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// Every server's span is below its client's.
-    All,
-    /// Half of them at least: where programs move the ciphertext themselves, the socket is known after
-    /// a few requests of a connection only.
+    /// Half of them at least. Where programs move the ciphertext themselves, the socket is known after a
+    /// few requests of a connection only; and a server may have answered before its client, which waits
+    /// for a processor, returns from the call that wrote.
     Most,
     /// None need be; none may be wrong.
     Any,
@@ -117,7 +116,6 @@ impl Sent {
         }
         println!("{}: {right} joined, {roots} not", self.tag);
         let most = match joined {
-            Joined::All => 0,
             Joined::Most => REQUESTS / 2,
             Joined::Any => usize::MAX,
         };

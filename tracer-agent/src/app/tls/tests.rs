@@ -38,8 +38,7 @@ impl Drop for User {
     }
 }
 
-fn keeper(probes: TlsProbes) -> Keeper {
-    let proc = ProcFs::default();
+fn keeper(probes: TlsProbes, proc: ProcFs) -> Keeper {
     Keeper {
         probes,
         scanner: Scanner::new(proc.clone()),
@@ -81,10 +80,17 @@ fn probes_leave_after_the_last_user() {
         return println!("skipped: no libssl, or no python3");
     };
     let mut kernel = Kernel::start(&options).expect("kernel side");
-    let mut keeper = keeper(kernel.tls().expect("maps"));
     let pids = [one.0.id(), other.0.id()];
+    // A host where nobody else is.
+    let processes = directory.path().join("proc");
+    std::fs::create_dir(&processes).expect("a directory");
+    for pid in pids {
+        let of_it = format!("/proc/{pid}");
+        std::os::unix::fs::symlink(of_it, processes.join(pid.to_string())).expect("a link");
+    }
+    let mut keeper = keeper(kernel.tls().expect("maps"), ProcFs::new(processes));
     let inode = copy.metadata().expect("the copy").ino();
-    // Others of the host come and go: users and probes of this file.
+    // Users and probes of this file.
     let of_copy = |keeper: &Keeper| {
         let mut files = keeper.files.iter();
         let file = files.find(|((id, _), _)| id.inode == inode);

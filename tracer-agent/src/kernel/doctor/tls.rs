@@ -67,7 +67,7 @@ pub fn look(proc: &ProcFs) -> TlsProcesses {
             continue;
         }
         let Some(found) = scanner.scan(pid) else {
-            // Not if it has just ended.
+            // Not if it is known to have ended; between both states nothing tells.
             all.forbidden += usize::from(proc.stat(pid).is_some_and(|stat| stat.state != 'Z'));
             continue;
         };
@@ -189,7 +189,7 @@ impl TlsProcesses {
         for (count, why) in [
             (
                 self.forbidden,
-                "processes of other users were not looked at: run as root",
+                "processes were not looked at: other users' (run as root), or just ended",
             ),
             (self.skipped, "processes were not looked at: out of time"),
         ] {
@@ -239,7 +239,7 @@ mod tests {
              \x20           because: byte code\n\
              \x20 unknown   7 we\\u{1b}b: not understood in /usr/lib/libssl.so.3\n\
              \x20           because: the file is cut off\n\
-             \x20 3 processes of other users were not looked at: run as root\n"
+             \x20 3 processes were not looked at: other users' (run as root), or just ended\n"
         );
     }
 }
