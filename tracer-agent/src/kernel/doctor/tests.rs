@@ -165,6 +165,7 @@ fn an_old_kernel() {
         &[
             ("kernel", Missing, "older than 5.8"),
             ("BTF", Missing, "no /sys"),
+            ("TCP options", Missing, "4.19"),
             locked,
         ],
     );
@@ -175,6 +176,7 @@ fn an_old_kernel() {
         &[
             ("kernel", Missing, ""),
             ("BTF", Missing, ""),
+            ("TCP options", Missing, ""),
             ("locked memory", Missing, "64 KiB"),
         ],
     );
@@ -237,6 +239,7 @@ fn a_host_that_tells_nothing() {
             ("kprobes", Unknown, ""),
             ("eBPF compiler", Unknown, ""),
             ("cgroup v2", Missing, ""),
+            ("TCP options", Unknown, ""),
             ("fast clock", Unknown, ""),
             ("pid namespace", Unknown, ""),
         ],
