@@ -107,6 +107,12 @@ impl Start {
         .env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     }
 
+    /// Traces nothing but the test's own process: what others do on this host is not its matter.
+    pub fn only_this_process(self) -> Self {
+        self.arg("--include-pid")
+            .arg(std::process::id().to_string())
+    }
+
     /// Sets a variable of its environment.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);

@@ -175,6 +175,233 @@ impl Pair {
     }
 }
 
+/// HTTP/2 as a client writes it: several requests in one write, heads in CONTINUATION frames, bodies.
+fn frames(rng: &mut fastrand::Rng) -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        bytes.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
+        bytes.extend_from_slice(&[kind, flags]);
+        bytes.extend_from_slice(&stream.to_be_bytes());
+        bytes.extend_from_slice(payload);
+    };
+    frame(4, 0, 0, &[]);
+    // POST, http, /, and a field that is not indexed.
+    let head = [&[0x83, 0x86, 0x84, 0x10, 1, b'a', 100][..], &[b'v'; 100]].concat();
+    for stream in (1..rng.u32(3..20)).step_by(2) {
+        let cut = rng.usize(1..head.len());
+        match rng.u8(..3) {
+            0 => {
+                frame(1, 0, stream, &head[..cut]);
+                frame(9, 4, stream, &head[cut..]);
+            }
+            _ => frame(1, 4, stream, &head),
+        }
+        frame(0, 1, stream, &vec![b'd'; rng.usize(..16_384)]);
+    }
+    bytes
+}
+
+/// The same inside of a multiplexer's frames (as yamux has them): nothing of it is an HTTP/2 connection's.
+fn tunnel(rng: &mut fastrand::Rng) -> Vec<u8> {
+    let inner = frames(rng);
+    let mut bytes = vec![0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0];
+    for part in inner.chunks(rng.usize(1..5000)) {
+        bytes.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 1]);
+        bytes.extend_from_slice(&(part.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+    bytes
+}
+
+/// HTTP/2, other protocols, some of which carry HTTP or begin like it: what arrives is what was sent.
+fn others_pass(listener: &TcpListener, rng: &mut fastrand::Rng) {
+    let carried = &b"GET /carried HTTP/1.1\r\nHost: a\r\n\r\n"[..];
+    let framed = [b"\0\0\0\0\0\0\0\x01\0\0\0\x40", carried].concat();
+    let similar = [b"GETX / HTTP/1.1\r\n", carried].concat();
+    let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(20_000).collect();
+    for bytes in [framed, similar, noise, frames(rng), tunnel(rng)] {
+        let mut pair = Pair::new(listener);
+        let arrived = std::thread::scope(|scope| {
+            let (client, pieces) = (pair.client, rng.usize(1..bytes.len()));
+            let bytes = &bytes;
+            scope.spawn(move || {
+                let mut client = client;
+                for piece in bytes.chunks(pieces) {
+                    client.write_all(piece).expect("write");
+                }
+            });
+            let mut arrived = Vec::new();
+            pair.server.read_to_end(&mut arrived).expect("read");
+            arrived
+        });
+        assert!(arrived == bytes, "another protocol was changed");
+    }
+}
+
+/// What so many requests of random shapes came to.
+#[derive(Default)]
+struct Soaked {
+    sent: usize,
+    injected: usize,
+    took: Duration,
+}
+
+/// Sends requests from some threads and compares every byte that arrives.
+fn soak(requests: usize) -> Soaked {
+    const THREADS: usize = 4;
+    let begin = std::time::Instant::now();
+    let parts = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| scope.spawn(move || soak_alone(requests / THREADS, thread)))
+            .collect();
+        let done = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a thread"));
+        done.collect::<Vec<_>>()
+    });
+    Soaked {
+        sent: parts.iter().map(|(sent, _)| sent).sum(),
+        injected: parts.iter().map(|(_, injected)| injected).sum(),
+        took: begin.elapsed(),
+    }
+}
+
+fn soak_alone(requests: usize, thread: usize) -> (usize, usize) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    let mut rng = fastrand::Rng::with_seed(100 + thread as u64);
+    let mut pair = Pair::new(&listener);
+    let (mut sent, mut injected) = (0, 0);
+    for i in 0..requests {
+        if i % 50 == 0 {
+            pair = Pair::new(&listener);
+        }
+        if i % 500 == 499 {
+            others_pass(&listener, &mut rng);
+        }
+        let request = request(&mut rng, &format!("/soak/{thread}-{i}"));
+        let arrived = pair.exchange(&request, &mut rng);
+        let (rest, header) = without_header(&arrived, request.head.len());
+        assert!(
+            rest == request.bytes(),
+            "request {i} of {thread} arrived changed"
+        );
+        sent += request.requests();
+        injected += usize::from(header.is_some());
+    }
+    (sent, injected)
+}
+
+/// By hand: `cargo test --release -p tracer-tests --test propagate -- --ignored --nocapture`. So many
+/// requests as `TRACER_SOAK` says, without an agent, with one that only traces, and with one that sends
+/// context in each of the two ways.
+#[test]
+#[ignore = "takes minutes"]
+fn a_long_soak() {
+    let Some(_session) = Session::begin("a_long_soak") else {
+        return;
+    };
+    let count = std::env::var("TRACER_SOAK")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let count: usize = count.unwrap_or(200_000);
+    let receiver = Receiver::start();
+    let mut plain = Duration::ZERO;
+    for ways in [None, Some("false"), Some("option"), Some("always")] {
+        let agent = ways.map(|way| {
+            let agent = Start::new()
+                .arg(format!("--propagate={way}"))
+                .only_this_process();
+            agent
+                .env("OTEL_TRACES_SAMPLER", "always_off")
+                .export_http(&receiver)
+                .ready()
+        });
+        let Soaked {
+            sent,
+            injected,
+            took,
+        } = soak(count);
+        if ways.is_none() {
+            plain = took;
+        }
+        println!(
+            "propagate {ways:?}: {sent} requests, {injected} with a header, {:.0} a second, {:.2} of those without an agent",
+            sent as f64 / took.as_secs_f64(),
+            plain.as_secs_f64() / took.as_secs_f64()
+        );
+        if let Some(agent) = agent {
+            // What the page says of them is some seconds old.
+            std::thread::sleep(Duration::from_secs(3));
+            let page = agent.metrics();
+            for line in page.lines().filter(|line| {
+                line.starts_with("tracer_agent_propagated_total")
+                    || line.contains("_drop")
+                    || line.contains("_dropped")
+            }) {
+                if !line.ends_with(" 0") {
+                    println!("  {line}");
+                }
+            }
+            drop(agent.stop());
+        }
+    }
+}
+
+/// Scenario: an agent that sends context in TCP options only, and requests of random shapes.
+/// Guarantees: not a byte differs; clients and servers are joined by what came in the options.
+#[test]
+fn options_change_nothing() {
+    const TEST: &str = "options_change_nothing";
+    const REQUESTS: usize = 300;
+    let Some(session) = Session::begin(TEST) else {
+        return;
+    };
+    let receiver = Receiver::start();
+    let agent = Start::new()
+        .arg("--propagate=option")
+        .only_this_process()
+        .export_http(&receiver)
+        .ready();
+    if !agent.stderr().contains("outgoing requests: in TCP options") {
+        return skipped(TEST, "this kernel has no TCP options of programs");
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    let mut rng = fastrand::Rng::with_seed(13);
+    let mut pair = Pair::new(&listener);
+    let (mut sent, mut alone) = (0, Vec::new());
+    for i in 0..REQUESTS {
+        if i % 10 == 0 {
+            pair = Pair::new(&listener);
+        }
+        let path = format!("/r/{}-{i}", session.run);
+        let request = request(&mut rng, &path);
+        let arrived = pair.exchange(&request, &mut rng);
+        assert!(arrived == request.bytes(), "request {i} arrived changed");
+        sent += request.requests();
+        if request.way == Way::Whole {
+            alone.push(path);
+        }
+    }
+    others_pass(&listener, &mut rng);
+    let (spans, _) = finish(agent, &receiver, &format!("/r/{}-", session.run), 2 * sent);
+    let mut joined = 0;
+    for path in &alone {
+        let end = |kind: Kind| {
+            let mut ends = spans.iter().filter(|span| {
+                span.kind == kind && ends_with(span.text("url.path"), span.text("url.full"), path)
+            });
+            ends.next()
+                .unwrap_or_else(|| panic!("{path}: no {kind:?} span"))
+        };
+        let (client, server) = (end(Kind::Client), end(Kind::Server));
+        assert_eq!(server.trace_id, client.trace_id, "{path}");
+        assert_eq!(server.parent.as_ref(), Some(&client.span_id), "{path}");
+        joined += usize::from(server.text("tracer.parent.method") == Some("tcp-option"));
+    }
+    // Behind a request whose end is not told by its own bytes none is certain.
+    assert!(joined > alone.len() / 20, "{joined} of {}", alone.len());
+}
+
 /// Scenario: requests of random shapes over kept and new connections, in between protocols that only
 /// look like HTTP, with an agent that writes headers; then the spans it exports.
 /// Guarantees: what arrives is what was sent but for one header before the empty line; the ids in it
@@ -190,6 +417,7 @@ fn only_the_header_is_added() {
     // This kernel's fault in FIONREAD, if it has it, is none to these programs: they never ask.
     let agent = Start::new()
         .arg("--propagate=always")
+        .only_this_process()
         .export_http(&receiver)
         .ready();
     if !agent
@@ -230,20 +458,7 @@ fn only_the_header_is_added() {
             }
         }
     }
-    // Frames of another protocol that carry HTTP, and bytes that begin like it.
-    for begin in [&b"\0\0\0\0\0\0\0\x01\0\0\0\x40"[..], b"GETX / HTTP/1.1\r\n"] {
-        let mut pair = Pair::new(&listener);
-        let carried = b"GET /carried HTTP/1.1\r\nHost: a\r\n\r\n";
-        let mut expected = Vec::new();
-        for bytes in [begin, carried, begin, carried] {
-            pair.client.write_all(bytes).expect("write");
-            expected.extend_from_slice(bytes);
-        }
-        drop(pair.client);
-        let mut arrived = Vec::new();
-        pair.server.read_to_end(&mut arrived).expect("read");
-        assert!(arrived == expected, "another protocol was changed");
-    }
+    others_pass(&listener, &mut rng);
     println!("{injected} of {sent} requests got a header");
     assert!(
         injected > REQUESTS / 20,

@@ -67,6 +67,7 @@ pub(super) fn all(host: &Host, features: &Features, ebpf_object_size: Option<usi
         kprobes(features),
         jit(features),
         cgroup(features),
+        tcp_options(features),
         rights::locked_memory(features),
         clock(features),
         rights::pid_namespace(features),
@@ -342,6 +343,25 @@ fn cgroup(features: &Features) -> Check {
             "--propagate, which hooks into sockets by cgroup; container ids still come from v1",
             "as root: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified",
         ),
+    }
+}
+
+/// Kernel commit 0813a841566f.
+fn tcp_options(features: &Features) -> Check {
+    const NAME: &str = "TCP options";
+    let disables = "--propagate for TLS, HTTP/2 and gRPC, which goes in TCP options";
+    let fix = "run a kernel of 5.10 or newer";
+    match features.version {
+        Some(version) if version >= KernelVersion(5, 10) => {
+            Check::ok(NAME, "programs can read and write them")
+        }
+        Some(version) => Check::missing(
+            NAME,
+            format!("programs cannot write them on {version}"),
+            disables,
+            fix,
+        ),
+        None => Check::unknown(NAME, "the kernel's version cannot be read", disables, fix),
     }
 }
 

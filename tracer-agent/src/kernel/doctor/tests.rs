@@ -186,6 +186,7 @@ fn an_old_kernel() {
         &[
             ("kernel", Missing, "older than 5.8"),
             ("BTF", Missing, "no /sys"),
+            ("TCP options", Missing, "4.19"),
             locked,
         ],
     );
@@ -196,6 +197,7 @@ fn an_old_kernel() {
         &[
             ("kernel", Missing, ""),
             ("BTF", Missing, ""),
+            ("TCP options", Missing, ""),
             ("locked memory", Missing, "64 KiB"),
         ],
     );
@@ -258,6 +260,7 @@ fn a_host_that_tells_nothing() {
             ("kprobes", Unknown, ""),
             ("eBPF compiler", Unknown, ""),
             ("cgroup v2", Missing, ""),
+            ("TCP options", Unknown, ""),
             ("fast clock", Unknown, ""),
             ("pid namespace", Unknown, ""),
         ],
