@@ -234,6 +234,35 @@ fn go_goroutines() {
     }
 }
 
+/// Scenario: tasks of tokio, the requests written by tasks of connections; then a task for all requests,
+/// one that writes to its connection itself, calls after the answer, a future beside the tasks of one
+/// thread. Guarantees: calls of handlers are the request's children; none has a wrong parent, and nothing
+/// after the answer has one.
+#[test]
+fn tokio_tasks() {
+    let test = "causality::tokio_tasks";
+    let program = services::own_binary("tracer-tasks").display().to_string();
+    let service = [program.as_str()];
+    let one_thread: &[(&str, &str)] = &[("ONE_THREAD", "1")];
+    for (how, env, wait) in [
+        ("row", &[][..], FOLLOWED),
+        ("row", one_thread, FOLLOWED),
+        ("after", &[], SETTLED),
+        ("actor", &[], SETTLED),
+        ("writer", &[], SETTLED),
+    ] {
+        let Some(outcome) = play(test, &format!("how={how}"), &service, env, wait) else {
+            return;
+        };
+        match how {
+            // When tasks that handlers make are believed is learnt.
+            "row" => at_least(test, &outcome, 3, 80),
+            "after" => assert_eq!(outcome.right, 0, "{how}: {outcome:?}"),
+            _ => {}
+        }
+    }
+}
+
 /// Scenario: what is easily taken for a request's work: calls after the answer, pools and workers
 /// that requests share, event loops in a thread, tasks. Guarantees: no wrong parent; nothing after the
 /// answer has one.

@@ -5,12 +5,13 @@ pub mod kernel;
 pub mod load;
 pub mod maps;
 pub mod propagate;
-mod python;
 pub mod reader;
 mod runtime;
 mod shared;
 mod symbols;
+mod tasks;
 pub mod tls;
+mod tokio;
 
 pub use error::LoadError;
 pub use kernel::Kernel;

@@ -40,7 +40,7 @@ pub enum Link {
 
 impl Link {
     /// All there are.
-    pub const ALL: [Link; 12] = [
+    pub const ALL: [Link; 13] = [
         Link::Context,
         Link::LocalConnection,
         Link::Cause(CauseMethod::SameThread),
@@ -53,6 +53,7 @@ impl Link {
         Link::Cause(CauseMethod::GoroutineWoken),
         Link::Cause(CauseMethod::Task),
         Link::Cause(CauseMethod::TaskCreated),
+        Link::Cause(CauseMethod::TaskHanded),
     ];
 
     /// Name as in the attribute `tracer.parent.method` and in metrics.
@@ -71,6 +72,7 @@ impl Link {
                 CauseMethod::GoroutineWoken => "goroutine-woken",
                 CauseMethod::Task => "task",
                 CauseMethod::TaskCreated => "task-created",
+                CauseMethod::TaskHanded => "task-handed",
             },
         }
     }

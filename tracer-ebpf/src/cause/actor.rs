@@ -3,6 +3,7 @@
 use tracer_common::abi::kind_of_process as kind;
 
 use super::Cause;
+use super::tokio::running;
 use crate::kernel::Arguments;
 use crate::maps::{ACTOR_SLOTS, GOROUTINE_SLOTS, GOROUTINES, KINDS, THREADS};
 
@@ -10,7 +11,7 @@ use crate::maps::{ACTOR_SLOTS, GOROUTINE_SLOTS, GOROUTINES, KINDS, THREADS};
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Actor {
-    /// Thread id, or address of the goroutine.
+    /// Thread id, or address of the goroutine or the task.
     pub owner: u64,
     /// Its process.
     pub tgid: u32,
@@ -26,9 +27,11 @@ pub struct Actor {
     pub cause: Cause,
     /// The request that it read last.
     pub serving: Cause,
-    /// The context that it is in, of a Python program; 0 for none.
+    /// The context that it is in, of a Python program; the task that it runs, of tokio's; of such a
+    /// task the channel that it receives from. 0 for none.
     pub context: u64,
-    /// Stack pointer where its event loop entered a context last; 0 for not since it waited.
+    /// Stack pointer where its event loop entered a context last; 0 for not since it waited. Of a
+    /// thread of tokio's: the task that it is making.
     pub top: u64,
 }
 
@@ -46,6 +49,10 @@ pub(super) mod flag {
     pub const READS: u8 = 16;
     /// It accepted a connection, and has made no context since.
     pub const ACCEPTED: u8 = 32;
+    /// A task that read requests of several connections.
+    pub const SHARED: u8 = 64;
+    /// It makes a connection of hyper's client.
+    pub const CONNECTS: u8 = 128;
 }
 
 /// A thread's slot, whoever's it is.
@@ -100,6 +107,9 @@ pub(super) fn actor(kind: u32, tgid: u32, tid: u32, make: bool) -> Option<&'stat
     let (owner, actor) = if kind & kind::MASK == kind::GO {
         let g = goroutine()?;
         (g, goroutine_slot(g, tgid)?)
+    } else if kind & kind::MASK == kind::TOKIO {
+        let task = running(tgid, tid)?;
+        (task, goroutine_slot(task, tgid)?)
     } else {
         (tid as u64, thread_slot(tid)?)
     };
@@ -132,6 +142,7 @@ pub fn process_made(parent: u32, child: u32) {
     let kind = match kind_of(parent) & kind::MASK {
         // Probes of tasks are attached to one process.
         kind::TASKS => kind::THREADS,
+        kind::TOKIO => kind::BLOCKING,
         kind => kind,
     };
     if kind != kind::NONE {
