@@ -49,13 +49,16 @@ pub const ENTERED_SLOTS: u32 = 32768;
 /// What threads are doing, direct-mapped by thread id; checked by the full id.
 #[map]
 pub static THREADS: Array<Actor> = Array::with_max_entries(ACTOR_SLOTS, 0);
-/// What goroutines and tasks of tokio are doing, direct-mapped by a hash; checked by the goroutine and its process.
+/// What goroutines and tasks of tokio are doing, in one of a few slots that a hash names; checked by the
+/// goroutine and its process.
 #[map]
 pub static GOROUTINES: Array<Actor> = Array::with_max_entries(GOROUTINE_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
 pub const ACTOR_SLOTS: u32 = 16384;
 /// See [`ACTOR_SLOTS`].
 pub const GOROUTINE_SLOTS: u32 = 16384;
+/// Slots where one goroutine may be; a power of two.
+pub const GOROUTINE_WAYS: u32 = 4;
 
 /// Exchanges that are being served, in one of a few slots that a hash names. One that loses its slot
 /// to another is taken for ended: what is called for it has no parent.

@@ -1,11 +1,12 @@
 //! A service on tokio for the tests of causes: `/r/ID?how=HOW` has it call `/b/ID/N` at `NEXT`.
 //!
 //! `HOW` says who makes the calls: the handler and tasks that it makes (`row`), a task that goes on
-//! after the answer (`after`), one task for all requests behind a channel, through a pool of connections
-//! (`actor`) or over a connection that it writes to itself, between calls of its own (`writer`). With
+//! after the answer, one task for all requests behind a channel, through a pool of connections or over a
+//! connection that it writes to itself, between calls of its own (`odd`, by turns). With
 //! `ONE_THREAD` set all run in one thread, beside a future that is no task.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -70,9 +71,11 @@ async fn serve(
 }
 
 async fn serve_so(service: &Arc<Service>, name: &str, how: &str) -> Result<()> {
+    static TURN: AtomicU32 = AtomicU32::new(0);
     let first = format!("/b/{name}/0");
-    match how {
-        "row" => {
+    let turn = TURN.fetch_add(1, Ordering::Relaxed) % 3;
+    match (how, turn) {
+        ("row", _) => {
             call(&service.client, &service.next, &first).await?;
             let mut tasks = JoinSet::new();
             for n in 1..3 {
@@ -83,14 +86,14 @@ async fn serve_so(service: &Arc<Service>, name: &str, how: &str) -> Result<()> {
                 outcome?;
             }
         }
-        "after" => {
+        (_, 0) => {
             let service = Arc::clone(service);
             tokio::spawn(async move {
                 tokio::time::sleep(BETWEEN).await;
                 call(&service.client, &service.next, &first).await
             });
         }
-        "actor" => ask(&service.actor, first).await?,
+        (_, 1) => ask(&service.actor, first).await?,
         _ => ask(&service.writer, first).await?,
     }
     Ok(())

@@ -5,7 +5,7 @@ use tracer_common::abi::kind_of_process as kind;
 use super::Cause;
 use super::tokio::running;
 use crate::kernel::Arguments;
-use crate::maps::{ACTOR_SLOTS, GOROUTINE_SLOTS, GOROUTINES, KINDS, THREADS};
+use crate::maps::{ACTOR_SLOTS, GOROUTINE_SLOTS, GOROUTINE_WAYS, GOROUTINES, KINDS, THREADS};
 
 /// What a thread or a goroutine is doing.
 #[repr(C)]
@@ -76,12 +76,28 @@ fn goroutine() -> Option<u64> {
     Arguments::of_current()?.goroutine().filter(|g| *g != 0)
 }
 
+/// The slot of a goroutine or a task, or one that it may have.
 #[inline(always)]
 pub(super) fn goroutine_slot(g: u64, tgid: u32) -> Option<&'static mut Actor> {
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
-    let slot = ((g ^ (tgid as u64) << 48).wrapping_mul(MIX) >> 40) as u32 & (GOROUTINE_SLOTS - 1);
+    let mixed = (g ^ (tgid as u64) << 48).wrapping_mul(MIX) >> 40;
+    let first = mixed as u32 & (GOROUTINE_SLOTS - 1) & !(GOROUTINE_WAYS - 1);
+    // Where none is free another one goes, not always the same.
+    let mut place = first + ((mixed >> 16) as u32 & (GOROUTINE_WAYS - 1));
+    let mut way = 0;
+    while way < GOROUTINE_WAYS {
+        let actor = GOROUTINES.get(first + way)?;
+        if actor.owner == g && actor.tgid == tgid {
+            place = first + way;
+            break;
+        }
+        if actor.owner == 0 {
+            place = first + way;
+        }
+        way += 1;
+    }
     // SAFETY: as in `thread_slot`.
-    unsafe { GOROUTINES.get_ptr_mut(slot)?.as_mut() }
+    unsafe { GOROUTINES.get_ptr_mut(place)?.as_mut() }
 }
 
 /// Makes a slot somebody's, as if it never had done anything.
