@@ -234,6 +234,33 @@ fn go_goroutines() {
     }
 }
 
+/// Scenario: tasks of tokio, the requests written by tasks of connections, in several threads and in one
+/// with a future beside the tasks; then a task for all requests, one that writes to its connection
+/// itself, calls after the answer. Guarantees: calls of handlers are the request's children; none has a
+/// wrong parent; what goes through queues or after the answer has none.
+#[test]
+fn tokio_tasks() {
+    let test = "causality::tokio_tasks";
+    let program = services::own_binary("tracer-tasks").display().to_string();
+    let service = [program.as_str()];
+    let one_thread: &[(&str, &str)] = &[("ONE_THREAD", "1")];
+    for (how, env, wait) in [
+        ("row", &[][..], FOLLOWED),
+        ("row", one_thread, FOLLOWED),
+        ("odd", &[], SETTLED),
+    ] {
+        let Some(outcome) = play(test, &format!("how={how}"), &service, env, wait) else {
+            return;
+        };
+        if how == "row" {
+            // When tasks that handlers make are believed is learnt.
+            at_least(test, &outcome, 3, 80);
+        } else {
+            assert_eq!(outcome.right, 0, "{how}: {outcome:?}");
+        }
+    }
+}
+
 /// Scenario: what is easily taken for a request's work: calls after the answer, pools and workers
 /// that requests share, event loops in a thread, tasks. Guarantees: no wrong parent; nothing after the
 /// answer has one.

@@ -109,8 +109,10 @@ pub mod cause_method {
     pub const TASK: u32 = 9;
     /// The task was made by one that serves that exchange.
     pub const TASK_CREATED: u32 = 10;
+    /// A task that serves that exchange sent it to the task that writes to the connection.
+    pub const TASK_HANDED: u32 = 11;
     /// Number of methods.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 12;
 }
 
 /// How a process runs what it serves, which decides what can be said about causes. Low byte of
@@ -128,9 +130,12 @@ pub mod kind_of_process {
     pub const GO: u32 = 4;
     /// Tasks of an event loop, which run in contexts of their own (Python's asyncio).
     pub const TASKS: u32 = 5;
+    /// Tasks of tokio.
+    pub const TOKIO: u32 = 6;
     /// The low byte.
     pub const MASK: u32 = 0xff;
-    /// A thread was seen to have two requests open: what a thread does says nothing.
+    /// A thread was seen to have two requests open, or turns of tasks are not all seen: what a thread
+    /// does says nothing.
     pub const MULTIPLEXED: u32 = 0x100;
     /// Threads made while serving a request were seen to end with it.
     pub const THREADS_END: u32 = 0x200;

@@ -6,7 +6,7 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user};
 use tracer_common::abi::MappedFile;
 
 /// An offset that this kernel does not have.
@@ -93,6 +93,8 @@ offsets! {
     REGS_C2,
     /// Result of a function of C's.
     REGS_RESULT,
+    /// Where a function returns to, on architectures that have a register for it.
+    REGS_LINK,
     /// What a socket's data goes through (`struct tcp_ulp_ops *`), and its name.
     SOCK_ULP,
     ULP_NAME,
@@ -289,6 +291,15 @@ impl Registers {
     #[inline(always)]
     pub fn stack(&self) -> Option<u64> {
         self.register(&REGS_SP)
+    }
+    /// Where a function returns to, at its entry.
+    #[inline(always)]
+    pub fn caller(&self) -> Option<u64> {
+        match self.register(&REGS_LINK) {
+            Some(link) => Some(link),
+            // SAFETY: the helper checks the address.
+            None => unsafe { bpf_probe_read_user(self.stack()? as *const u64) }.ok(),
+        }
     }
     /// Result of a C function, at its RET.
     #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Ring
 use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
 use tracer_common::limits::WINDOW;
 
-use crate::cause::{Actor, Cause, Opener, Task, Wake};
+use crate::cause::{Actor, Cause, Channel, Opener, Task, Wake};
 use crate::connection::Connection;
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
 use crate::way::Lock;
@@ -49,13 +49,16 @@ pub const ENTERED_SLOTS: u32 = 16384;
 /// What threads are doing, direct-mapped by thread id; checked by the full id.
 #[map]
 pub static THREADS: Array<Actor> = Array::with_max_entries(ACTOR_SLOTS, 0);
-/// What goroutines are doing, direct-mapped by a hash; checked by the goroutine and its process.
+/// What goroutines and tasks of tokio are doing, in one of a few slots that a hash names; checked by the
+/// goroutine and its process.
 #[map]
 pub static GOROUTINES: Array<Actor> = Array::with_max_entries(GOROUTINE_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
 pub const ACTOR_SLOTS: u32 = 16384;
 /// See [`ACTOR_SLOTS`].
 pub const GOROUTINE_SLOTS: u32 = 16384;
+/// Slots where one goroutine may be; a power of two.
+pub const GOROUTINE_WAYS: u32 = 4;
 
 /// Exchanges that are being served, in one of a few slots that a hash names. One that loses its slot
 /// to another is taken for ended: what is called for it has no parent.
@@ -87,6 +90,10 @@ pub static CONTEXTS: LruHashMap<Handed, Task> = LruHashMap::with_max_entries(819
 #[map]
 pub static WAKES: LruHashMap<Handed, Wake> = LruHashMap::with_max_entries(1024, 0);
 
+/// Channels that tasks of tokio wait for, by process and address.
+#[map]
+pub static CHANNELS: LruHashMap<Handed, Channel> = LruHashMap::with_max_entries(8192, 0);
+
 /// Client connections of processes with event loops that wait for their next request.
 #[map]
 pub static POOLS: LruHashMap<Pool, u32> = LruHashMap::with_max_entries(4096, 0);
@@ -101,7 +108,7 @@ pub struct Pool {
     pub reserved: u32,
 }
 
-/// What became of the goroutines that a `go` statement made, by process and address.
+/// What became of the goroutines that a `go` statement made, or the tasks that a call of tokio's made, by process and address.
 #[map]
 pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(2048, 0);
 

@@ -297,38 +297,61 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
 /// Has the kernel side know how new processes run what they serve. Those that would have to be waited
 /// for come again next time, unless `wait`.
 fn follow(kernel: &mut Kernel, pipeline: &mut Pipeline, wait: bool) {
-    for (tgid, runtime) in pipeline.take_to_follow() {
+    let to_follow = pipeline.take_to_follow();
+    if to_follow.is_empty() {
+        return;
+    }
+    give_back(kernel, pipeline);
+    for (tgid, runtime) in to_follow {
+        if pipeline.event_loops().0.is_ending(tgid) {
+            pipeline.follow_later(tgid, runtime);
+            continue;
+        }
         let Some(kind) = kernel.follow(runtime, &pipeline.exe_path(tgid), wait) else {
             pipeline.follow_later(tgid, runtime);
             continue;
         };
+        if runtime == Runtime::Rust && !kernel.foresee_tasks(pipeline.event_loops().2, tgid) {
+            pipeline.follow_later(tgid, runtime);
+            continue;
+        }
         if kind == kind_of_process::NONE {
             continue;
         }
         if let Err(error) = pipeline.maps().set_kind(tgid, kind) {
             tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
-        } else if runtime == Runtime::Python {
-            pipeline.python().0.started(tgid);
+        } else if matches!(runtime, Runtime::Python | Runtime::Rust) {
+            pipeline.event_loops().0.started(tgid, runtime);
         }
     }
 }
 
-/// Follows the tasks of Python processes that were seen to serve with an event loop.
-fn follow_tasks(kernel: &mut Kernel, pipeline: &mut Pipeline) {
-    let (processes, maps, proc) = pipeline.python();
+/// Gives back the probes of processes that ended, or that run something else now.
+fn give_back(kernel: &mut Kernel, pipeline: &mut Pipeline) {
+    let (processes, ..) = pipeline.event_loops();
     processes.retain_ended(|tgid| !kernel.unfollow_tasks(tgid));
-    processes.retain_candidates(|tgid| {
+}
+
+/// Follows the tasks of processes that were seen to serve with an event loop.
+fn follow_tasks(kernel: &mut Kernel, pipeline: &mut Pipeline) {
+    give_back(kernel, pipeline);
+    let (processes, maps, proc) = pipeline.event_loops();
+    processes.retain_candidates(|tgid, runtime| {
         let Some(kind) = maps.kind(tgid) else {
             return false;
         };
         if kind & kind_of_process::MULTIPLEXED == 0 {
             return true;
         }
-        match kernel.follow_tasks(proc, tgid) {
+        match kernel.follow_tasks(proc, tgid, runtime) {
             None => return true,
             Some(false) => {}
             Some(true) => {
-                if let Err(error) = maps.set_kind(tgid, kind_of_process::TASKS) {
+                let kind = match runtime {
+                    Runtime::Rust => kind_of_process::TOKIO,
+                    _ => kind_of_process::TASKS,
+                };
+                if let Err(error) = maps.set_kind(tgid, kind) {
                     tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
                 }
             }

@@ -11,7 +11,7 @@ use super::side::{Side, path_of};
 use super::takeover::gate::Gate;
 use super::tls::Watch;
 use crate::discover::{
-    Discovery, Mode, Policy, PolicyConfig, PolicyUpdate, PythonProcesses, Rule, Runtime, Runtimes,
+    Discovery, EventLoops, Mode, Policy, PolicyConfig, PolicyUpdate, Rule, Runtime, Runtimes,
 };
 use crate::ingest::{Counts, Ingest, Record};
 use crate::kernel::clock;
@@ -157,7 +157,7 @@ impl Pipeline {
                 spans: Vec::new(),
                 gate,
                 runtimes: Runtimes::default(),
-                python: PythonProcesses::default(),
+                event_loops: EventLoops::default(),
                 to_follow: Vec::new(),
                 foreign: 0,
                 ledger: Arc::clone(&ledger),
@@ -210,7 +210,7 @@ impl Pipeline {
                     ..
                 } = *event;
                 self.host.processes.on_fork(tgid, parent_tgid, time_ns);
-                self.host.python.forked(tgid, parent_tgid);
+                self.host.event_loops.forked(tgid, parent_tgid);
                 // Its parent may have forked it before its own kind was said.
                 self.host.follow(tgid);
             }
@@ -230,7 +230,7 @@ impl Pipeline {
     fn exit(&mut self, event: &ExitEvent) {
         self.ingest.exit(event.tgid, event.time_ns, &mut self.host);
         self.host.processes.on_exit(event.tgid, event.time_ns);
-        self.host.python.ended(event.tgid);
+        self.host.event_loops.ended(event.tgid);
         self.host.sdks.stage.exited(event.tgid, self.host.now_ns);
         if let Some(tls) = &self.host.tls {
             tls.ended(event.tgid);
@@ -533,12 +533,15 @@ impl Pipeline {
         }
     }
 
-    /// The processes that run Python, and what else following them takes.
-    pub fn python(&mut self) -> (&mut PythonProcesses, &mut Maps, &ProcFs) {
+    /// The processes that may serve with an event loop, and what else following them takes.
+    pub fn event_loops(&mut self) -> (&mut EventLoops, &mut Maps, &ProcFs) {
         let Side {
-            python, maps, proc, ..
+            event_loops,
+            maps,
+            proc,
+            ..
         } = &mut self.host;
-        (python, maps, proc)
+        (event_loops, maps, proc)
     }
 
     /// Where a process's program can be opened.

@@ -12,7 +12,7 @@ use tracer_common::abi::ExecEvent;
 use super::beside::Sdks;
 use super::takeover::gate::{Gate, Verdict};
 use super::tls::Watch;
-use crate::discover::{Decision, Discovery, PolicyUpdate, PythonProcesses, Runtime, Runtimes};
+use crate::discover::{Decision, Discovery, EventLoops, PolicyUpdate, Runtime, Runtimes};
 use crate::export::USER_AGENT;
 use crate::ingest::Host;
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
@@ -43,7 +43,7 @@ pub struct Side {
     /// Which exchanges are this agent's to report.
     pub(super) gate: Gate,
     pub(super) runtimes: Runtimes,
-    pub(super) python: PythonProcesses,
+    pub(super) event_loops: EventLoops,
     /// Processes whose runtimes are to be followed.
     pub(super) to_follow: Vec<(u32, Runtime)>,
     /// Exchanges that are none of ours to report.
@@ -59,7 +59,7 @@ impl Side {
     }
 
     pub(super) fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
-        self.python.ended(event.tgid);
+        self.event_loops.ended(event.tgid);
         self.follow(event.tgid);
         self.sdks.stage.restarted(event.tgid);
         if let Some(tls) = &self.tls {

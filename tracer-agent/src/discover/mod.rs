@@ -14,14 +14,14 @@
 //! collector or another agent is a service like any other to those who run it.
 
 pub mod binary;
+mod event_loops;
 pub mod pattern;
 pub mod policy;
-mod python;
 pub mod runtime;
 pub mod sdk;
 mod updates;
 
+pub use event_loops::EventLoops;
 pub use policy::{Decision, Policy, PolicyConfig, PortFilter, PortRange, Reason, Rule};
-pub use python::PythonProcesses;
 pub use runtime::{Runtime, Runtimes};
 pub use updates::{Discovery, Mode, PolicyUpdate};

@@ -23,6 +23,8 @@ pub enum Runtime {
     Node,
     /// Python: a thread for each request, or asyncio, which shows when it serves.
     Python,
+    /// Rust: blocking calls, or tokio, which shows when it serves.
+    Rust,
     /// Go: goroutines, whose beginnings and wake-ups have to be seen.
     Go,
 }
@@ -71,12 +73,13 @@ fn by_language(language: Option<Language>) -> Runtime {
         // finds out. Java's virtual threads as well.
         Some(Language::Python) => Runtime::Python,
         Some(Language::Ruby | Language::Php | Language::Java) => Runtime::Kind(kind::THREADS),
+        Some(Language::Rust) => Runtime::Rust,
         Some(Language::Go) => Runtime::Go,
         // Work goes from thread to thread of a pool at any point: bun and deno, which have no
         // probes, among them.
         Some(Language::Dotnet | Language::Erlang | Language::Nodejs) => Runtime::Kind(kind::NONE),
         // It may be an asynchronous runtime, which never waits in a read.
-        Some(Language::Rust | Language::Cpp) | None => Runtime::Kind(kind::BLOCKING),
+        Some(Language::Cpp) | None => Runtime::Kind(kind::BLOCKING),
     }
 }
 

@@ -177,6 +177,7 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
         ("REGS_C1", 1),
         ("REGS_C2", 2),
         ("REGS_RESULT", 0),
+        ("REGS_LINK", 30),
     ] {
         offsets.push((global, regs + 8 * register));
     }

@@ -16,10 +16,10 @@ use super::load::{
 use super::maps::Maps;
 use super::parallel;
 use super::propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
-use super::python::PythonProbes;
 use super::reader::Reader;
 use super::runtime::RuntimeProbes;
 use super::shared::SharedEbpf;
+use super::tasks::TaskProbes;
 use super::tls::TlsProbes;
 use crate::discover::Runtime;
 use crate::meta::ProcFs;
@@ -63,7 +63,7 @@ pub struct Kernel {
     /// Shared with the thread that attaches probes to TLS libraries.
     ebpf: Arc<SharedEbpf>,
     runtimes: RuntimeProbes,
-    python: PythonProbes,
+    tasks: TaskProbes,
     sees_tls: bool,
     /// While it is open the kernel measures every program of the host.
     measuring: Option<OwnedFd>,
@@ -120,7 +120,7 @@ impl Kernel {
             logger,
             ebpf: Arc::new(SharedEbpf::new(ebpf)),
             runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
-            python: PythonProbes::default(),
+            tasks: TaskProbes::default(),
             sees_tls,
             measuring: options.bpf_stats.then(measure).and_then(|measuring| {
                 measuring
@@ -173,6 +173,7 @@ impl Kernel {
         match runtime {
             Runtime::Kind(kind) => return Some(kind),
             Runtime::Python => return Some(kind_of_process::THREADS),
+            Runtime::Rust => return Some(kind_of_process::BLOCKING),
             Runtime::Node | Runtime::Go => {}
         }
         let mut ebpf = match self.ebpf.try_lock_first() {
@@ -183,22 +184,32 @@ impl Kernel {
         Some(self.runtimes.follow(&mut ebpf, runtime, exe))
     }
 
-    /// Attaches what shows the tasks of a Python process that serves with an event loop; true if its
-    /// calls can have parents then. `None` if that cannot be done now.
-    pub fn follow_tasks(&mut self, proc: &ProcFs, tgid: u32) -> Option<bool> {
+    /// Attaches what shows the tasks of a process that serves with an event loop; true if its calls can
+    /// have parents then. `None` if that cannot be done now.
+    pub fn follow_tasks(&mut self, proc: &ProcFs, tgid: u32, runtime: Runtime) -> Option<bool> {
         let mut ebpf = self.ebpf.try_lock_first()?;
-        Some(self.python.follow(&mut ebpf, proc, tgid))
+        Some(self.tasks.follow(&mut ebpf, proc, tgid, runtime))
+    }
+
+    /// Attaches what has to be seen of a process that may serve with tokio before it does; false if that
+    /// cannot be done now.
+    pub fn foresee_tasks(&mut self, proc: &ProcFs, tgid: u32) -> bool {
+        let Some(mut ebpf) = self.ebpf.try_lock_first() else {
+            return false;
+        };
+        self.tasks.foresee(&mut ebpf, proc, tgid);
+        true
     }
 
     /// Gives back what was attached to a process that ended; false if that has to be done later.
     pub fn unfollow_tasks(&mut self, tgid: u32) -> bool {
-        if !self.python.follows(tgid) {
+        if !self.tasks.follows(tgid) {
             return true;
         }
         let Some(mut ebpf) = self.ebpf.try_lock() else {
             return false;
         };
-        self.python.forget(&mut ebpf, tgid);
+        self.tasks.forget(&mut ebpf, tgid);
         true
     }
 

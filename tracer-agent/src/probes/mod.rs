@@ -6,12 +6,13 @@ pub mod load;
 pub mod maps;
 mod parallel;
 pub mod propagate;
-mod python;
 pub mod reader;
 mod runtime;
 mod shared;
 mod symbols;
+mod tasks;
 pub mod tls;
+mod tokio;
 
 pub use error::LoadError;
 pub use kernel::{Kernel, RunTime, measure};

@@ -103,6 +103,7 @@ impl RuntimeProbes {
         let (hooks, then) = match runtime {
             Runtime::Kind(kind) => return kind,
             Runtime::Python => return kind::THREADS,
+            Runtime::Rust => return kind::BLOCKING,
             Runtime::Node => (NODE, kind::CALLBACKS),
             Runtime::Go => (GO, kind::GO),
         };

@@ -15,28 +15,44 @@ use rustc_hash::FxHashMap;
 /// Longest section that is read: the names of a large C++ program take tens of megabytes.
 const SECTION_MAX: u64 = 128 << 20;
 
-/// File offsets of the functions of these names, of the dynamic symbols and, where some are not
-/// among those, of the others.
+/// File offsets of the functions of these names; the first one of each.
 pub fn offsets<'n>(path: &Path, names: &[&'n str]) -> FxHashMap<&'n str, u64> {
     let mut found = FxHashMap::default();
-    if let Ok(file) = File::open(path)
-        && file.metadata().is_ok_and(|file| file.is_file())
-    {
-        let data = ReadCache::new(file);
-        for table in [SHT_DYNSYM, SHT_SYMTAB] {
-            if found.len() < names.len() {
-                let _ = search(&data, table, names, &mut found);
-            }
+    let Some(file) = File::open(path).ok().filter(is_regular) else {
+        return found;
+    };
+    let data = ReadCache::new(&file);
+    for table in [SHT_DYNSYM, SHT_SYMTAB] {
+        if found.len() < names.len() {
+            let _ = search(&data, table, &mut |name, offset| {
+                if let Some(known) = names.iter().find(|known| known.as_bytes() == name) {
+                    found.entry(*known).or_insert(offset);
+                }
+            });
         }
     }
     found
 }
 
-fn search<'n>(
-    data: &ReadCache<File>,
+fn is_regular(file: &File) -> bool {
+    file.metadata().is_ok_and(|file| file.is_file())
+}
+
+/// Has `visit` see the names and file offsets of all functions, of the dynamic symbols first; many are
+/// seen twice.
+pub fn functions(file: &File, mut visit: impl FnMut(&[u8], u64)) {
+    if is_regular(file) {
+        let data = ReadCache::new(file);
+        for table in [SHT_DYNSYM, SHT_SYMTAB] {
+            let _ = search(&data, table, &mut visit);
+        }
+    }
+}
+
+fn search(
+    data: &ReadCache<&File>,
     table: SectionType,
-    names: &[&'n str],
-    found: &mut FxHashMap<&'n str, u64>,
+    visit: &mut impl FnMut(&[u8], u64),
 ) -> object::read::Result<()> {
     let header = FileHeader64::<Endianness>::parse(data)?;
     let endian = header.endian()?;
@@ -57,26 +73,22 @@ fn search<'n>(
             if symbol.st_type() != STT_FUNC || symbol.st_value(endian) == 0 {
                 continue;
             }
-            let name = text.get(symbol.st_name(endian) as usize..);
-            let Some(name) = name else {
+            let Some(name) = text.get(symbol.st_name(endian) as usize..) else {
                 continue;
             };
-            let wanted = names.iter().find(|wanted| {
-                name.strip_prefix(wanted.as_bytes())
-                    .is_some_and(|rest| rest.first() == Some(&0))
+            let Some(name) = memchr::memchr(0, name).and_then(|end| name.get(..end)) else {
+                continue;
+            };
+            let address = symbol.st_value(endian);
+            let offset = programs.iter().find_map(|program| {
+                let start = program.p_vaddr(endian);
+                let within = address.checked_sub(start)?;
+                (program.p_type(endian) == object::elf::PT_LOAD
+                    && within < program.p_filesz(endian))
+                .then(|| program.p_offset(endian).checked_add(within))?
             });
-            if let Some(wanted) = wanted {
-                let address = symbol.st_value(endian);
-                let offset = programs.iter().find_map(|program| {
-                    let start = program.p_vaddr(endian);
-                    let within = address.checked_sub(start)?;
-                    (program.p_type(endian) == object::elf::PT_LOAD
-                        && within < program.p_filesz(endian))
-                    .then(|| program.p_offset(endian).checked_add(within))?
-                });
-                if let Some(offset) = offset {
-                    found.entry(wanted).or_insert(offset);
-                }
+            if let Some(offset) = offset {
+                visit(name, offset);
             }
         }
     }

@@ -99,6 +99,8 @@ pub enum CauseMethod {
     Task,
     /// The task was made by one that serves that exchange.
     TaskCreated,
+    /// A task that serves that exchange sent it to the task that writes to the connection.
+    TaskHanded,
 }
 
 impl CauseMethod {
@@ -116,6 +118,7 @@ impl CauseMethod {
             abi::GOROUTINE_WOKEN => CauseMethod::GoroutineWoken,
             abi::TASK => CauseMethod::Task,
             abi::TASK_CREATED => CauseMethod::TaskCreated,
+            abi::TASK_HANDED => CauseMethod::TaskHanded,
             _ => return None,
         })
     }

@@ -56,6 +56,7 @@ impl Link {
         Link::Cause(CauseMethod::GoroutineWoken),
         Link::Cause(CauseMethod::Task),
         Link::Cause(CauseMethod::TaskCreated),
+        Link::Cause(CauseMethod::TaskHanded),
     ];
 
     /// Name as in the attribute `tracer.parent.method` and in metrics.
@@ -75,6 +76,7 @@ impl Link {
                 CauseMethod::GoroutineWoken => "goroutine-woken",
                 CauseMethod::Task => "task",
                 CauseMethod::TaskCreated => "task-created",
+                CauseMethod::TaskHanded => "task-handed",
             },
         }
     }

@@ -3,14 +3,15 @@
 use tracer_common::abi::kind_of_process as kind;
 
 use super::Cause;
+use super::tokio::running;
 use crate::kernel::Arguments;
-use crate::maps::{ACTOR_SLOTS, GOROUTINE_SLOTS, GOROUTINES, KINDS, THREADS};
+use crate::maps::{ACTOR_SLOTS, GOROUTINE_SLOTS, GOROUTINE_WAYS, GOROUTINES, KINDS, THREADS};
 
 /// What a thread or a goroutine is doing.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Actor {
-    /// Thread id, or address of the goroutine.
+    /// Thread id, or address of the goroutine or the task.
     pub owner: u64,
     /// Its process.
     pub tgid: u32,
@@ -26,9 +27,11 @@ pub struct Actor {
     pub cause: Cause,
     /// The request that it read last.
     pub serving: Cause,
-    /// The context that it is in, of a Python program; 0 for none.
+    /// The context that it is in, of a Python program; the task that it runs, of tokio's; of such a
+    /// task the channel that it receives from. 0 for none.
     pub context: u64,
-    /// Stack pointer where its event loop entered a context last; 0 for not since it waited.
+    /// Stack pointer where its event loop entered a context last; 0 for not since it waited. Of a
+    /// thread of tokio's: the task that it is making.
     pub top: u64,
 }
 
@@ -46,6 +49,10 @@ pub(super) mod flag {
     pub const READS: u8 = 16;
     /// It accepted a connection, and has made no context since.
     pub const ACCEPTED: u8 = 32;
+    /// A task that read requests of several connections.
+    pub const SHARED: u8 = 64;
+    /// It makes a connection of hyper's client.
+    pub const CONNECTS: u8 = 128;
 }
 
 /// A thread's slot, whoever's it is.
@@ -69,12 +76,28 @@ fn goroutine() -> Option<u64> {
     Arguments::of_current()?.goroutine().filter(|g| *g != 0)
 }
 
+/// The slot of a goroutine or a task, or one that it may have.
 #[inline(always)]
 pub(super) fn goroutine_slot(g: u64, tgid: u32) -> Option<&'static mut Actor> {
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
-    let slot = ((g ^ (tgid as u64) << 48).wrapping_mul(MIX) >> 40) as u32 & (GOROUTINE_SLOTS - 1);
+    let mixed = (g ^ (tgid as u64) << 48).wrapping_mul(MIX) >> 40;
+    let first = mixed as u32 & (GOROUTINE_SLOTS - 1) & !(GOROUTINE_WAYS - 1);
+    // Where none is free another one goes, not always the same.
+    let mut place = first + ((mixed >> 16) as u32 & (GOROUTINE_WAYS - 1));
+    let mut way = 0;
+    while way < GOROUTINE_WAYS {
+        let actor = GOROUTINES.get(first + way)?;
+        if actor.owner == g && actor.tgid == tgid {
+            place = first + way;
+            break;
+        }
+        if actor.owner == 0 {
+            place = first + way;
+        }
+        way += 1;
+    }
     // SAFETY: as in `thread_slot`.
-    unsafe { GOROUTINES.get_ptr_mut(slot)?.as_mut() }
+    unsafe { GOROUTINES.get_ptr_mut(place)?.as_mut() }
 }
 
 /// Makes a slot somebody's, as if it never had done anything.
@@ -100,6 +123,9 @@ pub(super) fn actor(kind: u32, tgid: u32, tid: u32, make: bool) -> Option<&'stat
     let (owner, actor) = if kind & kind::MASK == kind::GO {
         let g = goroutine()?;
         (g, goroutine_slot(g, tgid)?)
+    } else if kind & kind::MASK == kind::TOKIO {
+        let task = running(tgid, tid)?;
+        (task, goroutine_slot(task, tgid)?)
     } else {
         (tid as u64, thread_slot(tid)?)
     };
@@ -132,6 +158,7 @@ pub fn process_made(parent: u32, child: u32) {
     let kind = match kind_of(parent) & kind::MASK {
         // Probes of tasks are attached to one process.
         kind::TASKS => kind::THREADS,
+        kind::TOKIO => kind::BLOCKING,
         kind => kind,
     };
     if kind != kind::NONE {

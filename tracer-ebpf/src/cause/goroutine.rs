@@ -62,10 +62,10 @@ pub fn goroutine_writes(g: u64, connection: u64) {
 const BPF_NOEXIST: u64 = NOEXIST as u64;
 
 /// Goroutines that this `go` statement makes were seen to end while what they were made for was open.
-const SITE_ENDS: u32 = 1;
+pub(super) const SITE_ENDS: u32 = 1;
 
 /// Goroutines that it makes were seen to go on after it.
-const SITE_STAYS: u32 = 2;
+pub(super) const SITE_STAYS: u32 = 2;
 
 /// A goroutine makes another one, by the `go` statement at this address: the next that becomes
 /// runnable on this thread.

@@ -81,6 +81,12 @@ fn is_read_by(call: &Call, connection: &Connection) {
     };
     // Requests that it read before and that wait for their answers, of other connections.
     let multiplexes = actor.serving.connection != connection.id && actor.serving.is_open();
+    if kind & kind::MASK == kind::TOKIO
+        && actor.serving.connection != 0
+        && actor.serving.connection != connection.id
+    {
+        actor.flags |= flag::SHARED;
+    }
     actor.kind = kind as u8;
     actor.serving = cause;
     actor.cause = Cause::NONE;
@@ -106,6 +112,12 @@ fn is_read_by(call: &Call, connection: &Connection) {
         kind::TASKS => {
             actor.flags |= flag::READS;
             method::TURN
+        }
+        kind::TOKIO => {
+            if actor.flags & flag::SHARED != 0 {
+                return;
+            }
+            method::TASK
         }
         kind::GO if !multiplexes => method::GOROUTINE,
         _ => return,

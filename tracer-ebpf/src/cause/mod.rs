@@ -17,6 +17,7 @@ mod outgoing;
 mod pool;
 mod task;
 mod thread;
+mod tokio;
 mod turn;
 
 pub use actor::{Actor, process_ended, process_made};
@@ -29,4 +30,8 @@ pub use outgoing::{Opener, opening, take_opener};
 pub use pool::answer_read;
 pub use task::{Task, Wake, accepted, context_made, enters_context, leaves_context, wakes};
 pub use thread::{thread_ended, thread_made};
+pub use tokio::{
+    Channel, tokio_connects, tokio_ends, tokio_makes, tokio_makes_first, tokio_pauses,
+    tokio_receives, tokio_runs, tokio_sends,
+};
 pub use turn::{forget, goes_on, hands_over, read_elsewhere, touched, waited};

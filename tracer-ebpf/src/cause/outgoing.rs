@@ -7,6 +7,7 @@ use super::actor::{Actor, actor, flag, kind_of};
 use super::pool::{has_spare, leaves_pool};
 use super::task::created_task_calls;
 use super::thread::created_thread_calls;
+use super::tokio::writes;
 use crate::connection::Connection;
 use crate::maps::{Call, OPENERS};
 use crate::probes::io::Caller;
@@ -47,6 +48,10 @@ pub(super) fn goes_out(call: &mut Call, connection: &mut Connection) {
                 used(actor, kind)
             }
             None => return,
+        },
+        kind::TOKIO => match actor {
+            Some(actor) if kind & kind::MULTIPLEXED == 0 => writes(actor, call.tgid, connection.id),
+            _ => return,
         },
         _ => match actor {
             Some(actor) if kind & kind::MULTIPLEXED == 0 && actor.flags & flag::LOOP == 0 => {
@@ -121,7 +126,7 @@ pub fn opening(sock: u64) {
 #[inline(always)]
 fn opener(caller: &Caller) -> Option<Opener> {
     let kind = kind_of(caller.tgid);
-    if kind == kind::NONE || kind & kind::MULTIPLEXED != 0 {
+    if kind == kind::NONE || kind & kind::MULTIPLEXED != 0 || kind & kind::MASK == kind::TOKIO {
         return None;
     }
     let actor = actor(kind, caller.tgid, caller.tid, false)?;

@@ -8,6 +8,7 @@ use tracer_common::abi::{cause_method as method, direction, kind_of_process as k
 
 use super::Cause;
 use super::actor::{flag, reset, thread, thread_slot};
+use super::tokio;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel;
 use crate::maps::{HANDED, Handed};
@@ -90,7 +91,13 @@ pub fn waited(is_epoll: bool) {
     if is_epoll {
         actor.flags |= flag::LOOP;
     }
-    actor.flags &= !(flag::READS | flag::ACCEPTED);
+    if actor.kind as u32 == kind::TOKIO {
+        if is_epoll {
+            tokio::waited(actor);
+        }
+        return;
+    }
+    actor.flags &= !(flag::READS | flag::ACCEPTED | flag::CONNECTS);
     actor.context = 0;
     actor.top = 0;
     actor.cause = Cause::NONE;

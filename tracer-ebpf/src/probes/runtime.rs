@@ -9,7 +9,13 @@
 //!   goroutine, which `runtime.runqput(pp, gp, next)` then makes runnable on the same thread;
 //!   `runtime.goexit1()` ends the current one. In its HTTP client, `(*persistConn).roundTrip` is
 //!   called by who sends a request, `persistConnWriter.Write` by the goroutine that writes it.
-
+//! - tokio, in `tokio::runtime::task`: `State::transition_to_running(&self)`, `transition_to_idle` and
+//!   `transition_to_complete`, whose object is the header of the task that takes a turn, leaves it, ends;
+//!   `OwnedTasks::bind_inner(&self, task, ...)`, and for several threads
+//!   `Handle::schedule_option_task_without_yield(&self, task)`, which make one. In `tokio::sync::task`:
+//!   `AtomicWaker::register_by_ref(&self, ...)`, called by a channel's receiver when nothing is there,
+//!   and `AtomicWaker::wake(&self)`, called by a sender. `want::new()`: by it hyper's client connections
+//!   say when they wait for a request.
 //! - Python's asyncio servers: `Context.run` (`context_run(self, args, nargs, kwnames)`), in which
 //!   every callback runs; `PyContext_Enter(context)` and `PyContext_Exit`, which uvloop
 //!   uses in its place; the RETs of `PyContext_CopyCurrent()`; `Future.set_result(self, result)`.
@@ -61,6 +67,14 @@ uprobes! {
     python_exits: |_registers| cause::leaves_context();
     python_copied: |registers| cause::context_made(registers.c_result()?);
     python_wakes: |registers| cause::wakes(registers.c0()?);
+    tokio_runs: |registers| cause::tokio_runs(registers.c0()?);
+    tokio_pauses: |registers| cause::tokio_pauses(registers.c0()?);
+    tokio_ends: |registers| cause::tokio_ends(registers.c0()?);
+    tokio_makes_first: |registers| cause::tokio_makes_first(registers.c1()?, registers.caller()?);
+    tokio_makes: |registers| cause::tokio_makes(registers.c1()?, registers.caller()?);
+    tokio_receives: |registers| cause::tokio_receives(registers.c0()?, registers.caller()?);
+    tokio_connects: |_registers| cause::tokio_connects();
+    tokio_sends: |registers| cause::tokio_sends(registers.c0()?);
     go_makes: |registers| {
         // One that is made without being run (a coroutine) is run by nobody in particular.
         if registers.go3()? as u8 == 1 {

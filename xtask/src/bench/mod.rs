@@ -24,6 +24,7 @@ pub use causality::{SceneArgs, play as causality_scene};
 pub use sink::serve as sink;
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -55,6 +56,9 @@ pub struct BenchArgs {
     /// Only services of the causality row whose name contains this
     #[arg(long)]
     pub only: Option<String>,
+    /// Measure this agent, with what is installed, instead of setting up and building
+    #[arg(long)]
+    pub agent: Option<PathBuf>,
     /// Concurrencies of the causality row
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32])]
     pub concurrency: Vec<u32>,
@@ -82,10 +86,13 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let wanted = |row| args.row.is_none_or(|only| only == row);
     let causality = args.row == Some(Row::Causality);
     let is_live = args.row != Some(Row::Replay);
-    if is_live {
+    if is_live && args.agent.is_none() {
         setup::for_tests()?;
     }
-    let agent = binary::build(BuildArgs::default())?;
+    let agent = match &args.agent {
+        Some(agent) => agent.clone(),
+        None => binary::build(BuildArgs::default())?,
+    };
     let directory = sh::target().join("bench");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;

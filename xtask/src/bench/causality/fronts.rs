@@ -101,8 +101,8 @@ pub const FRONTS: &[Front] = &[
     front("uvicorn and httpx, fresh", Kind::Uvicorn, true, 0.95),
     front("aiohttp, keep-alive", Kind::Aiohttp, false, 0.95),
     front("aiohttp, fresh", Kind::Aiohttp, true, 0.95),
-    front("axum and reqwest, keep-alive", Kind::Axum, false, 0.0),
-    front("axum and reqwest, fresh", Kind::Axum, true, 0.0),
+    front("axum and reqwest, keep-alive", Kind::Axum, false, 0.95),
+    front("axum and reqwest, fresh", Kind::Axum, true, 0.95),
 ];
 
 /// What was built for a row.

@@ -18,7 +18,7 @@ use crate::http;
 
 const START: Duration = Duration::from_secs(30);
 /// Requests before those that count: what has to be learnt is learnt, in every worker.
-const WARM_UP: u32 = 32;
+const WARM_UP: u32 = 128;
 
 /// See `play`.
 #[derive(Debug, clap::Args)]

@@ -1,8 +1,8 @@
-//! Attaches probes to Python processes that serve with an event loop: see the kernel side's
-//! `cause/task.rs`.
+//! Attaches probes to processes that serve with an event loop that runs tasks, of Python or tokio: see
+//! the kernel side's `cause/task.rs` and `cause/tokio.rs`.
 //!
-//! In: such a process. Out: probes in its interpreter and its `_asyncio`, for this process alone: every
-//! callback passes them, and other programs of the same interpreter must not pay for that.
+//! In: such a process. Out: probes in its interpreter and its `_asyncio`, or its program, for this
+//! process alone: every task's turn passes them, and others of the same program must not pay for that.
 
 use std::fs::File;
 use std::num::NonZeroU32;
@@ -15,7 +15,9 @@ use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeLink, UProbeLinkId, UProbeScope};
 use rustc_hash::FxHashMap;
 
-use crate::discover::binary::{self, PythonEvent, PythonPoint};
+use super::tokio::{self, When};
+use crate::discover::Runtime;
+use crate::discover::binary::{self, PythonEvent};
 use crate::meta::ProcFs;
 use crate::meta::proc_fs::Mapping;
 
@@ -25,30 +27,51 @@ const MAX_PROCESSES: usize = 256;
 const MAX_FILES: usize = 64;
 
 type Attached = Vec<(&'static str, UProbeLinkId)>;
+/// Program of the kernel side, and offset in a file.
+type Point = (&'static str, u64);
 /// Device and inode number, bytes, last change.
 type FileId = (u64, u64, u64, i64);
 
 /// What was attached so far.
 #[derive(Debug, Default)]
-pub struct PythonProbes {
+pub struct TaskProbes {
     processes: FxHashMap<u32, Attached>,
-    files: FxHashMap<FileId, Vec<PythonPoint>>,
+    /// What was attached before it is known whether they serve.
+    early: FxHashMap<u32, Attached>,
+    files: FxHashMap<(FileId, What), Vec<Point>>,
 }
 
-impl PythonProbes {
+impl TaskProbes {
     /// True if something is attached to the process.
     pub fn follows(&self, tgid: u32) -> bool {
-        self.processes.contains_key(&tgid)
+        self.processes.contains_key(&tgid) || self.early.contains_key(&tgid)
+    }
+
+    /// Attaches what has to be seen of a process that may serve with tokio later, if it has that.
+    pub fn foresee(&mut self, ebpf: &mut Ebpf, proc: &ProcFs, tgid: u32) {
+        if self.early.contains_key(&tgid) || self.early.len() >= MAX_PROCESSES {
+            return;
+        }
+        let Some(exe) = proc.open_exe(tgid) else {
+            return;
+        };
+        match self.attach(ebpf, tgid, vec![(exe, What::TokioEarly)]) {
+            Ok(attached) if attached.is_empty() => {}
+            Ok(attached) => {
+                self.early.insert(tgid, attached);
+            }
+            Err(why) => tracing::debug!(tgid, why, "connections made from now on are not known"),
+        }
     }
 
     /// Attaches to a process; true if that went well.
-    pub fn follow(&mut self, ebpf: &mut Ebpf, proc: &ProcFs, tgid: u32) -> bool {
-        let result = if self.follows(tgid) {
+    pub fn follow(&mut self, ebpf: &mut Ebpf, proc: &ProcFs, tgid: u32, runtime: Runtime) -> bool {
+        let result = if self.processes.contains_key(&tgid) {
             Ok(())
         } else if self.processes.len() >= MAX_PROCESSES {
             Err("too many processes are followed".to_owned())
         } else {
-            self.attach(ebpf, proc, tgid)
+            self.follow_new(ebpf, proc, tgid, runtime)
         };
         match result {
             Ok(()) => {
@@ -64,28 +87,52 @@ impl PythonProbes {
 
     /// Gives back what was attached to a process.
     pub fn forget(&mut self, ebpf: &mut Ebpf, tgid: u32) {
-        let attached = self.processes.remove(&tgid).unwrap_or_default();
+        let mut attached = self.processes.remove(&tgid).unwrap_or_default();
+        attached.extend(self.early.remove(&tgid).unwrap_or_default());
         give_back(ebpf, attached);
     }
 
-    fn attach(&mut self, ebpf: &mut Ebpf, proc: &ProcFs, tgid: u32) -> Result<(), String> {
+    fn follow_new(
+        &mut self,
+        ebpf: &mut Ebpf,
+        proc: &ProcFs,
+        tgid: u32,
+        runtime: Runtime,
+    ) -> Result<(), String> {
+        let files = match runtime {
+            Runtime::Python => files(proc, tgid)?,
+            _ => {
+                let exe = proc.open_exe(tgid).ok_or("its program cannot be opened")?;
+                vec![(exe, What::Tokio)]
+            }
+        };
+        let attached = self.attach(ebpf, tgid, files)?;
+        self.processes.insert(tgid, attached);
+        Ok(())
+    }
+
+    fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        tgid: u32,
+        files: Vec<(File, What)>,
+    ) -> Result<Attached, String> {
         let pid = NonZeroU32::new(tgid).ok_or("it is gone")?;
         let mut points = Vec::new();
         // Where the files can be opened as long as they are held.
         let mut held = Vec::new();
-        for (file, what) in files(proc, tgid)? {
+        for (file, what) in files {
             let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
             let found = self.points(&file, what)?;
             points.extend(found.into_iter().map(|point| (path.clone(), point)));
             held.push(file);
         }
         // A context whose making is not seen would pass for the one that had its address before.
-        points.sort_by_key(|(_, point)| point.event != PythonEvent::Copied);
+        points.sort_by_key(|(_, (name, _))| *name != program_of(PythonEvent::Copied));
         let mut attached = Attached::new();
-        for (path, point) in points {
-            let name = program_of(point.event);
+        for (path, (name, at)) in points {
             let result = probe(ebpf, name).and_then(|probe| {
-                let at = UProbeAttachLocation::AbsoluteOffset(point.at);
+                let at = UProbeAttachLocation::AbsoluteOffset(at);
                 let scope = UProbeScope::OneProcess(pid);
                 probe
                     .attach(at, &path, scope)
@@ -99,26 +146,21 @@ impl PythonProbes {
                 }
             }
         }
-        self.processes.insert(tgid, attached);
-        Ok(())
+        Ok(attached)
     }
 
-    fn points(&mut self, file: &File, what: What) -> Result<Vec<PythonPoint>, String> {
+    fn points(&mut self, file: &File, what: What) -> Result<Vec<Point>, String> {
         let facts = file.metadata().map_err(|error| error.to_string())?;
         let id = (facts.dev(), facts.ino(), facts.len(), facts.mtime());
+        let id = (id, what);
         if let Some(points) = self.files.get(&id) {
             return Ok(points.clone());
         }
-        let mut points = Vec::new();
-        if what != What::Futures {
-            let found = binary::python_interpreter(file, facts.len());
-            let found = found.map_err(|error| error.to_string())?;
-            points.extend(found.ok_or("its interpreter exports no contexts")?);
-        }
-        if what != What::Interpreter {
-            let found = binary::python_futures(file, facts.len());
-            points.extend(found.map_err(|error| error.to_string())?);
-        }
+        let points = match what {
+            What::Tokio => tokio::points(file, When::Serving)?,
+            What::TokioEarly => tokio::points(file, When::Early)?,
+            _ => python_points(file, facts.len(), what)?,
+        };
         if self.files.len() >= MAX_FILES {
             self.files.clear();
         }
@@ -127,13 +169,33 @@ impl PythonProbes {
     }
 }
 
+fn python_points(file: &File, len: u64, what: What) -> Result<Vec<Point>, String> {
+    let mut points = Vec::new();
+    if what != What::Futures {
+        let found = binary::python_interpreter(file, len).map_err(|error| error.to_string())?;
+        points.extend(found.ok_or("its interpreter exports no contexts")?);
+    }
+    if what != What::Interpreter {
+        let found = binary::python_futures(file, len);
+        points.extend(found.map_err(|error| error.to_string())?);
+    }
+    let points = points.into_iter();
+    Ok(points
+        .map(|point| (program_of(point.event), point.at))
+        .collect())
+}
+
 /// What is looked for in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum What {
     Interpreter,
     Futures,
     /// `_asyncio` is built into the interpreter.
     Both,
+    /// tokio is built into the program.
+    Tokio,
+    /// What of it has to be seen early.
+    TokioEarly,
 }
 
 /// The process's interpreter, which is a library of it or its program, and its `_asyncio`.
