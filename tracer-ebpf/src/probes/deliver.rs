@@ -8,7 +8,6 @@ use tracer_common::abi::{
 use tracer_common::frame::{self, Body, Fields, Head, Window, chunk};
 use tracer_common::limits::{HEAD_BUDGET, MAX_MMSG, WINDOW};
 
-use super::frames::next_window;
 use super::io::{Message, side};
 use super::window::{action, at_most};
 use crate::cause::{self, Cause};
@@ -99,13 +98,6 @@ fn try_chunks<W: Way>(ctx: &W::Context) -> Option<()> {
     let side = side(connection, scratch.call.direction as u8);
     let seen = walk_chunks(&bytes, side, scratch.found.seen, scratch.found.len);
     finish(scratch, connection, seen, seen);
-    // As in HTTP/2: a body of many small chunks is written in one call.
-    if next_window(scratch, connection, mode::CHUNKED) {
-        scratch.call.runs += 1;
-        scratch.found.seen = 0;
-        go_on::<W>(ctx, scratch, connection, CHUNKS_PROGRAM);
-        return None;
-    }
     next_part::<W>(ctx, scratch, connection)
 }
 

@@ -49,7 +49,7 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
     finish(scratch, connection, seen, seen);
     // The kernel allows 33 tail calls, and gRPC libraries read and write megabytes of many frames
     // in one call: straight to the next window, not by way of the window program.
-    if next_window(scratch, connection, mode::FRAMES) {
+    if next_window(scratch, connection) {
         scratch.call.runs += 1;
         go_on::<W>(ctx, scratch, connection, FRAMES_PROGRAM);
         return None;
@@ -57,13 +57,12 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
     next_part::<W>(ctx, scratch, connection)
 }
 
-/// Fills the next window of the same call, which is in this mode still. False if there is none, or it is
-/// not as simple as that.
+/// Fills the next window of the same call. False if there is none, or it is not as simple as that.
 #[inline(always)]
-pub fn next_window(scratch: &mut Scratch, connection: &mut Connection, mode: u8) -> bool {
+fn next_window(scratch: &mut Scratch, connection: &mut Connection) -> bool {
     let (offset, total) = (scratch.call.offset, scratch.call.total);
     let direction = scratch.call.direction as u8;
-    if offset >= total || side(connection, direction).mode != mode {
+    if offset >= total || side(connection, direction).mode != mode::FRAMES {
         return false;
     }
     let left = total - offset;
