@@ -157,7 +157,7 @@ mod tests {
             ),
             (
                 "_ZN5tokio7runtime4task4list19OwnedTasks$LT$S$GT$10bind_inner17h799fc40974d6c627E.llvm.46",
-                Some("tokio_makes"),
+                Some("tokio_makes_first"),
             ),
             (
                 "_ZN5tokio4sync4task12atomic_waker11AtomicWaker4wake17h7ece13b8af85a33dE",
