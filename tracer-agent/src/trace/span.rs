@@ -42,7 +42,7 @@ pub enum Link {
 
 impl Link {
     /// All there are.
-    pub const ALL: [Link; 13] = [
+    pub const ALL: [Link; 14] = [
         Link::Context,
         Link::TcpOption,
         Link::LocalConnection,
