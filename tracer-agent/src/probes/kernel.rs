@@ -312,11 +312,11 @@ impl Kernel {
     }
 }
 
+/// Tracepoints, and whether a program could be attached to them.
+type Tried = Vec<(String, Result<(), ProgramError>)>;
+
 /// Attaches a program to all of its tracepoints, if it belongs to any; what became of each.
-fn attach(
-    name: &str,
-    program: &mut Program,
-) -> Result<Vec<(String, Result<(), ProgramError>)>, LoadError> {
+fn attach(name: &str, program: &mut Program) -> Result<Tried, LoadError> {
     match program {
         // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
         Program::UProbe(_) => Ok(Vec::new()),

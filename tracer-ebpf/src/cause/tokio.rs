@@ -212,7 +212,7 @@ fn makes(thread: &mut Actor, task: u64, site: u64) {
         return;
     }
     let maker = running(tgid, tid).and_then(|task| known(task, tgid));
-    let (cause, _) = maker.map_or((Cause::NONE, method::NONE), |maker| works_for(maker));
+    let (cause, _) = maker.map_or((Cause::NONE, method::NONE), works_for);
     if cause.connection == 0 {
         // What a task of the same address left, should its end not have been seen.
         if let Some(actor) = known(task, tgid) {
@@ -336,7 +336,7 @@ pub fn tokio_sends(cell: u64) {
     };
     count(&mut channel.begun);
     let sender = running(tgid, tid).and_then(|task| known(task, tgid));
-    let (cause, found) = sender.map_or((Cause::NONE, method::NONE), |sender| works_for(sender));
+    let (cause, found) = sender.map_or((Cause::NONE, method::NONE), works_for);
     channel.cause = cause;
     channel.method = found;
     count(&mut channel.sent);
