@@ -70,7 +70,7 @@ fn request(rng: &mut fastrand::Rng, path: &str) -> Request {
         head.push_str("Transfer-Encoding: chunked\r\n\r\n");
         let mut chunks = Vec::new();
         // What one call moves of many small chunks is looked at up to a limit, and counted beyond it.
-        let most = rng.usize(1000..50_000).max(body.len() / 12);
+        let most = rng.usize(1000..50_000).max(body.len() / 6);
         for chunk in body.chunks(most) {
             chunks.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
             chunks.extend(chunk);
