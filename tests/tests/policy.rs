@@ -88,6 +88,21 @@ fn ask(service: &Service, run: &str) -> Report {
 /// Asks the denied service, then the allowed one; then looks at everything that came.
 fn asked(agent: tracer_tests::agent::Agent, receiver: &Receiver, two: &Two, what: &str) {
     let (denied, allowed) = (unique(), unique());
+    // The agent hears of a program a moment after its start, on a busy host a long one.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let is_followed = || {
+        let first = unique();
+        ask(&two.allowed, &first);
+        let seen = std::time::Duration::from_secs(3);
+        receiver.wait_for(seen, |spans| {
+            let marker = format!("/r/{first}-");
+            let is_own = |span: &&tracer_tests::span::Span| {
+                span.kind == Kind::Server && span.mentions(&marker)
+            };
+            spans.iter().filter(is_own).count() >= REQUESTS
+        })
+    };
+    while !is_followed() && std::time::Instant::now() < deadline {}
     ask(&two.denied, &denied);
     let pids = two.allowed.pids();
     ask(&two.allowed, &allowed);

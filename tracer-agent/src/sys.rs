@@ -62,9 +62,8 @@ pub fn give_memory_back() {
     };
 }
 
-/// Starts a process that holds `kept` (sorted) open, and nothing else, until this one has ended, and then
-/// closes them: where that takes the kernel long, that process waits for it and not this one. It rests
-/// after every close for as long as that took, so that others get at what the kernel locks for it.
+/// Starts a process that holds `kept` (sorted) open, and nothing else, until this one has ended: where
+/// the last close of a descriptor takes the kernel long, that process waits for it and not this one.
 pub fn leave_to_child(kept: &[RawFd]) -> io::Result<()> {
     const PAUSE: libc::timespec = libc::timespec {
         tv_sec: 0,
@@ -72,13 +71,6 @@ pub fn leave_to_child(kept: &[RawFd]) -> io::Result<()> {
     };
     /// Ten seconds: a parent that does not end has to do without.
     const PAUSES: u32 = 2000;
-    const NEVER: libc::timespec = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    /// Nanoseconds. What takes no longer was not locked for long.
-    const SHORT: libc::c_long = 1_000_000;
-    const LONGEST_REST: libc::c_long = 100_000_000;
     // SAFETY: no arguments, no effects.
     let parent = unsafe { libc::getpid() };
     // SAFETY: what the child runs until it ends are system calls only: it allocates nothing, takes no
@@ -102,25 +94,6 @@ pub fn leave_to_child(kept: &[RawFd]) -> io::Result<()> {
                         break;
                     }
                     libc::nanosleep(&PAUSE, std::ptr::null_mut());
-                }
-                for &fd in kept {
-                    let (mut begun, mut ended) = (NEVER, NEVER);
-                    libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut begun);
-                    libc::close(fd);
-                    libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ended);
-                    let took = (ended.tv_sec - begun.tv_sec) * 1_000_000_000 + ended.tv_nsec
-                        - begun.tv_nsec;
-                    let rest = libc::timespec {
-                        tv_sec: 0,
-                        tv_nsec: if took < LONGEST_REST {
-                            took
-                        } else {
-                            LONGEST_REST
-                        },
-                    };
-                    if took > SHORT {
-                        libc::nanosleep(&rest, std::ptr::null_mut());
-                    }
                 }
                 libc::_exit(0)
             }
