@@ -85,6 +85,17 @@ fn ask(service: &Service, run: &str) -> Report {
     report
 }
 
+/// True when every span of the service that was asked by this run has arrived in time. The driver's own may
+/// come as well.
+fn served(receiver: &Receiver, run: &str, limit: std::time::Duration) -> bool {
+    let marker = format!("/r/{run}-");
+    receiver.wait_for(limit, |spans| {
+        let own =
+            |span: &&tracer_tests::span::Span| span.kind == Kind::Server && span.mentions(&marker);
+        spans.iter().filter(own).count() >= REQUESTS
+    })
+}
+
 /// Asks the denied service, then the allowed one; then looks at everything that came.
 fn asked(agent: tracer_tests::agent::Agent, receiver: &Receiver, two: &Two, what: &str) {
     let (denied, allowed) = (unique(), unique());
@@ -93,14 +104,7 @@ fn asked(agent: tracer_tests::agent::Agent, receiver: &Receiver, two: &Two, what
     let is_followed = || {
         let first = unique();
         ask(&two.allowed, &first);
-        let seen = std::time::Duration::from_secs(3);
-        receiver.wait_for(seen, |spans| {
-            let marker = format!("/r/{first}-");
-            let is_own = |span: &&tracer_tests::span::Span| {
-                span.kind == Kind::Server && span.mentions(&marker)
-            };
-            spans.iter().filter(is_own).count() >= REQUESTS
-        })
+        served(receiver, &first, std::time::Duration::from_secs(3))
     };
     while !is_followed() && std::time::Instant::now() < deadline {}
     ask(&two.denied, &denied);
@@ -113,13 +117,7 @@ fn asked(agent: tracer_tests::agent::Agent, receiver: &Receiver, two: &Two, what
             .filter(|span| span.kind == Kind::Server)
             .collect::<Vec<_>>()
     };
-    // The driver's own spans may come as well: wait for those of the service.
-    let arrived = receiver.wait_for(std::time::Duration::from_secs(120), |spans| {
-        let marker = format!("/r/{allowed}-");
-        let own =
-            |span: &&tracer_tests::span::Span| span.kind == Kind::Server && span.mentions(&marker);
-        spans.iter().filter(own).count() >= REQUESTS
-    });
+    let arrived = served(receiver, &allowed, std::time::Duration::from_secs(120));
     let (_, stopped) = finish(agent, receiver, &format!("/r/{allowed}-"), REQUESTS);
     let (of_allowed, of_denied) = (server(&allowed), server(&denied));
     assert!(

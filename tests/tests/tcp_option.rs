@@ -20,6 +20,8 @@ const ARRIVAL: Duration = Duration::from_secs(120);
 const REQUESTS: usize = 20;
 /// Exchanges of one request.
 const HOPS: usize = 5;
+/// What it goes through.
+const SERVICES: [&str; HOPS + 1] = ["ask", "go-hop", "hop", "Hop", "nginx", "serve"];
 
 /// Ended when dropped.
 struct Ended(Child);
@@ -172,7 +174,7 @@ fn five_runtimes_on_two_hosts() {
             agent.stderr()
         );
     }
-    for (_, agent) in sides.iter().map(|(receiver, agent)| (receiver, agent)) {
+    for (_, agent) in &sides {
         assert!(
             agent
                 .metrics()
@@ -188,6 +190,9 @@ fn five_runtimes_on_two_hosts() {
     }
     assert_eq!(requests.len(), REQUESTS, "{:?}", requests.keys());
     // A link within a program may be missing where causality is not certain: never many, never a wrong one.
+    for (path, spans) in &requests {
+        assert_no_wrong_parent(path, spans);
+    }
     let problems = requests
         .iter()
         .filter(|(path, spans)| !is_chain(path, spans));
@@ -248,9 +253,39 @@ fn is_chain(path: &str, spans: &[Span]) -> bool {
     problem.is_none()
 }
 
+/// The end and the service whose span a step is.
+fn expected(step: usize) -> (Kind, &'static str) {
+    let kind = match step.is_multiple_of(2) {
+        true => Kind::Client,
+        false => Kind::Server,
+    };
+    (kind, SERVICES[step.div_ceil(2)])
+}
+
+/// Each span is that of another step, and below the one of the step before it, or below none.
+fn assert_no_wrong_parent(path: &str, spans: &[Span]) {
+    let at = |step: usize| {
+        let (kind, service) = expected(step);
+        let mut found = spans
+            .iter()
+            .filter(|span| span.kind == kind && span.service() == Some(service));
+        let (Some(span), None) = (found.next(), found.next()) else {
+            panic!("{path}: step {step} is not one span: {spans:#?}");
+        };
+        span
+    };
+    for step in 0..2 * HOPS {
+        let before = step.checked_sub(1).map(|step| at(step).span_id.clone());
+        let parent = at(step).parent.clone();
+        assert!(
+            parent.is_none() || parent == before,
+            "{path}: step {step} is below another: {spans:#?}"
+        );
+    }
+}
+
 /// What is wrong with the spans of one request.
 fn problem(spans: &[Span]) -> Option<String> {
-    const SERVICES: [&str; 6] = ["ask", "go-hop", "hop", "Hop", "nginx", "serve"];
     if spans.len() != 2 * HOPS {
         return Some(format!("{} spans", spans.len()));
     }
@@ -261,12 +296,7 @@ fn problem(spans: &[Span]) -> Option<String> {
         let (Some(span), None) = (below.next(), below.next()) else {
             return Some(format!("step {step} is not one span below {parent:?}"));
         };
-        let kind = if step % 2 == 0 {
-            Kind::Client
-        } else {
-            Kind::Server
-        };
-        let service = SERVICES[step.div_ceil(2)];
+        let (kind, service) = expected(step);
         if span.kind != kind || span.service() != Some(service) {
             return Some(format!(
                 "step {step} is {:?} of {:?}, not of {service}",
