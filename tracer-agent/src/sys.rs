@@ -63,14 +63,25 @@ pub fn give_memory_back() {
 }
 
 /// Starts a process that holds `kept` (sorted) open, and nothing else, until this one has ended: where
-/// the last close of a descriptor takes the kernel long, that process waits for it and not this one.
-pub fn leave_to_child(kept: &[RawFd]) -> io::Result<()> {
-    const PAUSE: libc::timespec = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 5_000_000,
-    };
+/// the last close of a descriptor takes the kernel long, that process waits for it and not this one. It
+/// closes them one by one, each while it has a lock on `turn`, and waits ten seconds at most for
+/// others that have one.
+pub fn leave_to_child(kept: &[RawFd], turn: Option<&std::fs::File>) -> io::Result<()> {
+    const fn milliseconds(n: i64) -> libc::timespec {
+        libc::timespec {
+            tv_sec: 0,
+            tv_nsec: n * 1_000_000,
+        }
+    }
+    const PAUSE: libc::timespec = milliseconds(5);
+    /// For others who wait for the lock.
+    const REST: libc::timespec = milliseconds(1);
     /// Ten seconds: a parent that does not end has to do without.
     const PAUSES: u32 = 2000;
+    let turn = turn.map_or(-1, std::os::fd::AsRawFd::as_raw_fd);
+    let mut open: Vec<RawFd> = kept.to_vec();
+    open.extend((turn >= 0).then_some(turn));
+    open.sort_unstable();
     // SAFETY: no arguments, no effects.
     let parent = unsafe { libc::getpid() };
     // SAFETY: what the child runs until it ends are system calls only: it allocates nothing, takes no
@@ -82,7 +93,7 @@ pub fn leave_to_child(kept: &[RawFd]) -> io::Result<()> {
             unsafe {
                 libc::setsid();
                 let mut next = 0;
-                for &fd in kept {
+                for &fd in &open {
                     if next < fd {
                         libc::syscall(libc::SYS_close_range, next, fd - 1, 0);
                     }
@@ -94,6 +105,19 @@ pub fn leave_to_child(kept: &[RawFd]) -> io::Result<()> {
                         break;
                     }
                     libc::nanosleep(&PAUSE, std::ptr::null_mut());
+                }
+                let mut pauses = PAUSES;
+                for &fd in kept {
+                    while libc::flock(turn, libc::LOCK_EX | libc::LOCK_NB) != 0
+                        && pauses > 0
+                        && turn >= 0
+                    {
+                        pauses -= 1;
+                        libc::nanosleep(&PAUSE, std::ptr::null_mut());
+                    }
+                    libc::close(fd);
+                    libc::flock(turn, libc::LOCK_UN);
+                    libc::nanosleep(&REST, std::ptr::null_mut());
                 }
                 libc::_exit(0)
             }

@@ -83,6 +83,10 @@ pub mod policy {
     pub const TRACE: u32 = 2;
     /// Children inherit this entry at fork, in the kernel.
     pub const INHERIT: u32 = 4;
+    /// Nobody has decided yet: it is a new program, looked at until user space says.
+    pub const UNDECIDED: u32 = 8;
+    /// Instead of that: its parent was undecided when it was forked, and it runs the same program.
+    pub const UNDECIDED_CHILD: u32 = 16;
 }
 
 /// How the cause of a call was found ([`DataEvent::cause_method`]).
@@ -145,7 +149,8 @@ pub mod kind_of_process {
 
 /// Indexes of what user space may change while the kernel side runs.
 pub mod setting {
-    /// Whether the policy of processes has to be asked for every call: 0, [`ASK`] or [`CLOSED`].
+    /// Whether the policy of processes has to be asked for every call: 0, or of [`ASK`], [`CLOSED`] and
+    /// [`NEW_UNDECIDED`].
     pub const POLICY_ACTIVE: u32 = 0;
     /// [`super::policy`] flags of processes without an entry.
     pub const POLICY_DEFAULT: u32 = 1;
@@ -158,6 +163,9 @@ pub mod setting {
     /// Nothing is looked at, whatever the policy: not all programs are attached yet, and what only some
     /// of them see of a connection would pass for the whole of it.
     pub const CLOSED: u32 = 2;
+    /// New programs are looked at until it is decided whether they are traced, so that nothing of those that
+    /// are is missing, however late that is.
+    pub const NEW_UNDECIDED: u32 = 4;
 }
 
 /// Cookie of a probe in a TLS library: which instruction it is at. 0 at entries and RETs.

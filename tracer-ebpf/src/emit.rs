@@ -236,20 +236,22 @@ pub fn end(connection: &mut Connection, ended: &Ended) {
     count_one(count::SUBMITTED);
 }
 
-/// Tells user space of a forked process; nobody waits for it.
+/// Tells user space of a forked process; nobody waits for it. False if there was no room.
 #[inline(always)]
-pub fn fork(event: &ForkEvent) {
-    if EVENTS.output::<ForkEvent>(event, flags()).is_ok() {
+pub fn fork(event: &ForkEvent) -> bool {
+    let told = EVENTS.output::<ForkEvent>(event, flags()).is_ok();
+    if told {
         count_one(count::SUBMITTED);
     } else {
         drop_one(drop_reason::RING_FULL_CONTROL);
     }
+    told
 }
 
 /// Ships `len` bytes that begin with an event, and wakes the reader: for rare events that user
-/// space should see at once.
+/// space should see at once. False if there was no room.
 #[inline(always)]
-pub fn urgent(event: *const u8, len: u64) {
+pub fn urgent(event: *const u8, len: u64) -> bool {
     // SAFETY: the caller's buffer is at least `len` long; the verifier checks it.
     let result = unsafe {
         aya_ebpf::helpers::bpf_ringbuf_output(
@@ -264,6 +266,7 @@ pub fn urgent(event: *const u8, len: u64) {
     } else {
         drop_one(drop_reason::RING_FULL_CONTROL);
     }
+    result == 0
 }
 
 /// Tells of context that came in a TCP option.

@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tracer_common::abi::kind_of_process;
 
 use super::AppError;
+use super::followers::Followers;
 use super::limits::{self, memory::Step};
 use super::outlet::Outlet;
 use super::pipeline::{Parts, Pipeline};
@@ -152,7 +152,8 @@ impl Capture {
 }
 
 /// Detaching takes a grace period of the kernel's for every hook, one after the other: a second on
-/// an idle host, many under load. A child of ours gets the last references and so the wait.
+/// an idle host, many under load. A child of ours gets the last references and so the wait, and lets agents that start
+/// go first (`probes::turn`).
 fn leave_detaching() {
     let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else {
         return;
@@ -163,7 +164,8 @@ fn leave_detaching() {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
     hooks.sort_unstable();
-    if let Err(error) = crate::sys::leave_to_child(&hooks) {
+    let turn = crate::probes::turn::open();
+    if let Err(error) = crate::sys::leave_to_child(&hooks, turn.as_ref()) {
         tracing::debug!(%error, "cannot leave the detaching to a child");
     }
 }
@@ -180,6 +182,7 @@ struct Loaded {
     kernel: Kernel,
     reader: Reader,
     pipeline: Pipeline,
+    followers: Followers,
     tls: Option<Watch>,
     propagation: Option<Propagation>,
     ledger: Arc<Ledger>,
@@ -270,11 +273,14 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         ports: ports.clone(),
         id_secret: propagate.map(|options| options.secret),
     });
+    pipeline.maps().begin(switches).map_err(LoadError::from)?;
     if mode == Mode::Host {
         pipeline.apply_policy();
         pipeline.find_runtimes();
     }
-    follow(&mut kernel, &mut pipeline, true);
+    let mut followers = Followers::start(kernel.follower(), ProcFs::default())?;
+    follow(&mut followers, &mut pipeline);
+    followers.wait(|tgid, kind| pipeline.set_kind(tgid, kind));
     let propagation = propagate
         .and_then(|options| super::propagate::start(&mut kernel, options, &config.sampling));
     status.attached(kernel.attached.len(), kernel.missing.len(), reader.size());
@@ -284,6 +290,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         kernel,
         reader,
         pipeline,
+        followers,
         tls,
         propagation,
         ledger,
@@ -294,70 +301,23 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
     })
 }
 
-/// Has the kernel side know how new processes run what they serve. Those that would have to be waited
-/// for come again next time, unless `wait`.
-fn follow(kernel: &mut Kernel, pipeline: &mut Pipeline, wait: bool) {
-    let to_follow = pipeline.take_to_follow();
-    if to_follow.is_empty() {
-        return;
-    }
-    give_back(kernel, pipeline);
-    for (tgid, runtime) in to_follow {
-        if pipeline.event_loops().0.is_ending(tgid) {
-            pipeline.follow_later(tgid, runtime);
-            continue;
+/// Has the kernel side know how new processes run what they serve, as far as that is known by now.
+fn follow(followers: &mut Followers, pipeline: &mut Pipeline) {
+    pipeline
+        .take_ended()
+        .for_each(|tgid| followers.forget(tgid));
+    for (tgid, runtime) in pipeline.take_to_follow() {
+        let kind = followers.program(tgid, runtime, || pipeline.exe_path(tgid));
+        if matches!(runtime, Runtime::Python | Runtime::Rust) {
+            pipeline.event_loops().started(tgid, runtime);
         }
-        let Some(kind) = kernel.follow(runtime, &pipeline.exe_path(tgid), wait) else {
-            pipeline.follow_later(tgid, runtime);
-            continue;
-        };
-        if runtime == Runtime::Rust && !kernel.foresee_tasks(pipeline.event_loops().2, tgid) {
-            pipeline.follow_later(tgid, runtime);
-            continue;
-        }
-        if kind == kind_of_process::NONE {
-            continue;
-        }
-        if let Err(error) = pipeline.maps().set_kind(tgid, kind) {
-            tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
-        } else if matches!(runtime, Runtime::Python | Runtime::Rust) {
-            pipeline.event_loops().0.started(tgid, runtime);
+        if let Some(kind) = kind {
+            pipeline.set_kind(tgid, kind);
         }
     }
-}
-
-/// Gives back the probes of processes that ended, or that run something else now.
-fn give_back(kernel: &mut Kernel, pipeline: &mut Pipeline) {
-    let (processes, ..) = pipeline.event_loops();
-    processes.retain_ended(|tgid| !kernel.unfollow_tasks(tgid));
-}
-
-/// Follows the tasks of processes that were seen to serve with an event loop.
-fn follow_tasks(kernel: &mut Kernel, pipeline: &mut Pipeline) {
-    give_back(kernel, pipeline);
-    let (processes, maps, proc) = pipeline.event_loops();
-    processes.retain_candidates(|tgid, runtime| {
-        let Some(kind) = maps.kind(tgid) else {
-            return false;
-        };
-        if kind & kind_of_process::MULTIPLEXED == 0 {
-            return true;
-        }
-        match kernel.follow_tasks(proc, tgid, runtime) {
-            None => return true,
-            Some(false) => {}
-            Some(true) => {
-                let kind = match runtime {
-                    Runtime::Rust => kind_of_process::TOKIO,
-                    _ => kind_of_process::TASKS,
-                };
-                if let Err(error) = maps.set_kind(tgid, kind) {
-                    tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
-                }
-            }
-        }
-        false
-    });
+    while let Some((tgid, kind)) = followers.answer() {
+        pipeline.set_kind(tgid, kind);
+    }
 }
 
 impl Loaded {
@@ -379,13 +339,15 @@ impl Loaded {
                 // Records come out of the ring moments after their time.
                 seen_ns = begun_ns.saturating_sub(RING_LAG_NS);
             }
-            follow(&mut self.kernel, &mut self.pipeline, false);
+            follow(&mut self.followers, &mut self.pipeline);
             let now_ns = clock::boot_ns();
             let housekeeping = now_ns.saturating_sub(housekeeping_ns) >= HOUSEKEEPING_NS;
             if housekeeping {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
-                follow_tasks(&mut self.kernel, &mut self.pipeline);
+                for (tgid, runtime) in self.pipeline.take_event_loops() {
+                    self.followers.tasks(tgid, runtime);
+                }
                 match self.limits.memory() {
                     Step::GoOn => {}
                     Step::Shed => self.pipeline.shed(),

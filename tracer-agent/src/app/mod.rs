@@ -5,6 +5,8 @@
 mod beside;
 mod capture;
 mod command;
+mod denied;
+mod followers;
 mod limits;
 mod notify;
 mod outlet;

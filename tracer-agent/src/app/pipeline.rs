@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use tracer_common::abi::{ExitEvent, ForkEvent, policy as flag};
+use tracer_common::abi::{ExitEvent, ForkEvent, kind_of_process, policy as flag};
 
 use super::side::{Side, path_of};
 use super::takeover::gate::Gate;
@@ -26,6 +26,7 @@ use crate::trace::sdk::{SdkCounts, Settings as SdkSettings};
 use crate::trace::{Assembler, JoinCounts, SpanBuilder};
 
 use super::beside::{self, Sdks};
+use super::denied::Denied;
 use super::outlet::Outlet;
 use super::pods::PodStage;
 use super::reload::{self, Change};
@@ -156,6 +157,7 @@ impl Pipeline {
                 boot_to_unix_ns: clock::boot_to_unix_ns(),
                 spans: Vec::new(),
                 gate,
+                denied: Denied::default(),
                 runtimes: Runtimes::default(),
                 event_loops: EventLoops::default(),
                 to_follow: Vec::new(),
@@ -192,7 +194,13 @@ impl Pipeline {
         if Record::time_ns(bytes).is_some_and(|time_ns| time_ns > self.cut_ns) {
             return false;
         }
-        match Record::parse(bytes) {
+        let record = Record::parse(bytes);
+        if let Some(record) = &record
+            && self.host.leaves_out(record)
+        {
+            return true;
+        }
+        match record {
             Some(Record::Data(..) | Record::Connection(_)) if self.shedding => {
                 self.ingest.refuse(MEMORY_LIMIT);
             }
@@ -210,6 +218,7 @@ impl Pipeline {
                     ..
                 } = *event;
                 self.host.processes.on_fork(tgid, parent_tgid, time_ns);
+                self.host.decide_child(tgid);
                 self.host.event_loops.forked(tgid, parent_tgid);
                 // Its parent may have forked it before its own kind was said.
                 self.host.follow(tgid);
@@ -231,6 +240,7 @@ impl Pipeline {
         self.ingest.exit(event.tgid, event.time_ns, &mut self.host);
         self.host.processes.on_exit(event.tgid, event.time_ns);
         self.host.event_loops.ended(event.tgid);
+        self.host.denied.ended(event.tgid);
         self.host.sdks.stage.exited(event.tgid, self.host.now_ns);
         if let Some(tls) = &self.host.tls {
             tls.ended(event.tgid);
@@ -293,6 +303,7 @@ impl Pipeline {
     pub fn tick(&mut self, now_ns: u64) {
         self.ingest.tick(now_ns, &mut self.host);
         self.host.processes.expire(now_ns);
+        self.host.denied.expire(now_ns);
         self.host.release();
         self.outlet.tick(now_ns);
         let is_due = |settling: &mut Settling| now_ns >= settling.since_ns + SETTLE_NS;
@@ -509,14 +520,34 @@ impl Pipeline {
         std::mem::take(&mut self.host.to_follow)
     }
 
-    /// One of them cannot be followed now: it comes with the next call. Beyond a limit its calls get
-    /// no parents.
-    pub fn follow_later(&mut self, tgid: u32, runtime: Runtime) {
-        const MOST: usize = 4096;
-        if self.host.to_follow.len() < MOST {
-            self.host.to_follow.push((tgid, runtime));
-        } else {
-            tracing::debug!(tgid, "too many processes wait to be followed");
+    /// Processes that may have been followed and ended, or run something else now, since the last call.
+    pub fn take_ended(&mut self) -> impl Iterator<Item = u32> + use<> {
+        self.host.event_loops.take_ended().into_iter()
+    }
+
+    /// Processes that were seen to serve with an event loop, since the last call.
+    pub fn take_event_loops(&mut self) -> Vec<(u32, Runtime)> {
+        let Side {
+            event_loops, maps, ..
+        } = &mut self.host;
+        let mut serving = Vec::new();
+        event_loops.retain_candidates(|tgid, runtime| {
+            let Some(kind) = maps.kind(tgid) else {
+                return false;
+            };
+            let serves = kind & kind_of_process::MULTIPLEXED != 0;
+            if serves {
+                serving.push((tgid, runtime));
+            }
+            !serves
+        });
+        serving
+    }
+
+    /// Says how a process runs what it serves.
+    pub fn set_kind(&mut self, tgid: u32, kind: u32) {
+        if let Err(error) = self.host.maps.set_kind(tgid, kind) {
+            tracing::warn!(tgid, %error, "cannot say how a process runs: its calls get no parents");
         }
     }
 
@@ -533,15 +564,9 @@ impl Pipeline {
         }
     }
 
-    /// The processes that may serve with an event loop, and what else following them takes.
-    pub fn event_loops(&mut self) -> (&mut EventLoops, &mut Maps, &ProcFs) {
-        let Side {
-            event_loops,
-            maps,
-            proc,
-            ..
-        } = &mut self.host;
-        (event_loops, maps, proc)
+    /// The processes that may serve with an event loop.
+    pub fn event_loops(&mut self) -> &mut EventLoops {
+        &mut self.host.event_loops
     }
 
     /// Where a process's program can be opened.

@@ -80,6 +80,7 @@ pub fn switches(discovery: &Discovery, ports: &[u16]) -> Switches {
     Switches {
         policy_active: discovery.mode() == Mode::Command || discovery.policy().has_rules(),
         policy_default: discovery.default_flags(),
+        new_undecided: discovery.mode() == Mode::Host && discovery.policy().has_rules(),
         ports_active: !ports.is_empty(),
     }
 }

@@ -7,14 +7,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
-use tracer_common::abi::ExecEvent;
+use tracer_common::abi::{ExecEvent, policy};
 
 use super::beside::Sdks;
+use super::denied::Denied;
 use super::takeover::gate::{Gate, Verdict};
 use super::tls::Watch;
-use crate::discover::{Decision, Discovery, EventLoops, PolicyUpdate, Runtime, Runtimes};
+use crate::discover::{Decision, Discovery, EventLoops, Mode, PolicyUpdate, Runtime, Runtimes};
 use crate::export::USER_AGENT;
-use crate::ingest::Host;
+use crate::ingest::{Host, Record};
 use crate::meta::{ExecInfo, ProcFs, ProcessTable};
 use crate::probes::Maps;
 use crate::protocol::{Connection, Endpoint, Exchange, ExchangeId, ExportBody, Opened};
@@ -42,6 +43,7 @@ pub struct Side {
     pub(super) spans: Vec<Span>,
     /// Which exchanges are this agent's to report.
     pub(super) gate: Gate,
+    pub(super) denied: Denied,
     pub(super) runtimes: Runtimes,
     pub(super) event_loops: EventLoops,
     /// Processes whose runtimes are to be followed.
@@ -67,7 +69,49 @@ impl Side {
         }
         let facts = self.processes.on_exec(&ExecInfo::new(event, tail));
         if let Some(update) = self.discovery.on_exec(facts) {
-            self.apply(update);
+            self.decide(event.tgid, update);
+        }
+    }
+
+    /// Decides about a forked process, if its parent's program was undecided when it was forked.
+    pub(super) fn decide_child(&mut self, tgid: u32) {
+        if self.discovery.mode() != Mode::Host
+            || !self.discovery.policy().has_rules()
+            || !self.maps.is_undecided_child(tgid)
+        {
+            return;
+        }
+        let facts = self.processes.facts(tgid);
+        let update = facts.and_then(|facts| self.discovery.on_exec(facts));
+        self.decide(tgid, update.unwrap_or(PolicyUpdate::Remove { tgid }));
+    }
+
+    /// The kernel side looked at a new program until now; of one that is not traced nothing is kept.
+    fn decide(&mut self, tgid: u32, update: PolicyUpdate) {
+        let flags = match update {
+            PolicyUpdate::Set { flags, .. } => flags,
+            PolicyUpdate::Remove { .. } => self.discovery.default_flags(),
+        };
+        self.apply(update);
+        if self.discovery.mode() == Mode::Host {
+            let is_traced = flags & policy::IGNORE == 0;
+            self.denied.decided(tgid, is_traced, self.now_ns);
+        }
+    }
+
+    /// Whether what a process did is to be left out. Of its connections the kernel side forgets what it
+    /// knows, should somebody else go on with them.
+    pub(super) fn leaves_out(&mut self, record: &Record<'_>) -> bool {
+        if self.denied.is_empty() {
+            return false;
+        }
+        match record {
+            Record::Data(event, _) => self.denied.has(event.tgid),
+            Record::Connection(event) if self.denied.has(event.tgid) => {
+                self.maps.forget_connection(event.socket, event.connection);
+                true
+            }
+            _ => false,
         }
     }
 

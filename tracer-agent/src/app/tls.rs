@@ -189,6 +189,7 @@ impl Keeper {
         if self.whole_host {
             self.look_at_all();
         }
+        self.probes.started();
         // Nobody listens only when the agent is ending already.
         let _ = looked.send(());
         tracing::info!("what runs was looked at for TLS libraries");

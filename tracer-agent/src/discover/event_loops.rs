@@ -57,14 +57,9 @@ impl EventLoops {
         }
     }
 
-    /// True while probes of what the process ran before are still to be given back.
-    pub fn is_ending(&self, tgid: u32) -> bool {
-        self.ended.contains(&tgid)
-    }
-
-    /// Ended ones whose probes are still to be given back.
-    pub fn retain_ended(&mut self, mut stays: impl FnMut(u32) -> bool) {
-        self.ended.retain(|tgid| stays(*tgid));
+    /// Those that ended since the last call: their probes, if they have any, are given back.
+    pub fn take_ended(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.ended)
     }
 }
 
@@ -97,13 +92,8 @@ mod tests {
         assert_eq!(candidates(&mut processes), [1, 4]);
         processes.ended(1);
         processes.ended(2);
-        assert!(processes.is_ending(2) && !processes.is_ending(4));
-        let mut ended = Vec::new();
-        processes.retain_ended(|tgid| {
-            ended.push(tgid);
-            false
-        });
-        assert_eq!(ended, [1, 2]);
+        assert_eq!(processes.take_ended(), [1, 2]);
+        assert!(processes.take_ended().is_empty());
         assert_eq!(candidates(&mut processes), [4]);
         for tgid in 0..2 * MOST as u32 {
             processes.started(tgid, Runtime::Python);

@@ -1,14 +1,14 @@
 //! The kernel side while it runs: its programs attached, its parts handed out.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::{Array, RingBuf};
 use aya::programs::{Program, ProgramError};
-use tracer_common::abi::{kind_of_process, setting};
+use tracer_common::abi::setting;
 
 use super::error::{LoadError, chain};
+use super::follower::Follower;
 use super::load::{
     Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
     sees_io_uring,
@@ -17,13 +17,11 @@ use super::maps::Maps;
 use super::parallel;
 use super::propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
 use super::reader::Reader;
-use super::runtime::RuntimeProbes;
 use super::shared::SharedEbpf;
-use super::tasks::TaskProbes;
 use super::tls::TlsProbes;
-use crate::discover::Runtime;
-use crate::meta::ProcFs;
+use super::turn::Turn;
 use crate::telemetry::metrics::ProgramCost;
+
 /// Programs that are attached to several tracepoints, by the first of them; all others are named
 /// after theirs.
 const SHARED: &[&[&str]] = &[
@@ -60,10 +58,8 @@ const OPTIONAL: &[&str] = &[
 
 /// The loaded and attached kernel side; everything is detached when it is dropped.
 pub struct Kernel {
-    /// Shared with the thread that attaches probes to TLS libraries.
+    /// Shared with the threads that attach probes to runtimes and TLS libraries.
     ebpf: Arc<SharedEbpf>,
-    runtimes: RuntimeProbes,
-    tasks: TaskProbes,
     sees_tls: bool,
     /// While it is open the kernel measures every program of the host.
     measuring: Option<OwnedFd>,
@@ -89,6 +85,9 @@ impl Kernel {
 
     /// Loads and attaches. Nothing is looked at before [`Maps::switch`] says at what.
     pub fn start(options: &Options) -> Result<Self, LoadError> {
+        let turn = Turn::new();
+        // Agents that end wait for all of it.
+        let _held = turn.hold();
         let mut ebpf = open(options)?;
         let sets: &[Set] = match options.tls {
             true => &[Set::Always, Set::Tls],
@@ -118,9 +117,7 @@ impl Kernel {
         let mut kernel = Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
-            ebpf: Arc::new(SharedEbpf::new(ebpf)),
-            runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
-            tasks: TaskProbes::default(),
+            ebpf: Arc::new(SharedEbpf::new(ebpf, turn)),
             sees_tls,
             measuring: options.bpf_stats.then(measure).and_then(|measuring| {
                 measuring
@@ -166,55 +163,13 @@ impl Kernel {
         Ok(())
     }
 
-    /// Attaches what a runtime needs to a process's program, once per program; returns the kind that
-    /// the process then is of (`abi::kind_of_process`). Without `wait`, `None` while a TLS library
-    /// gets its probes or loses them, which may take long.
-    pub fn follow(&mut self, runtime: Runtime, exe: &Path, wait: bool) -> Option<u32> {
-        match runtime {
-            Runtime::Kind(kind) => return Some(kind),
-            Runtime::Python => return Some(kind_of_process::THREADS),
-            Runtime::Rust => return Some(kind_of_process::BLOCKING),
-            Runtime::Node | Runtime::Go => {}
-        }
-        let mut ebpf = match self.ebpf.try_lock_first() {
-            Some(ebpf) => ebpf,
-            None if wait => self.ebpf.lock(),
-            None => return None,
-        };
-        Some(self.runtimes.follow(&mut ebpf, runtime, exe))
-    }
-
-    /// Attaches what shows the tasks of a process that serves with an event loop; true if its calls can
-    /// have parents then. `None` if that cannot be done now.
-    pub fn follow_tasks(&mut self, proc: &ProcFs, tgid: u32, runtime: Runtime) -> Option<bool> {
-        let mut ebpf = self.ebpf.try_lock_first()?;
-        Some(self.tasks.follow(&mut ebpf, proc, tgid, runtime))
-    }
-
-    /// Attaches what has to be seen of a process that may serve with tokio before it does; false if that
-    /// cannot be done now.
-    pub fn foresee_tasks(&mut self, proc: &ProcFs, tgid: u32) -> bool {
-        let Some(mut ebpf) = self.ebpf.try_lock_first() else {
-            return false;
-        };
-        self.tasks.foresee(&mut ebpf, proc, tgid);
-        true
-    }
-
-    /// Gives back what was attached to a process that ended; false if that has to be done later.
-    pub fn unfollow_tasks(&mut self, tgid: u32) -> bool {
-        if !self.tasks.follows(tgid) {
-            return true;
-        }
-        let Some(mut ebpf) = self.ebpf.try_lock() else {
-            return false;
-        };
-        self.tasks.forget(&mut ebpf, tgid);
-        true
+    /// What attaches probes to what processes run; to be taken once.
+    pub fn follower(&self) -> Follower {
+        Follower::new(Arc::clone(&self.ebpf))
     }
 
     /// What each program cost since it was loaded; empty unless the kernel counts it, because this
-    /// was asked to or because the host always does. `None` while a TLS library gets its probes.
+    /// was asked to or because the host always does. `None` while probes are attached.
     pub fn program_costs(&self) -> Option<Vec<ProgramCost>> {
         let counted_anyway = || {
             std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
@@ -223,7 +178,7 @@ impl Kernel {
         if self.measuring.is_none() && !counted_anyway() {
             return Some(Vec::new());
         }
-        // While a TLS library gets its probes: nobody waits here.
+        // While probes are attached: nobody waits here.
         let ebpf = self.ebpf.try_lock()?;
         let costs = ebpf.programs().filter_map(|(name, program)| {
             let info = match program {
@@ -241,7 +196,7 @@ impl Kernel {
         Some(costs.collect())
     }
 
-    /// How long all programs ran while the kernel measured them; `None` while a TLS library gets its probes.
+    /// How long all programs ran while the kernel measured them; `None` while probes are attached.
     pub fn run_time(&self) -> Option<RunTime> {
         let ebpf = self.ebpf.try_lock()?;
         let mut total = RunTime::default();

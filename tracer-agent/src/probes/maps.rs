@@ -3,7 +3,7 @@
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use rustc_hash::FxHashSet;
-use tracer_common::abi::{connection_entry, drop_reason, setting};
+use tracer_common::abi::{connection_entry, drop_reason, policy, setting};
 
 use super::error::LoadError;
 
@@ -14,6 +14,8 @@ pub struct Switches {
     pub policy_active: bool,
     /// `abi::policy` flags for processes without an entry.
     pub policy_default: u32,
+    /// Look at new programs until their policy is set.
+    pub new_undecided: bool,
     /// Some ports are ignored.
     pub ports_active: bool,
 }
@@ -28,12 +30,21 @@ impl Switches {
         let Switches {
             policy_active,
             policy_default,
+            new_undecided: _,
             ports_active,
         } = self;
         settings.set(setting::POLICY_DEFAULT, policy_default, 0)?;
         let active = if policy_active { setting::ASK } else { 0 };
-        settings.set(setting::POLICY_ACTIVE, active, 0)?;
+        settings.set(setting::POLICY_ACTIVE, active | self.undecided(), 0)?;
         settings.set(setting::PORTS_ACTIVE, u32::from(ports_active), 0)
+    }
+
+    fn undecided(self) -> u32 {
+        if self.new_undecided {
+            setting::NEW_UNDECIDED
+        } else {
+            0
+        }
     }
 }
 
@@ -122,6 +133,19 @@ impl Maps {
     pub fn remove_process(&mut self, tgid: u32) {
         // Not having had an entry is the usual case.
         let _ = self.processes.remove(&tgid);
+    }
+
+    /// True for a process forked by one of whose program it was not yet decided whether it is traced.
+    pub fn is_undecided_child(&self, tgid: u32) -> bool {
+        let flags = self.processes.get(&tgid, 0);
+        flags.is_ok_and(|flags| flags & policy::UNDECIDED_CHILD != 0)
+    }
+
+    /// Before the first look at what runs: programs that start from now on are undecided where `switches`
+    /// says so. Nothing is looked at yet.
+    pub fn begin(&mut self, switches: Switches) -> Result<(), aya::maps::MapError> {
+        let closed = setting::CLOSED | switches.undecided();
+        self.settings.set(setting::POLICY_ACTIVE, closed, 0)
     }
 
     /// Has the kernel side follow other switches from now on.

@@ -1,6 +1,7 @@
 //! Puts the eBPF programs into the kernel: load, attach, tier. The only room that names aya.
 
 pub mod error;
+mod follower;
 pub mod kernel;
 pub mod load;
 pub mod maps;
@@ -13,8 +14,10 @@ mod symbols;
 mod tasks;
 pub mod tls;
 mod tokio;
+pub mod turn;
 
 pub use error::LoadError;
+pub use follower::{Follower, immediate};
 pub use kernel::{Kernel, RunTime, measure};
 pub use load::{Options, check_rights, object_size};
 pub use maps::{KernelCounts, Maps, Switches};

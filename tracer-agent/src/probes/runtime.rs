@@ -98,25 +98,28 @@ impl RuntimeProbes {
         }
     }
 
-    /// Attaches what `runtime` needs to the program, unless it has it.
+    /// The kind of processes that run the program, if that is known already.
+    pub fn known(&self, exe: &Path) -> Option<u32> {
+        if !self.allowed {
+            return Some(kind::NONE);
+        }
+        let Ok(file) = std::fs::metadata(exe) else {
+            return Some(kind::NONE);
+        };
+        self.programs.get(&(file.dev(), file.ino())).copied()
+    }
+
+    /// Attaches what `runtime` needs to the program, which does not have it yet.
     pub fn follow(&mut self, ebpf: &mut Ebpf, runtime: Runtime, exe: &Path) -> u32 {
         let (hooks, then) = match runtime {
-            Runtime::Kind(kind) => return kind,
-            Runtime::Python => return kind::THREADS,
-            Runtime::Rust => return kind::BLOCKING,
             Runtime::Node => (NODE, kind::CALLBACKS),
             Runtime::Go => (GO, kind::GO),
+            Runtime::Kind(_) | Runtime::Python | Runtime::Rust => return kind::NONE,
         };
-        if !self.allowed {
-            return kind::NONE;
-        }
         let Ok(file) = std::fs::metadata(exe) else {
             return kind::NONE;
         };
         let id = (file.dev(), file.ino());
-        if let Some(kind) = self.programs.get(&id) {
-            return *kind;
-        }
         let kind = if self.programs.len() >= MAX_PROGRAMS {
             tracing::warn!("too many programs are followed: calls of more of them get no parents");
             return kind::NONE;

@@ -1,39 +1,67 @@
-//! The loaded object, shared between the capture thread and the one that attaches to TLS libraries.
+//! The loaded object, shared between the threads that attach to runtimes and to TLS libraries.
 //!
-//! Loading and attaching take seconds on a busy host. The thread does them piece by piece and lets the
-//! capture thread go first in between: until a runtime is followed, its calls have no parents.
+//! Attaching takes seconds on a busy host. What follows runtimes goes first: until that is done, calls have
+//! no parents. The capture thread waits for neither.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 
-/// Longest that the capture thread is let go first: it may have found something else to do.
+use super::turn::{Held, Turn};
+
+/// Longest that the one who goes first is waited for.
 const LONGEST: Duration = Duration::from_millis(200);
 
 /// See the module's text.
 pub(super) struct SharedEbpf {
     ebpf: Mutex<Ebpf>,
-    /// The capture thread did not get it, and comes back for it.
+    /// Somebody who goes first wants it.
     wanted: AtomicBool,
+    turn: Turn,
+}
+
+/// It is locked, and no agent that ends is in the way.
+pub(super) struct Locked<'a> {
+    ebpf: MutexGuard<'a, Ebpf>,
+    _turn: Held,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Ebpf;
+
+    fn deref(&self) -> &Ebpf {
+        &self.ebpf
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
 }
 
 impl SharedEbpf {
     /// Of a loaded object.
-    pub(super) fn new(ebpf: Ebpf) -> Self {
+    pub(super) fn new(ebpf: Ebpf, turn: Turn) -> Self {
         SharedEbpf {
             ebpf: Mutex::new(ebpf),
             wanted: AtomicBool::new(false),
+            turn,
         }
     }
 
     /// Waits for it.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Ebpf> {
-        self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Locked<'_> {
+        Locked {
+            _turn: self.turn.hold(),
+            ebpf: self.ebpf.lock().unwrap_or_else(PoisonError::into_inner),
+        }
     }
 
-    /// If nobody has it.
+    /// If nobody has it: for the capture thread, which never waits, and attaches nothing.
     pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Ebpf>> {
         match self.ebpf.try_lock() {
             Ok(ebpf) => Some(ebpf),
@@ -42,19 +70,25 @@ impl SharedEbpf {
         }
     }
 
-    /// For the capture thread, which never waits: without it this time it goes first next time.
-    pub(super) fn try_lock_first(&self) -> Option<MutexGuard<'_, Ebpf>> {
-        let locked = self.try_lock();
-        self.wanted.store(locked.is_none(), Ordering::Release);
+    /// For one thread: waits for it, before those that get it in turn.
+    pub(super) fn lock_first(&self) -> Locked<'_> {
+        self.wanted.store(true, Ordering::Release);
+        let locked = self.lock();
+        self.wanted.store(false, Ordering::Release);
         locked
     }
 
-    /// For one piece of long work: after the capture thread, if that wants it.
-    pub(super) fn lock_in_turn(&self) -> MutexGuard<'_, Ebpf> {
+    /// For one piece of long work: after the one who goes first, if that wants it.
+    pub(super) fn lock_in_turn(&self) -> Locked<'_> {
         let begun = Instant::now();
         while self.wanted.load(Ordering::Acquire) && begun.elapsed() < LONGEST {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.lock()
+    }
+
+    /// Has agents that end keep their hooks while it is held.
+    pub(super) fn hold_turn(&self) -> Held {
+        self.turn.hold()
     }
 }

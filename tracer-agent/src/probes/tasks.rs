@@ -15,6 +15,7 @@ use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeLink, UProbeLinkId, UProbeScope};
 use rustc_hash::FxHashMap;
 
+use super::shared::SharedEbpf;
 use super::tokio::{self, When};
 use crate::discover::Runtime;
 use crate::discover::binary::{self, PythonEvent};
@@ -48,14 +49,21 @@ impl TaskProbes {
     }
 
     /// Attaches what has to be seen of a process that may serve with tokio later, if it has that.
-    pub fn foresee(&mut self, ebpf: &mut Ebpf, proc: &ProcFs, tgid: u32) {
+    pub fn foresee(&mut self, ebpf: &SharedEbpf, proc: &ProcFs, tgid: u32) {
         if self.early.contains_key(&tgid) || self.early.len() >= MAX_PROCESSES {
             return;
         }
         let Some(exe) = proc.open_exe(tgid) else {
             return;
         };
-        match self.attach(ebpf, tgid, vec![(exe, What::TokioEarly)]) {
+        // Most programs have nothing of it: that takes no lock.
+        if self
+            .points(&exe, What::TokioEarly)
+            .is_ok_and(|points| points.is_empty())
+        {
+            return;
+        }
+        match self.attach(&mut ebpf.lock_first(), tgid, vec![(exe, What::TokioEarly)]) {
             Ok(attached) if attached.is_empty() => {}
             Ok(attached) => {
                 self.early.insert(tgid, attached);

@@ -15,6 +15,7 @@ use tracer_common::abi::{MappedFile, place};
 use super::error::{self, LoadError};
 use super::load;
 use super::shared::SharedEbpf;
+use super::turn::Held;
 use crate::discover::binary::{Deferred, Function, Quick, Target, TlsFunction};
 
 /// Programs reached by tail call, in the order of their indexes in the `TLS_PROGRAMS` map.
@@ -33,6 +34,8 @@ pub struct TlsProbes {
     active: Array<MapData, u32>,
     /// `active` is 1 already.
     active_set: bool,
+    /// Agents that end wait for what is attached at start.
+    starting: Option<Held>,
 }
 
 /// Probes in one file. They stay until [`TlsProbes::detach`] is called.
@@ -59,6 +62,7 @@ impl Attached {
 
 impl TlsProbes {
     pub(super) fn new(ebpf: Arc<SharedEbpf>) -> Result<Self, LoadError> {
+        let starting = ebpf.hold_turn();
         let mut locked = ebpf.lock();
         let mut take = |name| locked.take_map(name).ok_or(LoadError::Mismatch(name));
         let (known, wanted, active) = (
@@ -73,7 +77,13 @@ impl TlsProbes {
             wanted: Array::try_from(wanted)?,
             active: Array::try_from(active)?,
             active_set: false,
+            starting: Some(starting),
         })
+    }
+
+    /// What is there at start has its probes.
+    pub fn started(&mut self) {
+        self.starting = None;
     }
 
     /// Has the kernel side tell of executable files that processes map.

@@ -175,6 +175,20 @@ impl Caller {
         }
         Some(caller)
     }
+
+    /// The current process, if it is decided that it is traced: what it sends may be changed.
+    #[inline(always)]
+    pub fn decided() -> Option<Self> {
+        let caller = Self::traced()?;
+        if read_setting(setting::POLICY_ACTIVE) & setting::NEW_UNDECIDED != 0 {
+            // SAFETY: the value is only read.
+            let flags = unsafe { PROCESSES.get(&caller.tgid) }.copied().unwrap_or(0);
+            if flags & (policy::UNDECIDED | policy::UNDECIDED_CHILD) != 0 {
+                return None;
+            }
+        }
+        Some(caller)
+    }
 }
 
 #[inline(always)]

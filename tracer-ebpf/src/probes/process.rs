@@ -57,16 +57,26 @@ fn exec() -> Option<()> {
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         comm: bpf_get_current_comm().unwrap_or_default(),
     };
+    let tgid = scratch.event.tgid;
+    let undecided = read_setting(setting::POLICY_ACTIVE) & setting::NEW_UNDECIDED != 0;
+    if undecided {
+        let flags = policy::TRACE | policy::INHERIT | policy::UNDECIDED;
+        let _ = PROCESSES.insert(&tgid, &flags, 0);
+    }
     let bytes = (args_len + env_len) as u64;
     let bytes = if bytes > (ARGS_MAX + ENV_MAX) as u64 {
         (ARGS_MAX + ENV_MAX) as u64
     } else {
         bytes
     };
-    emit::urgent(
+    let told = emit::urgent(
         core::ptr::from_ref(scratch).cast(),
         core::mem::size_of::<ExecEvent>() as u64 + bytes,
     );
+    if undecided && !told {
+        // Nobody will decide.
+        let _ = PROCESSES.remove(&tgid);
+    }
     None
 }
 
@@ -153,14 +163,21 @@ fn fork(task: u64) -> Option<()> {
         return None;
     }
     cause::process_made(parent, child);
+    let mut undecided = false;
     if read_setting(setting::POLICY_ACTIVE) != 0 {
         // SAFETY: the value is copied before the map is changed.
         let flags = unsafe { PROCESSES.get(&parent) }.copied().unwrap_or(0);
         if flags & policy::INHERIT != 0 {
+            undecided = flags & (policy::UNDECIDED | policy::UNDECIDED_CHILD) != 0;
+            let flags = if undecided {
+                flags & !policy::UNDECIDED | policy::UNDECIDED_CHILD
+            } else {
+                flags
+            };
             let _ = PROCESSES.insert(&child, &flags, 0);
         }
     }
-    emit::fork(&ForkEvent {
+    let told = emit::fork(&ForkEvent {
         header: Header {
             kind: kind::FORK,
             selector: 0,
@@ -173,5 +190,8 @@ fn fork(task: u64) -> Option<()> {
         tgid: child,
         parent_tgid: parent,
     });
+    if undecided && !told {
+        let _ = PROCESSES.remove(&child);
+    }
     None
 }

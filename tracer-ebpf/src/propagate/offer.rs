@@ -69,7 +69,7 @@ pub fn propagate_offer(_ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn offer() -> Option<u32> {
-    let caller = Caller::traced()?;
+    let caller = Caller::decided()?;
     // SAFETY: programs of tracepoints run with preemption disabled: the per-CPU slots are ours.
     let (ahead, scratch) = unsafe {
         (

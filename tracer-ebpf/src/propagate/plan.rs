@@ -104,7 +104,7 @@ fn set_option() -> Option<()> {
 
 #[inline(always)]
 fn enter(ctx: &TracePointContext, shape: Shape) -> Option<()> {
-    let caller = Caller::traced()?;
+    let caller = Caller::decided()?;
     let arguments = Arguments::of_current()?;
     let flags = match shape {
         Shape::BufferFlags => arguments.fourth()?,

@@ -1,0 +1,74 @@
+//! Attaches probes to what processes run: their runtimes, and the tasks of their event loops.
+//!
+//! In: processes. Out: of which kind they are then (`abi::kind_of_process`). Attaching takes the kernel a
+//! while; the caller has a thread of its own for it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tracer_common::abi::kind_of_process as kind;
+
+use super::runtime::RuntimeProbes;
+use super::shared::SharedEbpf;
+use super::tasks::TaskProbes;
+use crate::discover::Runtime;
+use crate::meta::ProcFs;
+
+/// The kind of processes of a runtime that needs no probes for it.
+pub fn immediate(runtime: Runtime) -> Option<u32> {
+    match runtime {
+        Runtime::Kind(kind) => Some(kind),
+        Runtime::Python => Some(kind::THREADS),
+        Runtime::Rust => Some(kind::BLOCKING),
+        Runtime::Node | Runtime::Go => None,
+    }
+}
+
+/// See the module's text.
+pub struct Follower {
+    ebpf: Arc<SharedEbpf>,
+    runtimes: RuntimeProbes,
+    tasks: TaskProbes,
+}
+
+impl Follower {
+    pub(super) fn new(ebpf: Arc<SharedEbpf>) -> Self {
+        Follower {
+            ebpf,
+            runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
+            tasks: TaskProbes::default(),
+        }
+    }
+
+    /// Attaches what a runtime needs to a program, once per program; returns the kind that processes
+    /// then are of.
+    pub fn follow(&mut self, runtime: Runtime, exe: &Path) -> u32 {
+        if let Some(kind) = immediate(runtime) {
+            return kind;
+        }
+        if let Some(kind) = self.runtimes.known(exe) {
+            return kind;
+        }
+        self.runtimes
+            .follow(&mut self.ebpf.lock_first(), runtime, exe)
+    }
+
+    /// Attaches what shows the tasks of a process that serves with an event loop; true if its calls can
+    /// have parents then.
+    pub fn follow_tasks(&mut self, proc: &ProcFs, tgid: u32, runtime: Runtime) -> bool {
+        self.tasks
+            .follow(&mut self.ebpf.lock_first(), proc, tgid, runtime)
+    }
+
+    /// Attaches what has to be seen of a process that may serve with tokio before it does.
+    pub fn foresee_tasks(&mut self, proc: &ProcFs, tgid: u32) {
+        self.tasks.foresee(&self.ebpf, proc, tgid);
+    }
+
+    /// Gives back what was attached to a process that ended, or runs something else now.
+    pub fn forget(&mut self, tgid: u32) {
+        if self.tasks.follows(tgid) {
+            self.tasks.forget(&mut self.ebpf.lock_first(), tgid);
+        }
+    }
+}
