@@ -53,7 +53,9 @@ pub fn build(setup: &Setup, log: bool) -> Result<()> {
     Ok(())
 }
 
-/// A copy without DWARF, which only served to make the BTF; the object itself where no tool is.
+/// A copy without DWARF, which only served to make the BTF, and without what says which line of source code an
+/// instruction is of: half of the object, which the kernel would keep for every program. The object
+/// itself where no tool is.
 fn strip(built: &Path) -> Result<PathBuf> {
     let beside_linker = |version: u32| format!("/usr/lib/llvm-{version}/bin/llvm-objcopy");
     let tools = (19..=23).rev().map(beside_linker);
@@ -65,10 +67,65 @@ fn strip(built: &Path) -> Result<PathBuf> {
         return Ok(built.to_owned());
     };
     let stripped = built.with_extension("stripped");
-    let mut command = Command::new(tool);
-    command.arg("--strip-debug").args([built, &stripped]);
+    let mut command = Command::new(&tool);
+    let extension = built.with_extension("btf-ext");
+    command
+        .arg("--strip-debug")
+        .arg(format!("--dump-section=.BTF.ext={}", extension.display()))
+        .args([built, &stripped]);
+    sh::run(&mut command)?;
+    let bytes =
+        fs::read(&extension).with_context(|| format!("cannot read {}", extension.display()))?;
+    let Some(shorter) = without_lines(&bytes) else {
+        bail!("{} has no such .BTF.ext as this knows", built.display());
+    };
+    fs::write(&extension, shorter)
+        .with_context(|| format!("cannot write {}", extension.display()))?;
+    let mut command = Command::new(&tool);
+    command
+        .arg(format!("--update-section=.BTF.ext={}", extension.display()))
+        // The values in place are what they should be; nobody who loads programs reads relocations of it.
+        .arg("--remove-section=.rel.BTF.ext")
+        .arg(&stripped);
     sh::run(&mut command)?;
     Ok(stripped)
+}
+
+/// A `.BTF.ext` section (the kernel's Documentation/bpf/btf.rst) without lines.
+fn without_lines(section: &[u8]) -> Option<Vec<u8>> {
+    /// Offset and length of function infos, line infos and relocations, as in the header.
+    const TABLES: usize = 8;
+    let word = |at: usize| {
+        let bytes = section.get(at..at.checked_add(4)?)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let table = |index: usize| {
+        let (at, len) = (word(TABLES + 8 * index)?, word(TABLES + 8 * index + 4)?);
+        let at = usize::try_from(word(4)?.checked_add(at)?).ok()?;
+        section.get(at..at.checked_add(usize::try_from(len).ok()?)?)
+    };
+    let (functions, relocations) = (table(0)?, table(2)?);
+    let (functions_len, relocations_len) = (
+        u32::try_from(functions.len()).ok()?,
+        u32::try_from(relocations.len()).ok()?,
+    );
+    let mut shorter = section.get(..usize::try_from(word(4)?).ok()?)?.to_vec();
+    let header = [
+        0,
+        functions_len,
+        functions_len,
+        0,
+        functions_len,
+        relocations_len,
+    ];
+    for (index, word) in header.into_iter().enumerate() {
+        shorter
+            .get_mut(TABLES + 4 * index..TABLES + 4 * index + 4)?
+            .copy_from_slice(&word.to_le_bytes());
+    }
+    shorter.extend_from_slice(functions);
+    shorter.extend_from_slice(relocations);
+    Some(shorter)
 }
 
 /// Clippy over the kernel side, with denied warnings, where the toolchain has it.
@@ -132,6 +189,23 @@ fn shown(path: &Path) -> std::path::Display<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Scenario: a section with two words about functions, three about lines and one relocation. Guarantees: the
+    /// lines go, the rest stays and is where the header says; what is cut short is refused.
+    #[test]
+    fn lines_go_and_the_rest_stays() {
+        let words = |words: &[u32]| -> Vec<u8> {
+            words.iter().flat_map(|word| word.to_le_bytes()).collect()
+        };
+        let magic = 0x0001_eb9f;
+        let section = words(&[magic, 32, 0, 8, 8, 12, 20, 4, 1, 2, 3, 4, 5, 6]);
+        let expected = words(&[magic, 32, 0, 8, 8, 0, 8, 4, 1, 2, 6]);
+        assert_eq!(without_lines(&section), Some(expected));
+        for len in 0..section.len() {
+            let short = section.get(..len).unwrap_or_default();
+            assert_eq!(without_lines(short), None, "{len}");
+        }
+    }
 
     #[test]
     fn only_an_ebpf_object_with_btf_passes() {

@@ -27,7 +27,8 @@ use crate::metrics::Recorded;
 use crate::rights;
 use crate::telemetry::admin::{Admin, Readiness, Sources};
 use crate::telemetry::ledger::{Details, Ledger};
-use crate::telemetry::metrics::{Snapshot, render};
+use crate::telemetry::metrics::render;
+use crate::telemetry::snapshot::Snapshot;
 
 /// From the signal to the end, export included (contract: 5 s).
 const SHUTDOWN: Duration = Duration::from_millis(4500);

@@ -10,8 +10,10 @@ use crate::metrics::Recorded;
 use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::metrics::{Exporter, Kubernetes, Limits, Probes, ProgramCost, Snapshot, Tls};
 use crate::telemetry::open::OpenExchanges;
+use crate::telemetry::snapshot::{
+    Exporter, Kubernetes, Limits, Probes, ProgramCost, Snapshot, Tls,
+};
 use crate::trace::routes::RouteCounts;
 use crate::trace::sampling::SamplerCounts;
 use crate::trace::sdk::SdkCounts;

@@ -19,7 +19,7 @@ use super::AppError;
 use crate::discover::binary::{FileId, Found, NOT_OPENED, Scanner, Target, TlsLibrary, Unseen};
 use crate::meta::ProcFs;
 use crate::probes::{Attached, TlsProbes};
-use crate::telemetry::metrics::Tls;
+use crate::telemetry::snapshot::Tls;
 
 /// News that may wait for the thread. When there are more, all processes are looked at instead.
 const MOST_NEWS: usize = 4096;

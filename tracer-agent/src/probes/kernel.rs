@@ -20,7 +20,7 @@ use super::reader::Reader;
 use super::shared::SharedEbpf;
 use super::tls::TlsProbes;
 use super::turn::Turn;
-use crate::telemetry::metrics::ProgramCost;
+use crate::telemetry::snapshot::ProgramCost;
 
 /// Programs that are attached to several tracepoints, by the first of them; all others are named
 /// after theirs.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::cpu::{Budget, Measured, ORDER};
 use crate::probes::{self, Kernel, RunTime};
 use crate::sys;
-use crate::telemetry::metrics::CpuLimit;
+use crate::telemetry::snapshot::CpuLimit;
 
 /// How long a measurement takes.
 const MEASURED: Duration = Duration::from_secs(1);

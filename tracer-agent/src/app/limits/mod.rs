@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config;
 use crate::discover::Mode;
 use crate::probes::Kernel;
-use crate::telemetry::metrics::Limits;
+use crate::telemetry::snapshot::Limits;
 
 use memory::{MemoryLimit, Shedder, Step};
 use meter::Meter;

@@ -20,7 +20,8 @@ use crate::meta::Process;
 use crate::metrics::page::{GRAPH_CLIENT, GRAPH_FAILED, GRAPH_HELP, GRAPH_REQUESTS, GRAPH_SERVER};
 use crate::metrics::{BOUNDS, Counts, Edge, Histogram, Recorded, SeriesKey};
 use crate::telemetry::exposition::Kind;
-use crate::telemetry::metrics::{METRICS, Number, Snapshot};
+use crate::telemetry::metrics::{METRICS, Number};
+use crate::telemetry::snapshot::Snapshot;
 use crate::trace::Value;
 use crate::trace::semconv::metric::Instrument;
 

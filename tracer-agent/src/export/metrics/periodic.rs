@@ -16,7 +16,7 @@ use crate::export::settings::{MetricsSettings, OtlpSettings, Protocol};
 use crate::export::{ExportError, ExporterStats, ResourceDefaults};
 use crate::meta::{AttributeValue, Process, identity};
 use crate::metrics::Recorded;
-use crate::telemetry::metrics::Snapshot;
+use crate::telemetry::snapshot::Snapshot;
 
 /// Gives the agent's own counters.
 pub type Own = Arc<dyn Fn() -> Snapshot + Send + Sync>;

@@ -18,7 +18,7 @@ use crate::export::tests::{process, span};
 use crate::export::{ExporterStats, ResourceDefaults};
 use crate::meta::{AttributeValue, Process};
 use crate::metrics::{Recorded, Recorder};
-use crate::telemetry::metrics::{Probes, Snapshot};
+use crate::telemetry::snapshot::{Probes, Snapshot};
 
 fn recorded() -> (Recorder, Arc<Recorded>) {
     let recorded = Arc::new(Recorded::default());
