@@ -6,6 +6,7 @@
 //! `telemetry` counts, `replay` feeds the same pipeline from a capture file.
 
 pub mod app;
+mod causes;
 pub mod config;
 pub mod discover;
 pub mod export;

@@ -439,6 +439,11 @@ impl Keeper {
         if !self.files.iter().any(|entry| is_over(&entry)) {
             return;
         }
+        if !self.whole_host {
+            // Forked processes are not told of, and which of the host's are the command's is not known here:
+            // it keeps its probes as long as it runs.
+            return;
+        }
         // Forked processes are not told of: a last look.
         self.look_at_all();
         let over = self.files.iter().filter(is_over);

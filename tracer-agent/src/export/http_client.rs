@@ -16,6 +16,7 @@ use super::ExportError;
 use super::retry::{Verdict, http_is_retryable, retry_after};
 use super::settings::{Compression, TlsSettings};
 use super::tls::{self, Connector, Versions};
+use crate::causes::chain;
 
 /// Of an answer only its beginning is of interest.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -162,19 +163,4 @@ pub(super) fn shown(endpoint: &Url) -> String {
     let _ = shown.set_password(None);
     let _ = shown.set_username("");
     shown.into()
-}
-
-/// An error and its causes on one line: transport errors say nothing by themselves.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !line.ends_with(&cause_text) {
-            line.push_str(": ");
-            line.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    line
 }

@@ -12,12 +12,12 @@ use tonic::{Request, Status};
 
 use super::ExportError;
 use super::USER_AGENT;
-use super::http_client::chain;
 use super::retry::{
     ExportAnswer, Verdict, grpc_is_retryable, grpc_retry_info, grpc_says_too_large,
 };
 use super::settings::{Compression, OtlpSettings};
 use super::tls::{self, Connector, Versions};
+use crate::causes::chain;
 
 /// A connection to a gRPC endpoint, made when first needed and again when broken.
 #[derive(Debug)]

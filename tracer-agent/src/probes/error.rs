@@ -74,14 +74,3 @@ pub(super) fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
     }
     false
 }
-
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
-}

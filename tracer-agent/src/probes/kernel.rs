@@ -7,7 +7,7 @@ use aya::maps::{Array, RingBuf};
 use aya::programs::{Program, ProgramError};
 use tracer_common::abi::setting;
 
-use super::error::{LoadError, chain};
+use super::error::LoadError;
 use super::follower::Follower;
 use super::load::{
     Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
@@ -20,6 +20,7 @@ use super::reader::Reader;
 use super::shared::SharedEbpf;
 use super::tls::TlsProbes;
 use super::turn::Turn;
+use crate::causes::chain;
 use crate::telemetry::snapshot::ProgramCost;
 
 /// Programs that are attached to several tracepoints, by the first of them; all others are named

@@ -12,10 +12,11 @@ use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope};
 use tracer_common::abi::{MappedFile, place};
 
-use super::error::{self, LoadError};
+use super::error::{LoadError, failed};
 use super::load;
 use super::shared::SharedEbpf;
 use super::turn::Held;
+use crate::causes::chain;
 use crate::discover::binary::{Deferred, Function, Quick, Target, TlsFunction};
 
 /// Programs reached by tail call, in the order of their indexes in the `TLS_PROGRAMS` map.
@@ -143,7 +144,7 @@ impl TlsProbes {
                 Ok(()) => attached.functions.push(function.probe),
                 Err(error) => {
                     detach_links(&shared, attached.links.drain(before..));
-                    attached.failed.push((function.probe, error::chain(&error)));
+                    attached.failed.push((function.probe, chain(&error)));
                 }
             }
         }
@@ -250,7 +251,7 @@ fn attach_at(
     };
     program(ebpf, name)?
         .attach(point, path, UProbeScope::AllProcesses)
-        .map_err(|source| error::failed("attach", name, source))
+        .map_err(|source| failed("attach", name, source))
 }
 
 /// Programs at the entry and at the RETs of a function; `None` for functions that nothing is to be

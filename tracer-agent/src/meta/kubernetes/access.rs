@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::kubeconfig;
+use crate::causes::chain;
 use crate::export::USER_AGENT as AGENT;
-use crate::export::http_client::chain;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
 use http::{Request, Response};

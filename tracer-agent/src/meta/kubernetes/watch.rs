@@ -17,7 +17,7 @@ use super::access::{Access, Api};
 use super::model::{Event, EventKind, List, Object, Status};
 use super::splitter::Splitter;
 use super::store::Store;
-use crate::export::http_client::chain;
+use crate::causes::chain;
 
 /// The server ends a watch after about this; then it goes on from where it was.
 const WATCH_SECONDS: u64 = 290;
