@@ -326,8 +326,14 @@ impl Batcher {
 
     fn cut(&mut self, chunks: Vec<Vec<Span>>, flush: bool) {
         let size = self.shared.settings.max_export_batch_size;
+        let mut left: usize = chunks.iter().map(Vec::len).sum();
         for chunk in chunks {
             for span in chunk {
+                if self.carry.capacity() == 0 {
+                    // A batch that grows is copied each time.
+                    self.carry.reserve_exact(left.min(size));
+                }
+                left -= 1;
                 self.carry.push(span);
                 if self.carry.len() >= size {
                     self.hand_over();
