@@ -106,7 +106,11 @@ mod tests {
             assert!(past.len() <= 20);
             for near in key.saturating_sub(9).max(1)..=key {
                 let found = past.get(&id(near)).map(|settled| settled.span_id);
-                assert_eq!(found, Some(SpanId(near.to_be_bytes())), "{near} after {key}");
+                assert_eq!(
+                    found,
+                    Some(SpanId(near.to_be_bytes())),
+                    "{near} after {key}"
+                );
             }
         }
     }

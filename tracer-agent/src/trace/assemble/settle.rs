@@ -77,9 +77,9 @@ impl Assembler {
                 break Some(trace.clone());
             }
             let above = match node.parent {
-                Parent::Exchange(parent, _) => self
-                    .known(&parent)
-                    .map(|(span_id, _)| (parent, span_id)),
+                Parent::Exchange(parent, _) => {
+                    self.known(&parent).map(|(span_id, _)| (parent, span_id))
+                }
                 Parent::None | Parent::Context(..) => None,
             };
             let too_deep = chain.len() >= MAX_DEPTH;
