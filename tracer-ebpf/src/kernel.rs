@@ -188,6 +188,20 @@ impl Arguments {
         field(self.0, offset)
     }
 
+    /// The first four, with one read where they lie close together (x86-64): what reads cost is the call.
+    #[inline(always)]
+    pub fn four(&self) -> Option<[u64; 4]> {
+        let start = REGS_ARG3.load();
+        if REGS_ARG2.load() == start.wrapping_add(40)
+            && REGS_ARG1.load() == start.wrapping_add(48)
+            && REGS_ARG0.load() == start.wrapping_add(56)
+        {
+            let words: [u64; 8] = field(self.0, &REGS_ARG3)?;
+            return Some([words[7], words[6], words[5], words[0]]);
+        }
+        Some([self.first()?, self.second()?, self.third()?, self.fourth()?])
+    }
+
     /// First argument, for most calls the file descriptor.
     #[inline(always)]
     pub fn first(&self) -> Option<u64> {
@@ -331,11 +345,16 @@ const S_IFREG: u16 = 0o100000;
 pub fn file_of(fd: i32) -> Option<u64> {
     let files: u64 = field(task(), &TASK_FILES)?;
     let table: u64 = field(files, &FILES_FDT)?;
-    let max: u32 = field(table, &FDT_MAX_FDS)?;
+    // With one read where they are neighbours, as they are everywhere: what reads cost is the call.
+    let (max, array): (u32, u64) = if FDT_FD.load() == FDT_MAX_FDS.load().wrapping_add(8) {
+        let [max, array]: [u64; 2] = field(table, &FDT_MAX_FDS)?;
+        (max as u32, array)
+    } else {
+        (field(table, &FDT_MAX_FDS)?, field(table, &FDT_FD)?)
+    };
     if fd < 0 || fd as u32 >= max {
         return None;
     }
-    let array: u64 = field(table, &FDT_FD)?;
     let file: u64 = read(array + fd as u64 * 8)?;
     (file != 0).then_some(file)
 }
@@ -379,12 +398,21 @@ pub fn socket_of(fd: i32) -> Option<SocketFile> {
 /// The socket behind a `struct file`; `None` if it is none.
 #[inline(always)]
 pub fn socket_file(file: u64) -> Option<SocketFile> {
-    let inode: u64 = field(file, &FILE_INODE)?;
+    // Neighbours since 6.10; before that the socket is read only of what is one.
+    let together = FILE_INODE.load() == FILE_PRIVATE_DATA.load().wrapping_add(8);
+    let (mut socket, inode): (u64, u64) = if together {
+        let [socket, inode]: [u64; 2] = field(file, &FILE_PRIVATE_DATA)?;
+        (socket, inode)
+    } else {
+        (0, field(file, &FILE_INODE)?)
+    };
     let mode: u16 = field(inode, &INODE_MODE)?;
     if mode & S_IFMT != S_IFSOCK {
         return None;
     }
-    let socket: u64 = field(file, &FILE_PRIVATE_DATA)?;
+    if !together {
+        socket = field(file, &FILE_PRIVATE_DATA)?;
+    }
     let sock: u64 = field(socket, &SOCKET_SK)?;
     if sock == 0 {
         return None;

@@ -73,26 +73,30 @@ pub const EXCHANGE_WAYS: u32 = 4;
 #[map]
 pub static KINDS: HashMap<u32, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
 
-/// Who opens a connection, from the first packet until it is established.
+/// Who opens a connection, from the first packet until it is established: as many as are opened at a time,
+/// which backlogs and round trips keep small.
 #[map]
-pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(2048, 0);
+pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(1024, 0);
 
 /// What is handed over within a process, by process and address: the exchange that a request of
-/// libuv's or a connection of Go's client works for.
+/// libuv's or a connection of Go's client works for. An entry lasts as long as that: as many as calls under
+/// way in such programs.
 #[map]
-pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(4096, 0);
+pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(2048, 0);
 
-/// Contexts of Python processes, by process and address.
+/// Contexts of Python processes, by process and address: one for each task that runs, and as many tasks
+/// as one processor's worth of Python serves.
 #[map]
-pub static CONTEXTS: LruHashMap<Handed, Task> = LruHashMap::with_max_entries(8192, 0);
+pub static CONTEXTS: LruHashMap<Handed, Task> = LruHashMap::with_max_entries(4096, 0);
 
 /// Futures of Python processes whose results were set in a turn that read a request.
 #[map]
 pub static WAKES: LruHashMap<Handed, Wake> = LruHashMap::with_max_entries(1024, 0);
 
-/// Channels that tasks of tokio wait for, by process and address.
+/// Channels that tasks of tokio wait for, by process and address. Those that count belong to client
+/// connections, so there are as many as of [`POOLS`]; others come and go with what is used seldom.
 #[map]
-pub static CHANNELS: LruHashMap<Handed, Channel> = LruHashMap::with_max_entries(8192, 0);
+pub static CHANNELS: LruHashMap<Handed, Channel> = LruHashMap::with_max_entries(4096, 0);
 
 /// Client connections of processes with event loops that wait for their next request.
 #[map]
@@ -108,9 +112,10 @@ pub struct Pool {
     pub reserved: u32,
 }
 
-/// What became of the goroutines that a `go` statement made, or the tasks that a call of tokio's made, by process and address.
+/// What became of the goroutines that a `go` statement made, or the tasks that a call of tokio's made, by process and address. A
+/// place in a program's code each: those that run while requests are served are few.
 #[map]
-pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(2048, 0);
+pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(1024, 0);
 
 /// See [`HANDED`].
 #[repr(C)]
@@ -171,9 +176,10 @@ pub static TLS_LOCKS: PerCpuArray<Lock> = PerCpuArray::with_max_entries(TLS_SCRA
 #[map]
 pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(5, 0);
 
-/// Executable files that user space has looked into without finding anything to probe.
+/// Executable files that user space has looked into without finding anything to probe. One that is
+/// forgotten is looked into once more: as many as programs and libraries run all the time on a host.
 #[map]
-pub static KNOWN_FILES: LruHashMap<MappedFile, u8> = LruHashMap::with_max_entries(2048, 0);
+pub static KNOWN_FILES: LruHashMap<MappedFile, u8> = LruHashMap::with_max_entries(1024, 0);
 
 /// Not 0 while user space wants to be told of mapped files.
 #[map]

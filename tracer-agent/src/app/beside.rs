@@ -45,16 +45,20 @@ impl Sdks {
         if spans.is_empty() && self.stage.is_idle() {
             return left;
         }
-        let mut report = Vec::with_capacity(spans.len());
-        for span in spans.drain(..) {
-            self.stage.push(span, now_ns, &mut report, &mut left);
+        // Most spans have nothing to do with an SDK: they stay where they are.
+        let other = spans
+            .iter_mut()
+            .position(|span| !self.stage.passes(span, now_ns));
+        if let Some(first) = other {
+            for span in spans.split_off(first) {
+                self.stage.push(span, now_ns, spans, &mut left);
+            }
         }
         let all = now_ns >= self.looked_ns.saturating_add(LOOK_NS);
         if all {
             self.looked_ns = now_ns;
         }
-        self.stage.poll(now_ns, all, &mut report, &mut left);
-        *spans = report;
+        self.stage.poll(now_ns, all, spans, &mut left);
         left
     }
 

@@ -36,8 +36,11 @@ use crate::telemetry::open::OpenExchanges;
 const POLL: Duration = Duration::from_millis(10);
 /// Once nothing came for a while.
 const IDLE_POLL: Duration = Duration::from_millis(40);
-/// Records handled before spans are handed on.
-const BATCH: usize = 4096;
+/// Records handled before spans are handed on: what becomes of so many is still in the CPU's caches when
+/// the next stage takes it.
+const BATCH: usize = 512;
+/// The same at the end, where a batch has to be longer than records can be out of order.
+const LAST_BATCH: usize = 4096;
 /// Longest look for TLS libraries before the agent says that it is ready.
 const TLS_LOOK: Duration = Duration::from_secs(15);
 /// Clock work and counters this often.
@@ -456,12 +459,12 @@ impl Loaded {
         loop {
             let pipeline = &mut self.pipeline;
             let mut before = 0;
-            let n = self.reader.drain(BATCH, |record| {
+            let n = self.reader.drain(LAST_BATCH, |record| {
                 before += usize::from(pipeline.record(record));
             });
             self.pipeline.commit(n);
             // Records of several CPUs are in order but for moments: a batch without any is the end.
-            if n < BATCH || before == 0 {
+            if n < LAST_BATCH || before == 0 {
                 break;
             }
         }

@@ -49,16 +49,21 @@ impl Outlet {
     }
 
     /// Takes finished spans.
-    pub fn take(&mut self, spans: Vec<Span>, now_ns: u64) {
-        let mut kept = Vec::with_capacity(spans.len());
-        for mut span in spans {
+    pub fn take(&mut self, mut spans: Vec<Span>, now_ns: u64) {
+        for span in &mut spans {
             if let Some(recorder) = &mut self.recorder {
-                recorder.record(&span);
+                recorder.record(span);
             }
-            self.router.route(&mut span);
-            self.sampler.push(span, now_ns, &mut kept);
+            self.router.route(span);
         }
-        self.hand_on(kept);
+        // Without sampling all stay where they are.
+        let other = spans.iter_mut().position(|span| !self.sampler.keeps(span));
+        if let Some(first) = other {
+            for span in spans.split_off(first) {
+                self.sampler.push(span, now_ns, &mut spans);
+            }
+        }
+        self.hand_on(spans);
     }
 
     /// What SDKs report: counts the durations of what no SDK counts.

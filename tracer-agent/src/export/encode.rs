@@ -265,11 +265,10 @@ fn attribute(
     len: usize,
     write: impl FnOnce(&mut Vec<u8>),
 ) {
-    key(out, field, LENGTH);
-    encode_varint((framed_len(name.len()) + framed_len(len)) as u64, out);
+    let inside = framed_len(name.len()) + framed_len(len);
+    header(out, field, inside);
     length_delimited(out, 1, name.as_bytes());
-    key(out, 2, LENGTH);
-    encode_varint(len as u64, out);
+    header(out, 2, len);
     write(out);
 }
 
@@ -278,8 +277,12 @@ fn text_value(out: &mut Vec<u8>, text: &str) {
     length_delimited(out, 1, text.as_bytes());
 }
 
+#[inline]
 fn key(out: &mut impl BufMut, field: u32, wire_type: u32) {
-    encode_varint(u64::from(field << 3 | wire_type), out);
+    match u8::try_from(field << 3 | wire_type) {
+        Ok(key @ ..0x80) => out.put_slice(&[key]),
+        _ => encode_varint(u64::from(field << 3 | wire_type), out),
+    }
 }
 
 /// A string field; proto3 leaves the default value out.
@@ -290,9 +293,21 @@ fn string(out: &mut impl BufMut, field: u32, text: &str) {
 }
 
 fn length_delimited(out: &mut impl BufMut, field: u32, bytes: &[u8]) {
-    key(out, field, LENGTH);
-    encode_varint(bytes.len() as u64, out);
+    header(out, field, bytes.len());
     out.put_slice(bytes);
+}
+
+/// What is before a length-delimited field. Nearly always both numbers take a byte: those are written in one
+/// go, and not as two numbers of any size.
+#[inline]
+fn header(out: &mut impl BufMut, field: u32, len: usize) {
+    match (u8::try_from(field << 3 | LENGTH), u8::try_from(len)) {
+        (Ok(key @ ..0x80), Ok(len @ ..0x80)) => out.put_slice(&[key, len]),
+        _ => {
+            key(out, field, LENGTH);
+            encode_varint(len as u64, out);
+        }
+    }
 }
 
 fn fixed64(out: &mut Vec<u8>, field: u32, number: u64) {

@@ -279,6 +279,9 @@ impl ExportPipeline {
     }
 }
 
+/// Spans that a batch has room for from the start: what is not used of it costs addresses, not memory.
+const RESERVED: usize = 2048;
+
 /// Cuts the intake into batches. Never waits for an exporter.
 struct Batcher {
     shared: Arc<Shared>,
@@ -328,6 +331,10 @@ impl Batcher {
         let size = self.shared.settings.max_export_batch_size;
         for chunk in chunks {
             for span in chunk {
+                if self.carry.capacity() == 0 {
+                    // A batch that grows is copied each time.
+                    self.carry.reserve_exact(size.min(RESERVED));
+                }
                 self.carry.push(span);
                 if self.carry.len() >= size {
                     self.hand_over();

@@ -562,6 +562,9 @@ fn hand_on(
         &mut out.http2.counts.abandoned,
     ];
     for (given_up, totals) in given_up.into_iter().zip(abandoned) {
+        if given_up.is_empty() {
+            continue;
+        }
         for (reason, n) in std::mem::take(given_up) {
             *totals.entry(reason).or_default() += n;
             host.abandoned(tracked.tgid, reason, n);

@@ -11,12 +11,14 @@ use super::graph::{Edge, Graph, GraphCounts, SharedGraph};
 use super::series::{Found, Series, Table, exemplar_of};
 use crate::meta::Process;
 use crate::trace::semconv::metric::MetricAttributes;
-use crate::trace::{FLAG_SAMPLED, Span};
+use crate::trace::{FLAG_SAMPLED, Span, SpanId};
 
 /// Processes with series at a time.
 const MAX_PROCESSES: usize = 4096;
 /// Series of all processes together.
 const MAX_SERIES: usize = 8192;
+/// Spans whose series are remembered for their examples: a batch of them.
+const RECENT: usize = 1024;
 /// How long the series of an ended process stay: two rounds of the usual exports and scrapes.
 pub const KEEP_ENDED_NS: u64 = 120_000_000_000;
 
@@ -92,6 +94,8 @@ pub struct Recorder {
     /// By process id. More than one entry after an exec, or when a pid was used again.
     slots: FxHashMap<u32, Vec<Slot>>,
     ended: VecDeque<(u64, u32, u64)>,
+    /// Series of the spans counted last, in order: sampling usually keeps them in the same order at once.
+    recent: VecDeque<(SpanId, Arc<Series>)>,
     graph: Graph,
     /// Numbers the processes.
     next: u64,
@@ -119,6 +123,7 @@ impl Recorder {
             recorded,
             slots: FxHashMap::default(),
             ended: VecDeque::new(),
+            recent: VecDeque::new(),
             next: 0,
             processes: 0,
             series: 0,
@@ -140,6 +145,7 @@ impl Recorder {
             Found::New(series) => (series, true),
         };
         series.histogram.record(duration_ns);
+        let counted = Arc::clone(&series);
         let overflow = matches!(series.key, super::SeriesKey::Overflow(_));
         if is_new {
             // Shown once it counts something.
@@ -152,6 +158,10 @@ impl Recorder {
         if overflow {
             self.recorded.overflowed.fetch_add(1, Ordering::Relaxed);
         }
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((span.span_id, counted));
         self.graph
             .observe(span, duration_ns, failed, &self.recorded.graph);
     }
@@ -163,6 +173,12 @@ impl Recorder {
             return;
         }
         let duration_ns = span.end_unix_ns.saturating_sub(span.start_unix_ns);
+        while let Some((id, series)) = self.recent.pop_front() {
+            if id == span.span_id {
+                series.histogram.exemplar(exemplar_of(span, duration_ns));
+                return;
+            }
+        }
         let slots = self.slots.get(&span.process.pid);
         let slot = slots.and_then(|slots| slots.iter().find(|slot| slot.is(&span.process)));
         if let Some(series) = slot.and_then(|slot| slot.table.get(&MetricAttributes::of(span))) {

@@ -5,8 +5,9 @@
 //! is derived. An exchange enters when it ends, because only then it is known whose it is.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::meta::Process;
 use crate::trace::Span;
 
 /// Services that have a row of their own; further ones share [`OTHERS`].
@@ -136,12 +137,21 @@ fn row<'a>(
     rows.entry(name.into()).or_default()
 }
 
-/// Spans of one service mostly come in a row: looked up once per run.
+/// Spans are mostly those of a few processes in turn: counted by process, then looked up. A service may be
+/// told of more than once.
 fn for_each_service(spans: &[Span], mut each: impl FnMut(&str, u64)) {
-    for run in spans.chunk_by(|a, b| a.process.service_name == b.process.service_name) {
-        if let Some(first) = run.first() {
-            each(&first.process.service_name, run.len() as u64);
+    /// Further back than this no process is looked for.
+    const NEAR: usize = 8;
+    let mut counted: Vec<(&Arc<Process>, u64)> = Vec::new();
+    for span in spans {
+        let mut near = counted.iter_mut().rev().take(NEAR);
+        match near.find(|(process, _)| Arc::ptr_eq(process, &span.process)) {
+            Some((_, n)) => *n += 1,
+            None => counted.push((&span.process, 1)),
         }
+    }
+    for (process, n) in counted {
+        each(&process.service_name, n);
     }
 }
 

@@ -17,12 +17,6 @@ use super::target::{Authority, Target};
 
 pub use rpc::status_name as grpc_status_name;
 
-/// Methods of RFC 9110, of RFC 5789 (PATCH), and QUERY; any other is `_OTHER`, so that a client
-/// cannot make up span names.
-const KNOWN_METHODS: [&str; 10] = [
-    "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE", "QUERY",
-];
-
 /// Request headers that become attributes, and the names of those.
 const HEADER_ATTRIBUTES: [(&str, &str); 2] = [
     ("x-request-id", "http.request.header.x-request-id"),
@@ -38,8 +32,22 @@ fn default_port(scheme: &str) -> u16 {
     }
 }
 
+/// Methods of RFC 9110, of RFC 5789 (PATCH), and QUERY; any other is `_OTHER`, so that a client
+/// cannot make up span names.
 fn is_known_method(method: &str) -> bool {
-    KNOWN_METHODS.contains(&method)
+    matches!(
+        method,
+        "GET"
+            | "POST"
+            | "PUT"
+            | "DELETE"
+            | "HEAD"
+            | "OPTIONS"
+            | "PATCH"
+            | "CONNECT"
+            | "TRACE"
+            | "QUERY"
+    )
 }
 
 /// The method if it is known, else `HTTP`. A path is no target in the sense of the conventions.
@@ -107,11 +115,12 @@ pub(super) fn for_each_attribute<'a>(
     let request = &span.exchange.request;
     let target = Target::parse(&request.method, &request.target);
     let scheme = scheme(span, &target);
+    let named = authority(span, &target);
     match &span.exchange.grpc {
         Some(grpc) => rpc_attributes(span, grpc, each),
-        None => http_attributes(span, &target, scheme, each),
+        None => http_attributes(span, &target, named, scheme, each),
     }
-    let (address, port) = server(span, &target, scheme);
+    let (address, port) = server(span, named, scheme);
     if let Some(address) = address {
         each("server.address", Value::Str(address));
     }
@@ -155,6 +164,7 @@ fn rpc_attributes<'a>(span: &'a Span, grpc: &Grpc, each: &mut dyn FnMut(&'static
 fn http_attributes<'a>(
     span: &'a Span,
     target: &Target<'a>,
+    named: Option<Named<'a>>,
     scheme: &'a str,
     each: &mut dyn FnMut(&'static str, Value<'a>),
 ) {
@@ -171,7 +181,7 @@ fn http_attributes<'a>(
     let seen = !request.target.is_empty();
     match span.kind {
         SpanKind::Client => {
-            if let Some(url) = full_url(span, target, scheme).filter(|_| seen) {
+            if let Some(url) = full_url(span, target, named, scheme).filter(|_| seen) {
                 each("url.full", Value::Str(url));
             }
         }
@@ -232,8 +242,11 @@ fn text(text: &str) -> Value<'_> {
     Value::Str(Cow::Borrowed(text))
 }
 
+/// An authority as it was sent, and its parts.
+type Named<'a> = (&'a str, Authority<'a>);
+
 /// Authority that the request names, if it is one.
-fn authority<'a>(span: &'a Span, target: &Target<'a>) -> Option<(&'a str, Authority<'a>)> {
+fn authority<'a>(span: &'a Span, target: &Target<'a>) -> Option<Named<'a>> {
     let named = target
         .authority
         .or(span.exchange.request.authority.as_deref())?;
@@ -252,10 +265,10 @@ fn server_end(span: &Span) -> &Endpoint {
 /// socket `Host` is made up, and the socket's path says who answers.
 fn server<'a>(
     span: &'a Span,
-    target: &Target<'a>,
+    named: Option<Named<'a>>,
     scheme: &str,
 ) -> (Option<Cow<'a, str>>, Option<u16>) {
-    match (server_end(span), authority(span, target)) {
+    match (server_end(span), named) {
         (Endpoint::Unix(path), _) => (path.as_deref().map(Cow::Borrowed), None),
         (Endpoint::Ip(_) | Endpoint::Unknown, Some((_, named))) => (
             Some(Cow::Borrowed(named.host)),
@@ -300,7 +313,12 @@ fn peer<'a>(span: &'a Span, each: &mut dyn FnMut(&'static str, Value<'a>)) {
 }
 
 /// `url.full`, put together as RFC 9112, section 3.3 has it; `None` if nothing names the server.
-fn full_url<'a>(span: &'a Span, target: &Target<'a>, scheme: &str) -> Option<Cow<'a, str>> {
+fn full_url<'a>(
+    span: &'a Span,
+    target: &Target<'a>,
+    named: Option<Named<'a>>,
+    scheme: &str,
+) -> Option<Cow<'a, str>> {
     let raw = &*span.exchange.request.target;
     if target.scheme.is_some() {
         return Some(Cow::Borrowed(raw));
@@ -312,7 +330,7 @@ fn full_url<'a>(span: &'a Span, target: &Target<'a>, scheme: &str) -> Option<Cow
         raw
     };
     let mut url = String::with_capacity(64 + path.len());
-    match (authority(span, target), server_end(span)) {
+    match (named, server_end(span)) {
         (Some((named, _)), _) => {
             url.push_str(scheme);
             url.push_str("://");

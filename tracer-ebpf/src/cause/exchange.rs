@@ -8,6 +8,7 @@ use tracer_common::abi::direction;
 use super::pool::leaves_pool;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::maps::{EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES};
+use crate::memory::zero;
 
 /// An exchange that came in.
 #[repr(C)]
@@ -25,6 +26,13 @@ impl Cause {
         connection: 0,
         key: 0,
     };
+
+    /// Makes it none, in place.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        zero(&mut self.connection);
+        zero(&mut self.key);
+    }
 
     /// The first of the slots where it may be.
     #[inline(always)]

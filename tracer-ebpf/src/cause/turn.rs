@@ -12,6 +12,7 @@ use super::tokio;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel;
 use crate::maps::{HANDED, Handed};
+use crate::memory::zero;
 use crate::probes::io::Caller;
 
 /// Bytes moved on a connection.
@@ -98,9 +99,9 @@ pub fn waited(is_epoll: bool) {
         return;
     }
     actor.flags &= !(flag::READS | flag::ACCEPTED | flag::CONNECTS);
-    actor.context = 0;
-    actor.top = 0;
-    actor.cause = Cause::NONE;
+    zero(&mut actor.context);
+    zero(&mut actor.top);
+    actor.cause.clear();
 }
 
 /// What the thread does next is none of what it did before (a timer, for one).

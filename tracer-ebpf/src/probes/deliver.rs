@@ -10,7 +10,7 @@ use tracer_common::limits::{HEAD_BUDGET, MAX_MMSG, WINDOW};
 
 use super::io::{Message, side};
 use super::window::{action, at_most};
-use crate::cause::{self, Cause};
+use crate::cause;
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit;
 use crate::maps::{CHUNKS_PROGRAM, Call, Found, Scratch, WINDOW_PROGRAM, Walk};
@@ -468,7 +468,7 @@ pub fn ship(scratch: &mut Scratch, connection: &mut Connection, captured: u32, l
     side.skipped = 0;
     // The cause belongs to the request that begins with these bytes.
     scratch.call.cause_method = cause_method::NONE;
-    scratch.call.cause = Cause::NONE;
+    scratch.call.cause.clear();
     emit::data(scratch);
     if direction == direction::WRITE {
         cause::answered(connection);

@@ -10,7 +10,7 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use tracer_common::abi::{cause_method, direction, end, policy, setting};
 
-use crate::cause::{self, Cause};
+use crate::cause;
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit::{self, Ended};
 use crate::kernel::{self, Arguments};
@@ -18,6 +18,7 @@ use crate::maps::{
     AGENT_TGID, BUFFER, Call, ENTERED, ENTERED_SLOTS, Entered, NO_BYTES, PROCESSES, PROGRAMS,
     SCRATCH, WINDOW_PROGRAM, read_setting,
 };
+use crate::memory::zero;
 use crate::tls;
 
 /// How a syscall names its bytes.
@@ -198,10 +199,10 @@ fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
         return no_data(ret, direction, shape);
     }
     let caller = Caller::traced()?;
-    let arguments = Arguments::of_current()?;
+    let [first, address, third, fourth] = Arguments::of_current()?.four()?;
     let flags = match shape {
-        Shape::BufferFlags | Shape::Messages => arguments.fourth()?,
-        Shape::Message => arguments.third()?,
+        Shape::BufferFlags | Shape::Messages => fourth,
+        Shape::Message => third,
         Shape::Buffer | Shape::Vectors | Shape::SendFile => 0,
     };
     if flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 && direction == direction::READ {
@@ -210,13 +211,12 @@ fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
     if flags & MSG_OOB != 0 {
         return None;
     }
-    let Some(file) = kernel::socket_of(arguments.first()? as i32) else {
+    let Some(file) = kernel::socket_of(first as i32) else {
         if shape == Shape::Buffer && direction == direction::READ {
-            cause::read_elsewhere(&caller, arguments.first()? as i32);
+            cause::read_elsewhere(&caller, first as i32);
         }
         return None;
     };
-    let address = arguments.second()?;
     let discarded = direction == direction::READ && flags & MSG_TRUNC != 0;
     match shape {
         Shape::Buffer | Shape::BufferFlags => {
@@ -234,7 +234,7 @@ fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
             )
         }
         Shape::Vectors => {
-            let count = arguments.third()? as u32;
+            let count = third as u32;
             account(
                 ctx,
                 &caller,
@@ -498,25 +498,43 @@ pub fn account(
     });
     // SAFETY: the per-CPU slot is ours until this program and its tail calls return.
     unsafe {
-        (*scratch).call = Call {
-            socket: file.sock,
-            base,
-            vectors,
-            direction: direction as u32,
-            total,
-            offset: 0,
-            time_ns,
-            start_ns,
-            tgid: caller.tgid,
-            tid: caller.tid,
-            blocking: file.is_blocking() as u32,
-            cause_method: cause_method::NONE,
-            cause: Cause::NONE,
-            messages: rest.messages,
-            runs: 0,
-            next_message: rest.next,
-            before: 0,
-        };
+        let call = &mut (*scratch).call;
+        let Call {
+            socket,
+            base: first,
+            vectors: count,
+            direction: way,
+            total: length,
+            offset,
+            time_ns: time,
+            start_ns: start,
+            tgid,
+            tid,
+            blocking,
+            cause_method: method,
+            cause,
+            messages,
+            runs,
+            next_message,
+            before,
+        } = call;
+        *socket = file.sock;
+        *first = base;
+        *count = vectors;
+        *way = direction as u32;
+        *length = total;
+        *offset = 0;
+        *time = time_ns;
+        *start = start_ns;
+        *tgid = caller.tgid;
+        *tid = caller.tid;
+        *blocking = file.is_blocking() as u32;
+        *method = cause_method::NONE;
+        *messages = rest.messages;
+        *runs = 0;
+        *next_message = rest.next;
+        cause.clear();
+        zero(before);
         PROGRAMS.tail_call(ctx, WINDOW_PROGRAM);
     }
 }

@@ -117,6 +117,9 @@ impl Injections {
 
     /// The header of a request that is seen now.
     pub fn take(&mut self, exchange: ExchangeId) -> Option<Injected> {
+        if self.pending.is_empty() {
+            return None;
+        }
         self.pending.remove(&exchange)
     }
 
@@ -128,6 +131,9 @@ impl Injections {
 
     /// Bytes that were added before this position of what a process wrote.
     pub fn shift(&self, connection: u64, position: u64) -> u32 {
+        if self.added.is_empty() {
+            return 0;
+        }
         let Some(added) = self.added.get(&connection) else {
             return 0;
         };

@@ -18,38 +18,43 @@
 mod arrived;
 mod injected;
 mod node;
+mod past;
+mod settle;
 mod wire;
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use crate::protocol::{Connection, ExchangeId, Opened, Role};
 
-use super::FLAG_SAMPLED;
 use super::context::{Propagators, extract};
 use super::ids::Ids;
-use super::span::{Link, Span, SpanId, TraceId};
+use super::span::{Link, Span, SpanId};
 use arrived::Arrivals;
 pub use arrived::Arrived;
 pub use injected::Injected;
 use injected::Injections;
 use node::{Node, Parent, Trace};
-use wire::{Ends, WireKey, is_near};
+use past::Past;
+use wire::{WireKey, is_near};
 
 /// How long a server's request waits for the client's call that wrote it to return, and a request
 /// for the exchange that it is sent for.
 const PATIENCE_NS: u64 = 150_000_000;
 /// How long an ended exchange is remembered for what was called for it.
 const MEMORY_NS: u64 = 10_000_000_000;
-/// Steps up a chain of parents in one go; a longer one is followed when more of it is settled.
-const MAX_DEPTH: usize = 64;
+/// Spans that wait are looked at this often, and when ends were joined.
+const LOOK_NS: u64 = 10_000_000;
+/// So many exchanges that are gone may stay in the queue of those begun before they are taken out.
+const GONE: usize = 64;
 
 /// Bounds of the tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Exchanges remembered, begun and ended ones together.
+    /// Exchanges that have begun; and at most as many that are over are remembered.
     pub exchanges: usize,
     /// Spans that wait for what their trace is.
     pub waiting: usize,
@@ -87,13 +92,21 @@ pub struct Assembler {
     limits: Limits,
     propagators: Propagators,
     ids: Ids,
+    /// What is going on: few enough to stay in the CPU's caches.
     nodes: FxHashMap<ExchangeId, Node>,
+    /// What is over, for what is still called for it.
+    past: Past,
     /// In the order in which they began; those that are gone are skipped.
     begun: VecDeque<ExchangeId>,
-    /// When they ended.
+    /// Those that are over but whose other end may still be told of, and since when.
     ended: VecDeque<(u64, ExchangeId)>,
-    wires: FxHashMap<WireKey, Ends>,
-    waiting: VecDeque<(u64, ExchangeId, Span)>,
+    /// Ends that wait for the other one.
+    wires: FxHashMap<WireKey, (Role, ExchangeId)>,
+    waiting: VecDeque<(ExchangeId, Box<Span>)>,
+    /// When those that wait were looked at last.
+    looked_ns: u64,
+    /// Ends were joined since.
+    stirred: bool,
     injections: Injections,
     arrivals: Arrivals,
     /// What the kernel side makes ids from, where it does.
@@ -109,10 +122,14 @@ impl Assembler {
             propagators,
             ids: Ids::new(rng),
             nodes: FxHashMap::default(),
+            // 7/8 of a power of two is what a table of that many places takes.
+            past: Past::new(limits.exchanges - limits.exchanges / 8, MEMORY_NS),
             begun: VecDeque::new(),
             ended: VecDeque::new(),
             wires: FxHashMap::default(),
             waiting: VecDeque::new(),
+            looked_ns: 0,
+            stirred: false,
             injections: Injections::new(limits.waiting),
             arrivals: Arrivals::new(limits.waiting),
             secret: None,
@@ -156,6 +173,7 @@ impl Assembler {
         let extraction = extract(&opened.context, &self.propagators);
         let sampled = extraction.decision.map(|(_, sampled)| sampled);
         let mut node = Node::new(&opened, self.ids.span_id(), now_ns, sampled);
+        node.near = is_near(connection);
         // What the process itself sends in the request goes before what is sent beside it.
         let injected = self
             .injections
@@ -171,26 +189,29 @@ impl Assembler {
             self.adopt(&mut node, injected);
         } else if let Some((_, context)) = extraction.context {
             node.parent = Parent::Context(context.parent, Link::Context);
-            node.trace = Some(Arc::new(Trace::from(context)));
+            node.trace = Some(Trace::from(context));
         } else if let Some(arrived) = wire
             .filter(|_| opened.role == Role::Server)
             .and_then(|wire| self.arrivals.take(&wire))
         {
             node.parent = Parent::Context(Some(arrived.span_id), Link::TcpOption);
-            node.trace = Some(Arc::new(Trace {
+            node.trace = Some(Trace {
                 flags: arrived.flags,
                 ..Trace::begin(arrived.trace_id, Some(arrived.is_sampled()))
-            }));
+            });
         } else if let Some(cause) = opened.cause {
             node.parent = Parent::Exchange(cause.exchange, Link::Cause(cause.method));
             node.patience_ns = now_ns.saturating_add(PATIENCE_NS);
-        } else if opened.role == Role::Server && wire.is_some() && is_near(connection) {
+        } else if opened.role == Role::Server && node.near && wire.is_some() {
             node.patience_ns = now_ns.saturating_add(PATIENCE_NS);
         }
         node.wire = wire;
         self.begun.push_back(id);
-        if let Some(old) = self.nodes.insert(id, node) {
-            self.unplug(&old, id);
+        if let Some(Node {
+            wire: Some(wire), ..
+        }) = self.nodes.insert(id, node)
+        {
+            self.unplug(wire, id);
         }
         if let Some(wire) = wire {
             self.plug(wire, id, opened.role);
@@ -200,46 +221,38 @@ impl Assembler {
 
     /// The id that the span of an exchange has or will have.
     pub fn span_id(&self, id: ExchangeId) -> Option<SpanId> {
-        self.nodes.get(&id).map(|node| node.span_id)
+        self.known(&id).map(|(span_id, _)| span_id)
     }
 
     /// An exchange ended: its span, with the ids it has by itself. What is final comes out at once
     /// through `out`, what is not with [`Assembler::poll`].
-    pub fn finished(&mut self, id: ExchangeId, span: Span, now_ns: u64, out: &mut Vec<Span>) {
-        if let Some(node) = self.nodes.get_mut(&id)
-            && node.ended_ns.replace(now_ns).is_none()
-        {
-            self.ended.push_back((now_ns, id));
+    pub fn finished(&mut self, id: ExchangeId, mut span: Span, now_ns: u64, out: &mut Vec<Span>) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.ended = true;
         }
         if self.resolve(id, now_ns) {
-            let span = self.complete(id, span);
+            self.complete(id, &mut span, now_ns);
             out.push(span);
             return;
         }
-        self.waiting.push_back((now_ns, id, span));
+        self.waiting.push_back((id, Box::new(span)));
         if self.waiting.len() > self.limits.waiting
-            && let Some((_, id, span)) = self.waiting.pop_front()
+            && let Some((id, mut span)) = self.waiting.pop_front()
         {
             self.counts.hurried += 1;
             self.resolve(id, u64::MAX);
-            let span = self.complete(id, span);
-            out.push(span);
+            self.complete(id, &mut span, now_ns);
+            out.push(*span);
         }
     }
 
     /// Hands out the spans that waited and are final now. `now_ns` of `u64::MAX`: nothing more will
     /// become known.
     pub fn poll(&mut self, now_ns: u64, out: &mut Vec<Span>) {
-        for _ in 0..self.waiting.len() {
-            let Some((since_ns, id, span)) = self.waiting.pop_front() else {
-                break;
-            };
-            if self.resolve(id, now_ns) {
-                let span = self.complete(id, span);
-                out.push(span);
-            } else {
-                self.waiting.push_back((since_ns, id, span));
-            }
+        if self.stirred || now_ns >= self.looked_ns.saturating_add(LOOK_NS) {
+            self.stirred = false;
+            self.looked_ns = now_ns;
+            self.look(now_ns, out);
         }
         while let Some(&(ended_ns, id)) = self.ended.front() {
             if ended_ns.saturating_add(MEMORY_NS) > now_ns {
@@ -248,12 +261,20 @@ impl Assembler {
             self.ended.pop_front();
             self.forget(id);
         }
-        while self
-            .begun
-            .front()
-            .is_some_and(|id| !self.nodes.contains_key(id))
-        {
-            self.begun.pop_front();
+        self.past.tick(now_ns);
+    }
+
+    fn look(&mut self, now_ns: u64, out: &mut Vec<Span>) {
+        for _ in 0..self.waiting.len() {
+            let Some((id, mut span)) = self.waiting.pop_front() else {
+                break;
+            };
+            if self.resolve(id, now_ns) {
+                self.complete(id, &mut span, now_ns);
+                out.push(*span);
+            } else {
+                self.waiting.push_back((id, span));
+            }
         }
     }
 
@@ -269,160 +290,53 @@ impl Assembler {
         node.span_id = span_id;
         let mut trace = Trace::begin(trace_id, None);
         trace.flags = flags;
-        let mut trace = Arc::new(trace);
         if let Some(cause) = cause
-            && let Some(above) = self.nodes.get_mut(&cause.exchange)
+            && let Some((above, known)) = self.known(&cause.exchange)
         {
-            match &above.trace {
-                Some(known) if known.trace_id == trace_id => trace = Arc::clone(known),
+            match known {
+                Some(known) if known.trace_id == trace_id => trace = known.clone(),
                 // It was settled otherwise before: the two stay apart.
                 Some(_) => {
                     self.counts.conflicts += 1;
                     node.trace = Some(trace);
                     return;
                 }
-                None => above.pin = Some(trace_id),
+                None => {
+                    if let Some(above) = self.nodes.get_mut(&cause.exchange) {
+                        above.pin = Some(trace_id);
+                    }
+                }
             }
             node.parent = Parent::Exchange(cause.exchange, Link::Cause(cause.method));
-            node.above = Some(above.span_id);
+            node.above = Some(above);
         }
         node.trace = Some(trace);
     }
 
-    /// The id of a trace that begins with this exchange.
-    fn new_trace(&mut self, id: ExchangeId, role: Role) -> TraceId {
-        use tracer_common::ids::{derive, purpose};
-        let Some(secret) = self.secret.filter(|_| role == Role::Server) else {
-            return self.ids.trace_id();
-        };
-        let half = |purpose| derive(secret, id.connection, id.key, purpose).to_be_bytes();
-        let mut bytes = [0; 16];
-        let (high, low) = bytes.split_at_mut(8);
-        high.copy_from_slice(&half(purpose::TRACE_HIGH));
-        low.copy_from_slice(&half(purpose::TRACE_LOW));
-        TraceId(bytes)
-    }
-
-    /// Makes the trace of an exchange known, if it is certain. False while it is not.
-    fn resolve(&mut self, id: ExchangeId, now_ns: u64) -> bool {
-        let mut chain: Vec<(ExchangeId, Option<SpanId>)> = Vec::new();
-        let mut at = id;
-        let trace = loop {
-            let Some(node) = self.nodes.get(&at) else {
-                // Its own exchange is unknown: nothing will be learnt. A parent that is gone leaves
-                // its child without one.
-                break None;
-            };
-            if let Some(trace) = &node.trace {
-                break Some(Arc::clone(trace));
-            }
-            let above = match node.parent {
-                Parent::Exchange(parent, _) => self.nodes.get(&parent).map(|node| (parent, node)),
-                Parent::None | Parent::Context(..) => None,
-            };
-            let too_deep = chain.len() >= MAX_DEPTH;
-            match above.filter(|(parent, _)| !too_deep && !is_in(&chain, *parent)) {
-                Some((parent, above)) => {
-                    chain.push((at, Some(above.span_id)));
-                    at = parent;
-                }
-                // The parent has to be known before it is followed.
-                None if now_ns < node.patience_ns => return false,
-                None => {
-                    chain.push((at, None));
-                    break None;
-                }
-            }
-        };
-        // On the wire already, further down: then it is that of all above it.
-        let mut pinned = chain
-            .iter()
-            .find_map(|(id, _)| self.nodes.get(id).and_then(|node| node.pin));
-        // From the top down: the first one without a parent begins the trace.
-        let mut trace = trace;
-        for (id, above) in chain.into_iter().rev() {
-            let Some(role) = self.nodes.get(&id).map(|node| node.role) else {
-                continue;
-            };
-            let fresh = match (&trace, pinned.take()) {
-                (Some(_), _) => None,
-                (None, Some(pinned)) => Some(pinned),
-                (None, None) => Some(self.new_trace(id, role)),
-            };
-            let Some(node) = self.nodes.get_mut(&id) else {
-                continue;
-            };
-            node.above = above;
-            let mut known = match (trace.take(), fresh) {
-                (Some(known), _) => known,
-                (None, Some(fresh)) => Arc::new(Trace::begin(fresh, node.sampled)),
-                (None, None) => continue,
-            };
-            if let Some(pin) = node.pin
-                && pin != known.trace_id
-            {
-                self.counts.conflicts += 1;
-                node.parent = Parent::None;
-                node.above = None;
-                known = Arc::new(Trace::begin(pin, node.sampled));
-            }
-            node.trace = Some(Arc::clone(&known));
-            trace = Some(known);
-        }
-        true
-    }
-
-    /// Gives a span the ids that were settled for its exchange.
-    fn complete(&mut self, id: ExchangeId, mut span: Span) -> Span {
-        let Some(node) = self.nodes.get(&id) else {
-            // It began before this, or was forgotten: what it has by itself is all there is.
-            self.count(span.link);
-            return span;
-        };
-        let Some(trace) = &node.trace else {
-            return span;
-        };
-        span.span_id = node.span_id;
-        span.trace_id = trace.trace_id;
-        span.trace_state.clone_from(&trace.trace_state);
-        let sampled = if trace.sampled.unwrap_or(true) {
-            FLAG_SAMPLED
-        } else {
-            0
-        };
-        span.flags = trace.flags & !FLAG_SAMPLED | sampled;
-        let server = node.role == Role::Server;
-        (span.parent, span.link) = match node.parent {
-            Parent::Context(parent, link) => (parent, parent.map(|_| link)),
-            Parent::Exchange(_, link) => (node.above, node.above.map(|_| link)),
-            Parent::None => (None, None),
-        };
-        span.parent_is_remote = span.parent.is_some() && server;
-        self.count(span.link);
-        span
-    }
-
-    fn count(&mut self, link: Option<Link>) {
-        let Some(link) = link else {
-            self.counts.roots += 1;
-            return;
-        };
-        let place = Link::ALL.iter().position(|other| *other == link);
-        if let Some(count) = place.and_then(|place| self.counts.parents.get_mut(place)) {
-            *count += 1;
-        }
-    }
-
     /// One end of an exchange on this host; the other may be known already.
     fn plug(&mut self, wire: WireKey, id: ExchangeId, role: Role) {
-        let ends = self.wires.entry(wire).or_default();
-        match role {
-            Role::Server => ends.server = Some(id),
-            Role::Client => ends.client = Some(id),
-        }
-        let (Some(client), Some(server)) = (ends.client, ends.server) else {
-            return;
+        let other = match self.wires.entry(wire) {
+            Entry::Occupied(found) if found.get().0 != role => found.remove().1,
+            Entry::Occupied(mut found) => {
+                found.insert((role, id));
+                return;
+            }
+            Entry::Vacant(place) => {
+                place.insert((role, id));
+                return;
+            }
         };
+        let (client, server) = match role {
+            Role::Server => (other, id),
+            Role::Client => (id, other),
+        };
+        // Both found what they looked for.
+        for (end, peer) in [(client, server), (server, client)] {
+            if let Some(node) = self.nodes.get_mut(&end) {
+                node.wire = None;
+                node.peer = Some(peer);
+            }
+        }
         let Some(sent_ns) = self.nodes.get(&client).map(|node| node.start_ns) else {
             return;
         };
@@ -438,23 +352,23 @@ impl Assembler {
             return;
         }
         node.parent = Parent::Exchange(client, Link::LocalConnection);
+        self.stirred = true;
     }
 
-    fn unplug(&mut self, node: &Node, id: ExchangeId) {
-        let Some(wire) = node.wire else {
-            return;
-        };
-        if let Some(ends) = self.wires.get_mut(&wire) {
-            ends.remove(id);
-            if ends.is_empty() {
-                self.wires.remove(&wire);
-            }
+    fn unplug(&mut self, wire: WireKey, id: ExchangeId) {
+        if let Entry::Occupied(found) = self.wires.entry(wire)
+            && found.get().1 == id
+        {
+            found.remove();
         }
     }
 
     fn forget(&mut self, id: ExchangeId) {
-        if let Some(node) = self.nodes.remove(&id) {
-            self.unplug(&node, id);
+        if let Some(Node {
+            wire: Some(wire), ..
+        }) = self.nodes.remove(&id)
+        {
+            self.unplug(wire, id);
         }
     }
 
@@ -464,28 +378,18 @@ impl Assembler {
             if let Some((_, id)) = self.ended.pop_front() {
                 self.forget(id);
             } else if let Some(id) = self.begun.pop_front() {
-                self.counts.forgotten += u64::from(self.nodes.contains_key(&id));
+                let open = self.nodes.get(&id).is_some_and(|node| !node.ended);
+                self.counts.forgotten += u64::from(open);
                 self.forget(id);
             } else {
                 return;
             }
         }
-        // Old ones that never end would keep the queue from being trimmed.
-        while self.begun.len() > self.limits.exchanges.saturating_mul(2) {
-            if let Some(id) = self.begun.pop_front()
-                && self
-                    .nodes
-                    .get(&id)
-                    .is_some_and(|node| node.ended_ns.is_none())
-            {
-                self.begun.push_back(id);
-            }
+        if self.begun.len() > self.nodes.len().saturating_mul(2).max(GONE) {
+            let nodes = &self.nodes;
+            self.begun.retain(|id| nodes.contains_key(id));
         }
     }
-}
-
-fn is_in(chain: &[(ExchangeId, Option<SpanId>)], id: ExchangeId) -> bool {
-    chain.iter().any(|(other, _)| *other == id)
 }
 
 #[cfg(test)]

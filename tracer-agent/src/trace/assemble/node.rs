@@ -1,5 +1,7 @@
 //! What is remembered of one exchange.
 
+use std::sync::Arc;
+
 use crate::protocol::{ExchangeId, Opened, Role};
 use crate::trace::FLAG_RANDOM;
 use crate::trace::context::RequestContext;
@@ -16,7 +18,7 @@ pub struct Node {
     /// The span of the parent, once the trace is known.
     pub above: Option<SpanId>,
     /// Known once it is certain.
-    pub trace: Option<std::sync::Arc<Trace>>,
+    pub trace: Option<Trace>,
     /// The id that its trace has on the wire already.
     pub pin: Option<TraceId>,
     /// Sampling decision that came without a trace.
@@ -24,8 +26,13 @@ pub struct Node {
     pub start_ns: u64,
     /// Until then a parent may still become known.
     pub patience_ns: u64,
+    /// Where the other end is looked for; `None` once it was found.
     pub wire: Option<WireKey>,
-    pub ended_ns: Option<u64>,
+    /// The other end, once it was found.
+    pub peer: Option<ExchangeId>,
+    /// The other end may be on this host and be told of late.
+    pub near: bool,
+    pub ended: bool,
 }
 
 /// Where a span belongs.
@@ -40,12 +47,12 @@ pub enum Parent {
 }
 
 /// What all spans of a trace share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trace {
     pub trace_id: TraceId,
     pub sampled: Option<bool>,
     pub flags: u8,
-    pub trace_state: Option<Box<str>>,
+    pub trace_state: Option<Arc<str>>,
 }
 
 impl Node {
@@ -61,7 +68,9 @@ impl Node {
             start_ns: opened.start_ns,
             patience_ns: now_ns,
             wire: None,
-            ended_ns: None,
+            peer: None,
+            near: false,
+            ended: false,
         }
     }
 }
@@ -91,7 +100,7 @@ impl From<RequestContext> for Trace {
             trace_id,
             sampled,
             flags,
-            trace_state,
+            trace_state: trace_state.map(Arc::from),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::protocol::{
     Cause, CauseMethod, ContextHeaders, Endpoint, Exchange, Outcome, Protocol, Request, Response,
     Wire,
 };
-use crate::trace::{Redaction, SpanBuilder};
+use crate::trace::{FLAG_SAMPLED, Redaction, SpanBuilder, TraceId};
 
 const PARENT: &str = "00f067aa0ba902b7";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use crate::protocol::{Connection, Endpoint, ExchangeId, Opened, Role, Wire};
+use crate::protocol::{Connection, Endpoint, Opened, Role, Wire};
 
 /// The same at both ends, and nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,24 +28,6 @@ pub enum WireKey {
         key: u64,
         is_stream: bool,
     },
-}
-
-/// Who was seen with a key.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Ends {
-    pub client: Option<ExchangeId>,
-    pub server: Option<ExchangeId>,
-}
-
-impl Ends {
-    pub fn remove(&mut self, id: ExchangeId) {
-        self.client = self.client.filter(|other| *other != id);
-        self.server = self.server.filter(|other| *other != id);
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.client.is_none() && self.server.is_none()
-    }
 }
 
 impl WireKey {

@@ -120,10 +120,20 @@ impl Sampler {
         self.buffered
     }
 
+    /// True for a span that is kept, whatever its trace: then it is as it has to be.
+    pub fn keeps(&mut self, span: &mut Span) -> bool {
+        self.mode == Mode::Open && self.pending.is_empty() && self.open(span)
+    }
+
     /// Takes a span; what is decided now goes to `out`.
-    pub fn push(&mut self, span: Span, now_ns: u64, out: &mut Vec<Span>) {
+    pub fn push(&mut self, mut span: Span, now_ns: u64, out: &mut Vec<Span>) {
         if self.mode == Mode::Open && self.pending.is_empty() {
-            return self.open(span, out);
+            if self.open(&mut span) {
+                out.push(span);
+            } else {
+                self.leave_out(span);
+            }
+            return;
         }
         let trace = span.trace_id;
         if let Some(pending) = self.pending.get_mut(&trace) {
@@ -195,8 +205,9 @@ impl Sampler {
         }
     }
 
-    /// Nothing is left out but by somebody else's decision; nothing is written that is not wrong.
-    fn open(&mut self, mut span: Span, out: &mut Vec<Span>) {
+    /// Nothing is left out but by somebody else's decision, which is false; nothing is written that is not
+    /// wrong.
+    fn open(&mut self, span: &mut Span) -> bool {
         let dropped = self.settings.standard.parent_based
             && match span.sampled {
                 Some(false) => {
@@ -205,29 +216,29 @@ impl Sampler {
                 }
                 Some(true) => false,
                 None => {
-                    lacks_a_word(&span)
-                        && !self.memory.is_empty()
+                    !self.memory.is_empty()
+                        && lacks_a_word(span)
                         && self.memory.get(&span.trace_id).is_some_and(|d| !d.keep)
                 }
             };
         if dropped {
-            return self.leave_out(span);
+            return false;
         }
         if let Some(state) = span.trace_state.as_deref() {
             let ot = tracestate::read(Some(state));
-            let randomness = randomness_of(&span, ot.randomness);
+            let randomness = randomness_of(span, ot.randomness);
             let head = self.settings.standard.decide(span.sampled, ot, randomness);
             let threshold = match head {
                 Head::At(threshold) => Some(threshold),
                 Head::Unknown | Head::Drop => None,
             };
             if ot.threshold.is_some() && ot.threshold != threshold {
-                self.write(&mut span, threshold, None);
+                self.write(span, threshold, None);
             }
         }
         span.flags |= FLAG_SAMPLED;
         self.counts.kept += 1;
-        out.push(span);
+        true
     }
 
     /// True if the trace of this span cannot be decided by this span.

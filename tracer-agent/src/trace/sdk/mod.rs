@@ -193,10 +193,34 @@ impl Beside {
         }
     }
 
+    /// True for a span that is reported whatever becomes known: that of a process without a sign of an SDK.
+    /// Nothing has to be done with it then.
+    pub fn passes(&mut self, span: &mut Span, now_ns: u64) -> bool {
+        // A context in what a process sends may be its own.
+        if span.kind == SpanKind::Client && span.link == Some(Link::Context) {
+            return false;
+        }
+        if let Some(process) = self.processes.get_mut(&span.exchange.tgid) {
+            process.begin(now_ns, self.wait_ns);
+            if process.mode != Mode::Auto || process.is_active() || process.is_suspect(now_ns) {
+                return false;
+            }
+        }
+        self.above_gone(span);
+        true
+    }
+
     /// Takes a finished span. What is decided goes to `report` or `left`.
-    pub fn push(&mut self, span: Span, now_ns: u64, report: &mut Vec<Span>, left: &mut Vec<Left>) {
+    pub fn push(
+        &mut self,
+        mut span: Span,
+        now_ns: u64,
+        report: &mut Vec<Span>,
+        left: &mut Vec<Left>,
+    ) {
         let Some(process) = self.processes.get_mut(&span.exchange.tgid) else {
-            report.push(self.above_gone(span));
+            self.above_gone(&mut span);
+            report.push(span);
             return;
         };
         process.begin(now_ns, self.wait_ns);
@@ -280,7 +304,8 @@ impl Beside {
         left: &mut Vec<Left>,
     ) -> Option<Held> {
         let Some(process) = self.processes.get_mut(&held.span.exchange.tgid) else {
-            report.push(self.above_gone(held.span));
+            self.above_gone(&mut held.span);
+            report.push(held.span);
             return None;
         };
         let last = last || process.ended_ns.is_some();
@@ -304,7 +329,10 @@ impl Beside {
         }
         match verdict {
             Verdict::Wait => return Some(held),
-            Verdict::Report => report.push(self.above_gone(held.span)),
+            Verdict::Report => {
+                self.above_gone(&mut held.span);
+                report.push(held.span);
+            }
             Verdict::ReportBelow(parent, remote) => {
                 held.span.parent = parent;
                 held.span.link = parent.map(|_| Link::Context);
@@ -323,7 +351,7 @@ impl Beside {
     }
 
     /// A server's span whose caller's span nobody gets goes below what stands for that.
-    fn above_gone(&self, mut span: Span) -> Span {
+    fn above_gone(&self, span: &mut Span) {
         if span.link == Some(Link::LocalConnection)
             && let Some(parent) = span.parent
             && let Some(instead) = self.gone.get(parent)
@@ -332,6 +360,5 @@ impl Beside {
             span.link = instead.map(|_| Link::Context);
             span.parent_is_remote = instead.is_some();
         }
-        span
     }
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::super::span::{Span, SpanKind, Value};
 use super::super::target::Target;
-use super::{error_type, is_known_method, protocol_version, rpc, scheme, server, text};
+use super::{authority, error_type, is_known_method, protocol_version, rpc, scheme, server, text};
 
 /// A histogram of durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,7 +96,7 @@ impl<'a> MetricAttributes<'a> {
         let target = Target::parse(&request.method, &request.target);
         let scheme = scheme(span, &target);
         let (address, port) = match span.kind {
-            SpanKind::Client => server(span, &target, scheme),
+            SpanKind::Client => server(span, authority(span, &target), scheme),
             SpanKind::Server => (None, None),
         };
         let error_type = error_type(span.kind, exchange);
