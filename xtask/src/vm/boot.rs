@@ -1,7 +1,8 @@
 //! One machine: boots it, reads its console, ends it at the deadline.
 
 use std::fs::File;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -68,16 +69,41 @@ pub fn boot(
     limit: Duration,
 ) -> Result<Run> {
     eprintln!("vm: booting {} (its tests: {})", kernel.name, smokes.len());
-    let console = directory().join(format!("console-{}.txt", kernel.name));
-    let (text, took) = console_of(kernel, vmlinuz, image, kernel.processors, &console, limit)?;
-    Ok(parse(kernel, &text, took))
+    let console = console(kernel);
+    let text = console_of(kernel, vmlinuz, image, kernel.processors, &console, limit)?;
+    Ok(parse(kernel, &text))
+}
+
+/// What the kernel's machine did last; `None` if it was not booted.
+pub fn last(kernel: &Kernel) -> Result<Option<Run>> {
+    let console = console(kernel);
+    if !console.exists() {
+        return Ok(None);
+    }
+    let text = read(&console)?;
+    // Without it, it is running, or was given up.
+    let is_whole = text.contains(TOOK);
+    Ok(is_whole.then(|| parse(kernel, &text)))
+}
+
+fn console(kernel: &Kernel) -> PathBuf {
+    directory().join(format!("console-{}.txt", kernel.name))
+}
+
+/// Written behind what the machine wrote: seconds from power-on to power-off.
+const TOOK: &str = "vm-took ";
+
+fn read(console: &Path) -> Result<String> {
+    let bytes =
+        std::fs::read(console).with_context(|| format!("cannot read {}", console.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Boots a machine of one processor; returns what was written to the console.
 pub fn boot_one(kernel: &Kernel, vmlinuz: &Path, image: &Path, limit: Duration) -> Result<String> {
     eprintln!("vm: booting {} on one processor", kernel.name);
     let console = directory().join(format!("console-one-{}.txt", kernel.name));
-    console_of(kernel, vmlinuz, image, 1, &console, limit).map(|(text, _)| text)
+    console_of(kernel, vmlinuz, image, 1, &console, limit)
 }
 
 fn console_of(
@@ -87,8 +113,8 @@ fn console_of(
     processors: u32,
     console: &Path,
     limit: Duration,
-) -> Result<(String, Duration)> {
-    let file =
+) -> Result<String> {
+    let mut file =
         File::create(console).with_context(|| format!("cannot write {}", console.display()))?;
     let (emulator, machine, console_device): (_, &[&str], _) = match kernel.arch {
         // Without cx16, whose emulation spoils the flags in QEMU 7.2 and so the kernel's allocator.
@@ -121,7 +147,7 @@ fn console_of(
     let start = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(file)
+        .stdout(file.try_clone().context("cannot share a file")?)
         .stderr(Stdio::null())
         .spawn()
         .with_context(|| format!("cannot start `{}`", sh::line(&command)))?;
@@ -134,21 +160,21 @@ fn console_of(
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    let text =
-        std::fs::read(console).with_context(|| format!("cannot read {}", console.display()))?;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    Ok((text, start.elapsed()))
+    writeln!(file, "\n{TOOK}{}", start.elapsed().as_secs())
+        .with_context(|| format!("cannot write {}", console.display()))?;
+    read(console)
 }
 
-fn parse(kernel: &Kernel, console: &str, took: Duration) -> Run {
+fn parse(kernel: &Kernel, console: &str) -> Run {
     let mut run = Run {
         kernel: kernel.name,
         known: kernel.known,
         release: String::new(),
         programs: 0,
         most_instructions: 0,
-        took,
-        only_verified: false,
+        took: Duration::ZERO,
+        // Another processor's machine holds nothing but the agent.
+        only_verified: Arch::host().is_ok_and(|host| host != kernel.arch),
         verify: None,
         smokes: Vec::new(),
     };
@@ -157,6 +183,8 @@ fn parse(kernel: &Kernel, console: &str, took: Duration) -> Run {
         // The firmware leaves control sequences before the first line.
         if let Some((_, release)) = line.split_once("vm-kernel ") {
             run.release = release.trim().to_owned();
+        } else if let Some(seconds) = line.strip_prefix(TOOK) {
+            run.took = Duration::from_secs(seconds.trim().parse().unwrap_or(0));
         } else if let Some(code) = line.strip_prefix("vm-verify ") {
             run.verify = Some(code.trim() == "0");
         } else if let Some((name, code)) = line
@@ -199,8 +227,9 @@ mod tests {
             processors: 1,
             known: None,
         };
-        let console = "\x1b[2Jvm-kernel 6.1.0-50\r\nhead    227100 instructions    1.0 ms\r\nwindow  300 instructions  1 ms\r\nvm-verify 0\r\ntest a ... ok\r\nvm-smoke HTTP/1 0\r\nvm-smoke gRPC 101\r\nskipped: b: c\r\nvm-smoke io_uring 0\r\n";
-        let run = parse(&kernel, console, Duration::ZERO);
+        let console = "\x1b[2Jvm-kernel 6.1.0-50\r\nhead    227100 instructions    1.0 ms\r\nwindow  300 instructions  1 ms\r\nvm-verify 0\r\ntest a ... ok\r\nvm-smoke HTTP/1 0\r\nvm-smoke gRPC 101\r\nskipped: b: c\r\nvm-smoke io_uring 0\r\n\nvm-took 61\n";
+        let run = parse(&kernel, console);
+        assert_eq!(run.took, Duration::from_secs(61));
         assert_eq!(run.release, "6.1.0-50");
         assert!(run.verified());
         assert_eq!((run.programs, run.most_instructions), (2, 227_100));
@@ -208,7 +237,7 @@ mod tests {
         assert_eq!(run.outcome("gRPC"), Outcome::Failed);
         assert_eq!(run.outcome("io_uring"), Outcome::Skipped);
         assert_eq!(run.outcome("TLS"), Outcome::Missing);
-        let dead = parse(&kernel, "Kernel panic", Duration::ZERO);
+        let dead = parse(&kernel, "Kernel panic");
         assert!(!dead.verified());
         assert_eq!(dead.release, "");
     }
