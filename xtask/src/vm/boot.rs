@@ -60,8 +60,9 @@ impl Run {
     }
 }
 
-/// Boots the kernel with the image and waits for its end.
+/// Boots the kernel with the image and waits for its end. `name` is that of the console's file.
 pub fn boot(
+    name: &str,
     kernel: &Kernel,
     vmlinuz: &Path,
     image: &Path,
@@ -69,14 +70,14 @@ pub fn boot(
     limit: Duration,
 ) -> Result<Run> {
     eprintln!("vm: booting {} (its tests: {})", kernel.name, smokes.len());
-    let console = console(kernel);
+    let console = console(name);
     let text = console_of(kernel, vmlinuz, image, kernel.processors, &console, limit)?;
     Ok(parse(kernel, &text))
 }
 
 /// What the kernel's machine did last; `None` if it was not booted.
 pub fn last(kernel: &Kernel) -> Result<Option<Run>> {
-    let console = console(kernel);
+    let console = console(kernel.name);
     if !console.exists() {
         return Ok(None);
     }
@@ -86,8 +87,8 @@ pub fn last(kernel: &Kernel) -> Result<Option<Run>> {
     Ok(is_whole.then(|| parse(kernel, &text)))
 }
 
-fn console(kernel: &Kernel) -> PathBuf {
-    directory().join(format!("console-{}.txt", kernel.name))
+fn console(name: &str) -> PathBuf {
+    directory().join(format!("console-{name}.txt"))
 }
 
 /// Written behind what the machine wrote: seconds from power-on to power-off.
@@ -102,7 +103,7 @@ fn read(console: &Path) -> Result<String> {
 /// Boots a machine of one processor; returns what was written to the console.
 pub fn boot_one(kernel: &Kernel, vmlinuz: &Path, image: &Path, limit: Duration) -> Result<String> {
     eprintln!("vm: booting {} on one processor", kernel.name);
-    let console = directory().join(format!("console-one-{}.txt", kernel.name));
+    let console = console(&format!("one-{}", kernel.name));
     console_of(kernel, vmlinuz, image, 1, &console, limit)
 }
 

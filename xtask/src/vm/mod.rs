@@ -155,7 +155,7 @@ fn test(wanted: &[String], verify: bool, docs: bool) -> Result<()> {
     let machine = |kernel: &Kernel, vmlinuz: &Path| {
         let run = match &image {
             Some(image) if kernel.arch == host => {
-                boot::boot(kernel, vmlinuz, image, smokes, LIMIT)?
+                boot::boot(kernel.name, kernel, vmlinuz, image, smokes, LIMIT)?
             }
             _ => foreign(kernel, vmlinuz)?,
         };
@@ -215,7 +215,7 @@ fn foreign(kernel: &Kernel, vmlinuz: &Path) -> Result<Run> {
     ebpf::build(&setup::for_build()?, false)?;
     let agent = kernel.arch.build(Profile::Test)?;
     let image = image::build_foreign(kernel.name, &kernels::busybox(kernel)?, &agent)?;
-    boot::boot(kernel, vmlinuz, &image, &[], LIMIT)
+    boot::boot(kernel.name, kernel, vmlinuz, &image, &[], LIMIT)
 }
 
 impl Run {
