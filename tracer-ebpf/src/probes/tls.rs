@@ -22,9 +22,13 @@ use crate::maps::{BUFFER, Call, NO_BYTES, WINDOW_PROGRAM};
 use crate::tls::{self, SessionKey, ThreadKey, TlsCall, kind, now};
 use crate::way::{Uprobes, Way};
 
-/// One register of the context. Read through the helper: offsets in it come from BTF.
+/// One register of the context, if this architecture has it. Read through the helper: offsets in it come
+/// from BTF.
 #[inline(always)]
 fn register(ctx: &ProbeContext, offset: &aya_ebpf::Global<u32>) -> Option<u64> {
+    if !kernel::has(offset) {
+        return None;
+    }
     field(ctx.as_ptr() as u64, offset)
 }
 

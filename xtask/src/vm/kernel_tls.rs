@@ -40,7 +40,8 @@ pub fn run(name: &str) -> Result<()> {
     let agent = agent::build(BuildArgs::default())?;
     let vmlinuz = kernels::fetch(kernel)?;
     let image = build(&agent, &vmlinuz)?;
-    let run = boot::boot(kernel, &vmlinuz, &image, &[TEST], LIMIT)?;
+    let console = format!("kernel-tls-{name}");
+    let run = boot::boot(&console, kernel, &vmlinuz, &image, &[TEST], LIMIT)?;
     eprintln!(
         "vm: {} with kernel TLS: {:?}; {:.0} s",
         run.release,
@@ -48,7 +49,7 @@ pub fn run(name: &str) -> Result<()> {
         run.took.as_secs_f64()
     );
     if run.outcome(TEST.name) != Outcome::Passed {
-        bail!("the console is target/vm/console-{name}.txt");
+        bail!("the console is target/vm/console-{console}.txt");
     }
     Ok(())
 }

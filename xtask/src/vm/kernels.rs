@@ -18,6 +18,9 @@ pub struct Kernel {
     pub suite: &'static str,
     /// What it runs on. Others than this machine's are for the verifier alone.
     pub arch: Arch,
+    /// How many processors it has. Kernels before 6.5 do not start a second one where instructions are counted
+    /// (QEMU 7.2; the emulator runs all processors in turns then).
+    pub processors: u32,
     /// What is known not to work on it, for the report.
     pub known: Option<&'static str>,
 }
@@ -28,24 +31,28 @@ pub const ALL: &[Kernel] = &[
         name: "5.10",
         suite: "bullseye",
         arch: Arch::X86_64,
+        processors: 1,
         known: None,
     },
     Kernel {
         name: "6.1",
         suite: "bookworm",
         arch: Arch::X86_64,
+        processors: 1,
         known: None,
     },
     Kernel {
         name: "6.12",
         suite: "trixie",
         arch: Arch::X86_64,
+        processors: 2,
         known: None,
     },
     Kernel {
         name: "newest",
         suite: "sid",
         arch: Arch::X86_64,
+        processors: 2,
         known: Some(
             "programs of system call events can be preempted, and the kernel skips those of other \
              threads meanwhile: spans are lost while all CPUs are busy",
@@ -55,9 +62,24 @@ pub const ALL: &[Kernel] = &[
         name: "arm64",
         suite: "trixie",
         arch: Arch::Aarch64,
+        processors: 1,
         known: None,
     },
 ];
+
+/// Those of these names; all if none is named.
+pub fn chosen(wanted: &[String]) -> Result<Vec<&'static Kernel>> {
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|name| !ALL.iter().any(|kernel| kernel.name == **name))
+    {
+        let names: Vec<_> = ALL.iter().map(|kernel| kernel.name).collect();
+        bail!("no kernel {unknown}; there are {}", names.join(", "));
+    }
+    let is_chosen =
+        |kernel: &&Kernel| wanted.is_empty() || wanted.iter().any(|name| *name == kernel.name);
+    Ok(ALL.iter().filter(is_chosen).collect())
+}
 
 /// The metapackage that depends on a suite's current kernel.
 fn metapackage(arch: Arch) -> String {

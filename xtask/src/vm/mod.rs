@@ -6,6 +6,7 @@
 //! are the same ones that run natively: their counts are exact here too.
 
 mod boot;
+mod hooks;
 mod image;
 mod kernel_tls;
 mod kernels;
@@ -40,6 +41,21 @@ enum VmCommand {
         /// Only the verifier
         #[arg(long)]
         verify: bool,
+        /// Write docs/kernels.md from the results (all kernels have to be run)
+        #[arg(long)]
+        docs: bool,
+    },
+    /// The table of what each kernel's machine did last, where they were run one by one
+    Table {
+        /// Write it to docs/kernels.md
+        #[arg(long)]
+        docs: bool,
+    },
+    /// What system call tracepoints and fentry/fexit programs cost and miss, in instructions
+    Hooks {
+        /// Only these, as in `5.10` (repeatable)
+        #[arg(long = "kernel", value_name = "VERSION")]
+        kernels: Vec<String>,
         /// Write docs/kernels.md from the results (all kernels have to be run)
         #[arg(long)]
         docs: bool,
@@ -98,8 +114,11 @@ const SMOKES: &[Smoke] = &[
     },
 ];
 
-/// From power-on to power-off. Emulated, on two cores that others use too.
-const LIMIT: Duration = Duration::from_secs(1500);
+/// Machines that run at a time: each takes one core, and does not notice the others.
+const AT_ONCE: usize = 2;
+
+/// From power-on to power-off. Emulated, on cores that others use too.
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Where everything that is fetched and made here lies.
 fn directory() -> PathBuf {
@@ -114,27 +133,18 @@ pub fn vm(args: &VmArgs) -> Result<()> {
             verify,
             docs,
         } => test(kernels, *verify, *docs),
+        VmCommand::Table { docs } => table(*docs),
+        VmCommand::Hooks { kernels, docs } => hooks::run(kernels, *docs),
         VmCommand::KernelTls { kernel } => kernel_tls::run(kernel),
         VmCommand::Systemd { kernel } => systemd::run(kernel),
     }
 }
 
 fn test(wanted: &[String], verify: bool, docs: bool) -> Result<()> {
-    let all = kernels::ALL;
-    if let Some(unknown) = wanted
-        .iter()
-        .find(|name| !all.iter().any(|k| k.name == **name))
-    {
-        let names: Vec<_> = all.iter().map(|kernel| kernel.name).collect();
-        bail!("no kernel {unknown}; there are {}", names.join(", "));
-    }
     if docs && (!wanted.is_empty() || verify) {
         bail!("--docs is written from a run of everything: leave --kernel and --verify away");
     }
-    let chosen = all
-        .iter()
-        .filter(|kernel| wanted.is_empty() || wanted.iter().any(|name| *name == kernel.name));
-    let chosen: Vec<&Kernel> = chosen.collect();
+    let chosen = kernels::chosen(wanted)?;
     setup::for_vm()?;
     let smokes = if verify { &[][..] } else { SMOKES };
     let host = Arch::host()?;
@@ -142,22 +152,37 @@ fn test(wanted: &[String], verify: bool, docs: bool) -> Result<()> {
         true => Some(image::build(&agent::build(BuildArgs::default())?, smokes)?),
         false => None,
     };
-    let mut runs: Vec<Run> = Vec::new();
-    for kernel in chosen {
-        let vmlinuz = kernels::fetch(kernel)?;
+    let machine = |kernel: &Kernel, vmlinuz: &Path| {
         let run = match &image {
             Some(image) if kernel.arch == host => {
-                boot::boot(kernel, &vmlinuz, image, smokes, LIMIT)?
+                boot::boot(kernel.name, kernel, vmlinuz, image, smokes, LIMIT)?
             }
-            _ => foreign(kernel, &vmlinuz)?,
+            _ => foreign(kernel, vmlinuz)?,
         };
         report::line(&run);
-        runs.push(run);
+        anyhow::Ok(run)
+    };
+    let mut runs: Vec<Run> = Vec::new();
+    for some in chosen.chunks(AT_ONCE) {
+        let images = some.iter().map(|kernel| kernels::fetch(kernel));
+        let images: Vec<PathBuf> = images.collect::<Result<_>>()?;
+        let ended: Vec<Result<Run>> = std::thread::scope(|scope| {
+            let pairs = some.iter().zip(&images);
+            let machines: Vec<_> = pairs
+                .map(|(kernel, vmlinuz)| scope.spawn(|| machine(kernel, vmlinuz)))
+                .collect();
+            let ends = machines.into_iter().map(|machine| machine.join());
+            ends.map(|end| end.unwrap_or_else(|_| bail!("the thread of a machine panicked")))
+                .collect()
+        });
+        for run in ended {
+            runs.push(run?);
+        }
     }
     let table = report::table(&runs, smokes);
     println!("{table}");
     if docs {
-        report::write_docs(&table)?;
+        report::write_docs("vm test", &table)?;
     }
     let bad = runs.iter().filter(|run| run.failed(smokes)).count();
     if bad > 0 {
@@ -169,14 +194,28 @@ fn test(wanted: &[String], verify: bool, docs: bool) -> Result<()> {
     Ok(())
 }
 
+fn table(docs: bool) -> Result<()> {
+    let mut runs = Vec::new();
+    for kernel in kernels::ALL {
+        match boot::last(kernel)? {
+            Some(run) => runs.push(run),
+            None => bail!("{} was not run, or did not end", kernel.name),
+        }
+    }
+    let table = report::table(&runs, SMOKES);
+    println!("{table}");
+    match docs {
+        true => report::write_docs("vm test", &table),
+        false => Ok(()),
+    }
+}
+
 /// A machine with another processor: the static agent asks the verifier.
 fn foreign(kernel: &Kernel, vmlinuz: &Path) -> Result<Run> {
     ebpf::build(&setup::for_build()?, false)?;
     let agent = kernel.arch.build(Profile::Test)?;
     let image = image::build_foreign(kernel.name, &kernels::busybox(kernel)?, &agent)?;
-    let mut run = boot::boot(kernel, vmlinuz, &image, &[], LIMIT)?;
-    run.only_verified = true;
-    Ok(run)
+    boot::boot(kernel.name, kernel, vmlinuz, &image, &[], LIMIT)
 }
 
 impl Run {

@@ -69,19 +69,19 @@ pub fn table(runs: &[Run], smokes: &[Smoke]) -> String {
     text
 }
 
-/// Puts the table into docs/kernels.md, between its markers.
-pub fn write_docs(table: &str) -> Result<()> {
-    const BEGIN: &str = "<!-- results: written by `cargo xtask vm test --docs` -->\n";
+/// Puts a text into docs/kernels.md, between the markers of the command that writes it.
+pub fn write_docs(command: &str, text: &str) -> Result<()> {
+    let begin = format!("<!-- results: written by `cargo xtask {command} --docs` -->\n");
     const END: &str = "<!-- end of results -->";
     let path = sh::root().join("docs/kernels.md");
     let page = std::fs::read_to_string(&path).context("cannot read docs/kernels.md")?;
     let (before, rest) = page
-        .split_once(BEGIN)
-        .context("docs/kernels.md has no marker")?;
+        .split_once(&begin)
+        .with_context(|| format!("docs/kernels.md has no marker of {command}"))?;
     let (_, after) = rest
         .split_once(END)
         .context("docs/kernels.md has no end marker")?;
-    std::fs::write(&path, format!("{before}{BEGIN}\n{table}\n{END}{after}"))
+    std::fs::write(&path, format!("{before}{begin}\n{text}\n{END}{after}"))
         .context("cannot write docs/kernels.md")?;
     eprintln!("vm: wrote docs/kernels.md");
     Ok(())

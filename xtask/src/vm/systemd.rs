@@ -64,7 +64,8 @@ pub fn run(name: &str) -> Result<()> {
     let agent = Arch::host()?.build(Profile::Test)?;
     let image = build(&agent)?;
     let vmlinuz = kernels::fetch(kernel)?;
-    let run = boot::boot(kernel, &vmlinuz, &image, &[TEST], LIMIT)?;
+    let console = format!("systemd-{name}");
+    let run = boot::boot(&console, kernel, &vmlinuz, &image, &[TEST], LIMIT)?;
     eprintln!(
         "vm: {} under systemd: {:?}; {:.0} s",
         run.release,
@@ -72,7 +73,7 @@ pub fn run(name: &str) -> Result<()> {
         run.took.as_secs_f64()
     );
     if run.outcome(TEST.name) != Outcome::Passed {
-        bail!("the console is target/vm/console-{name}.txt");
+        bail!("the console is target/vm/console-{console}.txt");
     }
     Ok(())
 }
