@@ -44,16 +44,28 @@ pub fn readable_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
 }
 
 /// Has the allocator take what is large from the kernel, and give it back when it is freed. By itself it
-/// keeps more the larger the blocks are that it has seen: here what once looked into a large program. A
-/// batch of spans and its message are below that, and what one batch frees is there for the next one:
-/// else every page of each would be faulted in anew, which cost a fifth of the agent's CPU under load.
+/// keeps more the larger the blocks are that it has seen: here what once looked into a large program.
 pub fn return_large_blocks() {
+    give_back_from(128 * 1024, 128 * 1024);
+}
+
+/// The same, but a batch of spans and its message do not count as large, and what one batch frees is there
+/// for the next one: else every page of each would be faulted in anew, which cost a fifth of the agent's
+/// CPU under load. For when all that was there at the start has been looked into.
+pub fn keep_batches() {
+    give_back_from(1024 * 1024, 2 * 1024 * 1024);
+}
+
+/// Blocks from `large` bytes on go back each, others when so many bytes are free in a row.
+fn give_back_from(large: i32, free: i32) {
     #[cfg(target_env = "gnu")]
-    // SAFETY: takes plain numbers; called before there is a second thread, as its manual asks.
+    // SAFETY: takes plain numbers, and locks what it changes.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1024 * 1024);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * 1024 * 1024);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, large);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, free);
     };
+    #[cfg(not(target_env = "gnu"))]
+    let _ = (large, free);
 }
 
 /// Has the allocator give what is free back to the kernel, where it keeps it otherwise.

@@ -131,6 +131,7 @@ pub async fn run(
     notify.ready();
     // Loading took more than running needs.
     crate::sys::give_memory_back();
+    crate::sys::keep_batches();
     tracing::info!("tracing; stop with SIGINT or SIGTERM");
 
     let ended = match command {

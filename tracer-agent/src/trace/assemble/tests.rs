@@ -318,6 +318,64 @@ fn a_chain_is_one_trace() {
     }
 }
 
+/// Scenario: both ends of an exchange are over; a call is made for it afterwards.
+/// Guarantees: it is not among what goes on any more, and still a parent, for as long as is promised.
+#[test]
+fn what_is_over_is_still_a_parent() {
+    let mut world = world(Limits::default());
+    let caller = connection(1, Role::Client, 1000, 80);
+    let server = connection(2, Role::Server, 1000, 80);
+    let client = connection(3, Role::Client, 2000, 90);
+    for key in 0..100 {
+        world.begin(opened(Role::Client, key, None, None), &caller);
+        world.begin(opened(Role::Server, key, None, None), &server);
+        // The client may be told of first.
+        let order = if key % 2 == 0 {
+            [(Role::Server, &server), (Role::Client, &caller)]
+        } else {
+            [(Role::Client, &caller), (Role::Server, &server)]
+        };
+        for (role, connection) in order {
+            world.end(role, key, connection);
+        }
+        world.wait(1);
+        assert_eq!(world.assembler.nodes.len(), 0, "{key}");
+        assert_eq!(world.assembler.wires.len(), 0, "{key}");
+        assert_eq!(world.span(2, key).parent, Some(world.span(1, key).span_id));
+    }
+    world.wait(MEMORY_NS - 1_000);
+    world.begin(opened(Role::Client, 0, Some((2, 99)), None), &client);
+    world.end(Role::Client, 0, &client);
+    let (call, above) = (world.span(3, 0), world.span(2, 99));
+    assert_eq!(call.parent, Some(above.span_id));
+    assert_eq!(call.trace_id, above.trace_id);
+    world.wait(2 * MEMORY_NS);
+    world.wait(2 * MEMORY_NS);
+    world.begin(opened(Role::Client, 1, Some((2, 99)), None), &client);
+    world.end(Role::Client, 1, &client);
+    world.wait(PATIENCE_NS);
+    assert_eq!(world.span(3, 1).parent, None);
+}
+
+/// Scenario: a client gives up, and its span is out, before the server reads the request.
+/// Guarantees: the server's span is below it.
+#[test]
+fn a_server_may_read_late() {
+    let mut world = world(Limits::default());
+    let server = connection(1, Role::Server, 1000, 80);
+    let client = connection(2, Role::Client, 1000, 80);
+    world.begin(opened(Role::Client, 7, None, None), &client);
+    world.end(Role::Client, 7, &client);
+    world.wait(MEMORY_NS / 2);
+    world.begin(opened(Role::Server, 7, None, None), &server);
+    world.end(Role::Server, 7, &server);
+    let (caller, called) = (world.span(2, 7), world.span(1, 7));
+    assert_eq!(called.parent, Some(caller.span_id));
+    assert_eq!(called.trace_id, caller.trace_id);
+    world.wait(2 * MEMORY_NS);
+    assert_eq!(world.assembler.nodes.len(), 0);
+}
+
 /// Scenario: more spans wait, and more exchanges are open, than is allowed.
 /// Guarantees: every span comes out once; the tables stay within their bounds; it is counted.
 #[test]
