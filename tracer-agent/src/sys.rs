@@ -90,7 +90,7 @@ pub fn leave_to_child(kept: &[RawFd], turn: Option<&std::fs::File>) -> io::Resul
     }
     const PAUSE: libc::timespec = milliseconds(5);
     /// For others who wait for the lock.
-    const REST: libc::timespec = milliseconds(1);
+    const REST: libc::timespec = milliseconds(3);
     /// Ten seconds: a parent that does not end has to do without.
     const PAUSES: u32 = 2000;
     let turn = turn.map_or(-1, std::os::fd::AsRawFd::as_raw_fd);

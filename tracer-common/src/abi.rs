@@ -87,6 +87,13 @@ pub mod policy {
     pub const UNDECIDED: u32 = 8;
     /// Instead of that: its parent was undecided when it was forked, and it runs the same program.
     pub const UNDECIDED_CHILD: u32 = 16;
+    /// Of an undecided program, above the flags: when it was started, so that what is decided about the one before it
+    /// is not taken for this one's.
+    pub const fn started(time_ns: u64) -> u32 {
+        const UNIT_SHIFT: u32 = 12;
+        const FLAGS: u32 = 8;
+        ((time_ns >> UNIT_SHIFT) as u32) << FLAGS
+    }
 }
 
 /// How the cause of a call was found ([`DataEvent::cause_method`]).

@@ -84,8 +84,8 @@ pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(1024,
 #[map]
 pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(2048, 0);
 
-/// Contexts of Python processes, by process and address: one for each task that runs, and as many tasks
-/// as one processor's worth of Python serves.
+/// Contexts of Python processes, by process and address: one for each task that runs. Like most tables
+/// of this kind it is made larger where there are many CPUs.
 #[map]
 pub static CONTEXTS: LruHashMap<Handed, Task> = LruHashMap::with_max_entries(4096, 0);
 

@@ -30,6 +30,27 @@ pub fn zero(place: &mut u64) {
     unsafe { core::ptr::write_volatile(place, 0) };
 }
 
+/// Eight bytes from anywhere, little endian. All architectures that this runs on can, in one instruction, but LLVM
+/// does not know that and reads byte by byte.
+///
+/// # Safety
+///
+/// They can be read.
+#[inline(always)]
+pub unsafe fn word(place: *const u8) -> u64 {
+    let value;
+    // SAFETY: as the caller says.
+    unsafe {
+        core::arch::asm!(
+            "{v} = *(u64 *)({p} + 0)",
+            v = out(reg) value,
+            p = in(reg) place,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    value
+}
+
 /// A place of the per-CPU scratch buffer whose value the verifier (and LLVM) should forget.
 #[derive(Clone, Copy)]
 pub struct Forgotten<T>(*mut T);

@@ -306,11 +306,11 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
 
 /// Has the kernel side know how new processes run what they serve, as far as that is known by now.
 fn follow(followers: &mut Followers, pipeline: &mut Pipeline) {
-    pipeline
-        .take_ended()
-        .for_each(|tgid| followers.forget(tgid));
+    for (tgid, may_have_probes) in pipeline.take_gone() {
+        followers.gone(tgid, may_have_probes);
+    }
     for (tgid, runtime) in pipeline.take_to_follow() {
-        let kind = followers.program(tgid, runtime, || pipeline.exe_path(tgid));
+        let kind = followers.program(tgid, runtime, || pipeline.exe_id(tgid));
         if matches!(runtime, Runtime::Python | Runtime::Rust) {
             pipeline.event_loops().started(tgid, runtime);
         }
@@ -348,9 +348,9 @@ impl Loaded {
             if housekeeping {
                 housekeeping_ns = now_ns;
                 self.pipeline.tick(now_ns);
-                for (tgid, runtime) in self.pipeline.take_event_loops() {
-                    self.followers.tasks(tgid, runtime);
-                }
+                let followers = &mut self.followers;
+                self.pipeline
+                    .each_event_loop(|tgid, runtime| followers.tasks(tgid, runtime));
                 match self.limits.memory() {
                     Step::GoOn => {}
                     Step::Shed => self.pipeline.shed(),

@@ -5,7 +5,7 @@
 //! now on. Attaching takes milliseconds to seconds, all the longer while another agent's hooks go: never
 //! on the capture thread, which would hear of new programs late.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -24,9 +24,12 @@ const MOST: usize = 4096;
 /// Longest wait for those that run already.
 const LONGEST: Duration = Duration::from_secs(15);
 
+/// Device and inode number.
+type FileId = (u64, u64);
+
 enum Job {
     /// A process runs this from now on.
-    Program(u32, Runtime, PathBuf),
+    Program(u32, Runtime, FileId),
     /// It may serve with tokio later.
     Foresee(u32),
     /// It serves with an event loop.
@@ -38,14 +41,43 @@ enum Job {
 /// The kind of a process, with the number of the question; `None` if nothing was found out.
 type Answer = (u32, u64, Option<u32>);
 
+/// What was asked and is not answered: an answer about what a process ran before is none.
+#[derive(Debug, Default)]
+struct Questions {
+    /// By process the last one.
+    asked: FxHashMap<u32, u64>,
+    last: u64,
+}
+
+impl Questions {
+    /// A new one about a process; its number is never 0.
+    fn ask(&mut self, tgid: u32) -> u64 {
+        self.last += 1;
+        self.asked.insert(tgid, self.last);
+        self.last
+    }
+
+    /// Nobody wants to know any more.
+    fn forget(&mut self, tgid: u32) {
+        self.asked.remove(&tgid);
+    }
+
+    /// True if this is the answer that is waited for.
+    fn answered(&mut self, tgid: u32, number: u64) -> bool {
+        let wanted = self.asked.get(&tgid) == Some(&number);
+        if wanted {
+            self.asked.remove(&tgid);
+        }
+        wanted
+    }
+}
+
 /// The capture thread's end.
 pub struct Followers {
     jobs: Sender<(u64, Job)>,
     answers: Receiver<Answer>,
     waiting: Arc<AtomicUsize>,
-    /// By process the last question; older ones are about what it ran before.
-    asked: FxHashMap<u32, u64>,
-    last: u64,
+    questions: Questions,
 }
 
 impl Followers {
@@ -74,39 +106,53 @@ impl Followers {
             jobs,
             answers,
             waiting,
-            asked: FxHashMap::default(),
-            last: 0,
+            questions: Questions::default(),
         })
     }
 
-    /// A process runs this from now on, and its program can be opened at `exe`. Returns its kind, if
-    /// that is known at once; else it is an answer later.
+    /// A process runs this from now on; `exe` says which file its program is. Returns its kind, if that is known at
+    /// once; else it is an answer later.
     pub fn program(
         &mut self,
         tgid: u32,
         runtime: Runtime,
-        exe: impl FnOnce() -> PathBuf,
+        exe: impl FnOnce() -> Option<FileId>,
     ) -> Option<u32> {
-        if runtime == Runtime::Rust {
-            self.tell(Job::Foresee(tgid));
-        }
+        self.questions.forget(tgid);
         let known = immediate(runtime);
-        if known.is_none() {
-            self.ask(tgid, Job::Program(tgid, runtime, exe()));
+        if self.is_full() {
+            return known;
+        }
+        if runtime == Runtime::Rust {
+            self.send(0, Job::Foresee(tgid));
+        }
+        // Asked here: by the time that it is opened the process may run something else.
+        if known.is_none()
+            && let Some(exe) = exe()
+        {
+            let number = self.questions.ask(tgid);
+            self.send(number, Job::Program(tgid, runtime, exe));
         }
         known
     }
 
-    /// A process serves with an event loop: its kind is an answer later.
-    pub fn tasks(&mut self, tgid: u32, runtime: Runtime) {
-        self.ask(tgid, Job::Tasks(tgid, runtime));
+    /// A process serves with an event loop: its kind is an answer later. False if it has to be asked again.
+    pub fn tasks(&mut self, tgid: u32, runtime: Runtime) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        let number = self.questions.ask(tgid);
+        self.send(number, Job::Tasks(tgid, runtime));
+        true
     }
 
     /// A process ended, or runs something else from now on.
-    pub fn forget(&mut self, tgid: u32) {
-        self.asked.remove(&tgid);
-        // Beyond the limit too: probes of a process that is gone would stay.
-        self.send(0, Job::Forget(tgid));
+    pub fn gone(&mut self, tgid: u32, may_have_probes: bool) {
+        self.questions.forget(tgid);
+        if may_have_probes {
+            // Beyond the limit too: probes of a process that is gone would stay.
+            self.send(0, Job::Forget(tgid));
+        }
     }
 
     /// A process, and the kind that it is of from now on.
@@ -143,31 +189,16 @@ impl Followers {
     }
 
     fn take(&mut self, (tgid, number, kind): Answer) -> Option<(u32, u32)> {
-        if self.asked.get(&tgid) != Some(&number) {
-            return None;
-        }
-        self.asked.remove(&tgid);
+        self.questions.answered(tgid, number).then_some(())?;
         Some((tgid, kind?))
     }
 
-    fn ask(&mut self, tgid: u32, job: Job) {
-        self.last += 1;
-        if self.tell_numbered(self.last, job) {
-            self.asked.insert(tgid, self.last);
-        }
-    }
-
-    fn tell(&mut self, job: Job) {
-        self.tell_numbered(0, job);
-    }
-
-    fn tell_numbered(&mut self, number: u64, job: Job) -> bool {
-        if self.waiting.load(Ordering::Acquire) >= MOST {
+    fn is_full(&self) -> bool {
+        let full = self.waiting.load(Ordering::Acquire) >= MOST;
+        if full {
             tracing::debug!("too many processes wait to be followed");
-            return false;
         }
-        self.send(number, job);
-        true
+        full
     }
 
     fn send(&mut self, number: u64, job: Job) {
@@ -187,8 +218,12 @@ impl Worker {
     fn work(&mut self, job: Job) -> Option<(u32, Option<u32>)> {
         match job {
             Job::Program(tgid, runtime, exe) => {
-                let kind = self.follower.follow(runtime, &exe);
-                Some((tgid, (kind != kind::NONE).then_some(kind)))
+                let file = self.proc.open_exe(tgid).filter(|file| {
+                    file.metadata()
+                        .is_ok_and(|facts| (facts.dev(), facts.ino()) == exe)
+                });
+                let kind = file.map(|file| self.follower.follow(runtime, &file));
+                Some((tgid, kind.filter(|kind| *kind != kind::NONE)))
             }
             Job::Foresee(tgid) => {
                 self.follower.foresee_tasks(&self.proc, tgid);
@@ -207,5 +242,26 @@ impl Worker {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: a process is asked about, runs something else that is asked about, then something that need not
+    /// be. Guarantees: only what was asked last counts, and only once, and nothing does of a process that is gone.
+    #[test]
+    fn only_the_last_question_is_answered() {
+        let mut questions = Questions::default();
+        let (first, other) = (questions.ask(7), questions.ask(8));
+        let second = questions.ask(7);
+        assert!(!questions.answered(7, first));
+        assert!(questions.answered(7, second) && !questions.answered(7, second));
+        questions.forget(8);
+        assert!(!questions.answered(8, other));
+        let again = questions.ask(8);
+        assert!(!questions.answered(8, other) && questions.answered(8, again));
+        assert!(!questions.answered(9, 0) && questions.asked.is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Records of the kernel side to spans: ingest, metadata, policy, span building, in one thread.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -161,6 +161,7 @@ impl Pipeline {
                 runtimes: Runtimes::default(),
                 event_loops: EventLoops::default(),
                 to_follow: Vec::new(),
+                gone: Vec::new(),
                 foreign: 0,
                 ledger: Arc::clone(&ledger),
             },
@@ -218,7 +219,7 @@ impl Pipeline {
                     ..
                 } = *event;
                 self.host.processes.on_fork(tgid, parent_tgid, time_ns);
-                self.host.decide_child(tgid);
+                self.host.decide_child(tgid, parent_tgid);
                 self.host.event_loops.forked(tgid, parent_tgid);
                 // Its parent may have forked it before its own kind was said.
                 self.host.follow(tgid);
@@ -239,7 +240,8 @@ impl Pipeline {
     fn exit(&mut self, event: &ExitEvent) {
         self.ingest.exit(event.tgid, event.time_ns, &mut self.host);
         self.host.processes.on_exit(event.tgid, event.time_ns);
-        self.host.event_loops.ended(event.tgid);
+        self.host.gone(event.tgid);
+        self.host.maps.remove_kind(event.tgid);
         self.host.denied.ended(event.tgid);
         self.host.sdks.stage.exited(event.tgid, self.host.now_ns);
         if let Some(tls) = &self.host.tls {
@@ -355,7 +357,7 @@ impl Pipeline {
                 if let PolicyUpdate::Set { tgid, flags: new } = update {
                     flags.insert(tgid, new);
                 }
-                host.apply(update);
+                host.apply_change(update);
             }
             if round == 0 {
                 let switched = host.maps.ignore_ports(ports);
@@ -363,7 +365,9 @@ impl Pipeline {
                     tracing::warn!(%error, "cannot tell the kernel side of the new policy");
                 }
             }
-            removed.into_iter().for_each(|update| host.apply(update));
+            removed
+                .into_iter()
+                .for_each(|update| host.apply_change(update));
         }
         self.settling = Some(Settling {
             flags,
@@ -520,28 +524,23 @@ impl Pipeline {
         std::mem::take(&mut self.host.to_follow)
     }
 
-    /// Processes that may have been followed and ended, or run something else now, since the last call.
-    pub fn take_ended(&mut self) -> impl Iterator<Item = u32> + use<> {
-        self.host.event_loops.take_ended().into_iter()
+    /// Processes that ended or run something else now, since the last call, and whether their event loops may
+    /// have been followed.
+    pub fn take_gone(&mut self) -> Vec<(u32, bool)> {
+        std::mem::take(&mut self.host.gone)
     }
 
-    /// Processes that were seen to serve with an event loop, since the last call.
-    pub fn take_event_loops(&mut self) -> Vec<(u32, Runtime)> {
+    /// Tells of processes that were seen to serve with an event loop, until `follow` takes them.
+    pub fn each_event_loop(&mut self, mut follow: impl FnMut(u32, Runtime) -> bool) {
         let Side {
             event_loops, maps, ..
         } = &mut self.host;
-        let mut serving = Vec::new();
         event_loops.retain_candidates(|tgid, runtime| {
             let Some(kind) = maps.kind(tgid) else {
                 return false;
             };
-            let serves = kind & kind_of_process::MULTIPLEXED != 0;
-            if serves {
-                serving.push((tgid, runtime));
-            }
-            !serves
+            kind & kind_of_process::MULTIPLEXED == 0 || !follow(tgid, runtime)
         });
-        serving
     }
 
     /// Says how a process runs what it serves.
@@ -569,9 +568,10 @@ impl Pipeline {
         &mut self.host.event_loops
     }
 
-    /// Where a process's program can be opened.
-    pub fn exe_path(&self, tgid: u32) -> PathBuf {
-        self.host.proc.exe_path(tgid)
+    /// Device and inode number of a process's program.
+    pub fn exe_id(&self, tgid: u32) -> Option<(u64, u64)> {
+        let facts = std::fs::metadata(self.host.proc.exe_path(tgid)).ok()?;
+        Some((facts.dev(), facts.ino()))
     }
 
     /// Connections by the protocol they are parsed as.

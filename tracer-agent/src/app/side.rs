@@ -48,6 +48,8 @@ pub struct Side {
     pub(super) event_loops: EventLoops,
     /// Processes whose runtimes are to be followed.
     pub(super) to_follow: Vec<(u32, Runtime)>,
+    /// Processes that ended or run something else now, and whether their event loops may have been followed.
+    pub(super) gone: Vec<(u32, bool)>,
     /// Exchanges that are none of ours to report.
     pub(super) foreign: u64,
     pub(super) ledger: Arc<Ledger>,
@@ -55,13 +57,21 @@ pub struct Side {
 
 impl Side {
     pub(super) fn follow(&mut self, tgid: u32) {
+        self.to_follow.retain(|(other, _)| *other != tgid);
         let runtime = self.runtimes.of(&self.proc, tgid);
         self.to_follow
             .extend(runtime.map(|runtime| (tgid, runtime)));
     }
 
+    /// A process ended, or runs something else from now on.
+    pub(super) fn gone(&mut self, tgid: u32) {
+        let may_have_probes = self.event_loops.ended(tgid);
+        self.gone.push((tgid, may_have_probes));
+        self.to_follow.retain(|(other, _)| *other != tgid);
+    }
+
     pub(super) fn exec(&mut self, event: &ExecEvent, tail: &[u8]) {
-        self.event_loops.ended(event.tgid);
+        self.gone(event.tgid);
         self.follow(event.tgid);
         self.sdks.stage.restarted(event.tgid);
         if let Some(tls) = &self.tls {
@@ -69,34 +79,56 @@ impl Side {
         }
         let facts = self.processes.on_exec(&ExecInfo::new(event, tail));
         if let Some(update) = self.discovery.on_exec(facts) {
-            self.decide(event.tgid, update);
+            // What comes from it now may be of a program that it started since: that one's record comes too.
+            let is_newest = !self.maps.has_newer_program(event.tgid, event.time_ns);
+            self.decide(event.tgid, update, is_newest);
         }
     }
 
     /// Decides about a forked process, if its parent's program was undecided when it was forked.
-    pub(super) fn decide_child(&mut self, tgid: u32) {
-        if self.discovery.mode() != Mode::Host
-            || !self.discovery.policy().has_rules()
-            || !self.maps.is_undecided_child(tgid)
-        {
+    pub(super) fn decide_child(&mut self, tgid: u32, parent: u32) {
+        if self.discovery.mode() != Mode::Host || !self.discovery.policy().has_rules() {
+            return;
+        }
+        if !self.maps.is_undecided_child(tgid) {
+            if self.denied.has(parent) {
+                // It may have started a program since; about that will be decided.
+                self.denied.decided(tgid, false, self.now_ns);
+            }
             return;
         }
         let facts = self.processes.facts(tgid);
         let update = facts.and_then(|facts| self.discovery.on_exec(facts));
-        self.decide(tgid, update.unwrap_or(PolicyUpdate::Remove { tgid }));
+        self.decide(tgid, update.unwrap_or(PolicyUpdate::Remove { tgid }), true);
     }
 
     /// The kernel side looked at a new program until now; of one that is not traced nothing is kept.
-    fn decide(&mut self, tgid: u32, update: PolicyUpdate) {
-        let flags = match update {
-            PolicyUpdate::Set { flags, .. } => flags,
-            PolicyUpdate::Remove { .. } => self.discovery.default_flags(),
-        };
-        self.apply(update);
+    fn decide(&mut self, tgid: u32, update: PolicyUpdate, is_newest: bool) {
+        let is_traced = self.traces(&update);
+        if is_newest {
+            self.apply(update);
+        }
         if self.discovery.mode() == Mode::Host {
-            let is_traced = flags & policy::IGNORE == 0;
             self.denied.decided(tgid, is_traced, self.now_ns);
         }
+    }
+
+    /// The rules changed: what is traced from now on is not left out any more.
+    pub(super) fn apply_change(&mut self, update: PolicyUpdate) {
+        if self.traces(&update) {
+            let (PolicyUpdate::Set { tgid, .. } | PolicyUpdate::Remove { tgid }) = update;
+            self.denied.decided(tgid, true, self.now_ns);
+        }
+        self.apply(update);
+    }
+
+    /// Whether a process is traced behind this.
+    pub(super) fn traces(&self, update: &PolicyUpdate) -> bool {
+        let flags = match update {
+            PolicyUpdate::Set { flags, .. } => *flags,
+            PolicyUpdate::Remove { .. } => self.discovery.default_flags(),
+        };
+        flags & policy::IGNORE == 0
     }
 
     /// Whether what a process did is to be left out. Of its connections the kernel side forgets what it

@@ -1,7 +1,7 @@
 //! Processes that may serve with an event loop: which of them have to be looked at again.
 //!
 //! In: processes that start, fork and end. Out: candidates, which may turn out to serve with an event
-//! loop and then get probes of their own; and those that ended, whose probes, if they have any, are given back. Pure.
+//! loop and then get probes of their own; and whether one that ended may have some. Pure.
 
 use rustc_hash::FxHashMap;
 
@@ -22,7 +22,6 @@ struct Process {
 pub struct EventLoops {
     /// What they fork runs the same.
     all: FxHashMap<u32, Process>,
-    ended: Vec<u32>,
 }
 
 impl EventLoops {
@@ -41,11 +40,9 @@ impl EventLoops {
         }
     }
 
-    /// A process ended, or runs something else from now on.
-    pub fn ended(&mut self, tgid: u32) {
-        if self.all.remove(&tgid).is_some() {
-            self.ended.push(tgid);
-        }
+    /// A process ended, or runs something else from now on. True if it may have probes, which are given back.
+    pub fn ended(&mut self, tgid: u32) -> bool {
+        self.all.remove(&tgid).is_some()
     }
 
     /// Candidates that stay ones.
@@ -55,11 +52,6 @@ impl EventLoops {
                 process.candidate = stays(*tgid, process.runtime);
             }
         }
-    }
-
-    /// Those that ended since the last call: their probes, if they have any, are given back.
-    pub fn take_ended(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.ended)
     }
 }
 
@@ -90,10 +82,8 @@ mod tests {
         processes.retain_candidates(|tgid, _| tgid == 1);
         processes.forked(4, 2);
         assert_eq!(candidates(&mut processes), [1, 4]);
-        processes.ended(1);
-        processes.ended(2);
-        assert_eq!(processes.take_ended(), [1, 2]);
-        assert!(processes.take_ended().is_empty());
+        assert!(processes.ended(1) && processes.ended(2));
+        assert!(!processes.ended(2) && !processes.ended(9));
         assert_eq!(candidates(&mut processes), [4]);
         for tgid in 0..2 * MOST as u32 {
             processes.started(tgid, Runtime::Python);

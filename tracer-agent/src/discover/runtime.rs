@@ -15,7 +15,7 @@ use crate::meta::{Language, ProcFs, language};
 const MAX_PROGRAMS: usize = 4096;
 
 /// What is done about causes in one program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Runtime {
     /// The rules of `abi::kind_of_process`.
     Kind(u32),

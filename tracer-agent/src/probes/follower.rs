@@ -3,7 +3,7 @@
 //! In: processes. Out: of which kind they are then (`abi::kind_of_process`). Attaching takes the kernel a
 //! while; the caller has a thread of its own for it.
 
-use std::path::Path;
+use std::fs::File;
 use std::sync::Arc;
 
 use tracer_common::abi::kind_of_process as kind;
@@ -42,11 +42,11 @@ impl Follower {
 
     /// Attaches what a runtime needs to a program, once per program; returns the kind that processes
     /// then are of.
-    pub fn follow(&mut self, runtime: Runtime, exe: &Path) -> u32 {
+    pub fn follow(&mut self, runtime: Runtime, exe: &File) -> u32 {
         if let Some(kind) = immediate(runtime) {
             return kind;
         }
-        if let Some(kind) = self.runtimes.known(exe) {
+        if let Some(kind) = self.runtimes.known(runtime, exe) {
             return kind;
         }
         self.runtimes

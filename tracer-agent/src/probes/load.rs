@@ -71,6 +71,24 @@ const PROPAGATION_MAPS: [&str; 7] = [
     "RECEIVED",
 ];
 
+/// Tables that give up what was unused for longest, with their sizes on a host of a few CPUs. The kernel hands
+/// out free entries of such a table to each CPU by the hundred, so it has to grow with them: else a CPU takes what
+/// others use while some have free ones.
+const SHARED_BY_CPUS: [(&str, u32); 9] = [
+    ("OPENERS", 1024),
+    ("KNOWN_FILES", 1024),
+    ("SITES", 1024),
+    ("WAKES", 1024),
+    ("HANDED", 2048),
+    ("CONTEXTS", 4096),
+    ("CHANNELS", 4096),
+    ("POOLS", 4096),
+    ("TLS_THREADS", 4096),
+];
+/// Entries of such a table for each CPU that there may be, at least, and for all of them at most.
+const PER_CPU: u32 = 256;
+const ALL_CPUS: u32 = 16_384;
+
 /// Of them those of sockets.
 const SOCKET_TABLES: [&str; 2] = ["SOCKETS", "SELFTEST_SOCKETS"];
 
@@ -92,6 +110,10 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
             continue;
         }
         loader.override_global(name, value, true);
+    }
+    let cpus = aya::util::nr_cpus().map_or(1, |cpus| u32::try_from(cpus).unwrap_or(1));
+    for (map, entries) in SHARED_BY_CPUS {
+        loader.map_max_entries(map, entries.max(cpus.saturating_mul(PER_CPU).min(ALL_CPUS)));
     }
     if options.propagate.is_none() {
         for map in PROPAGATION_MAPS {

@@ -124,6 +124,12 @@ impl Maps {
         self.kinds.insert(tgid, kind, 0)
     }
 
+    /// Forgets how a process ran that ended: the kernel side did, perhaps before it was said.
+    pub fn remove_kind(&mut self, tgid: u32) {
+        // Not having had an entry is the usual case.
+        let _ = self.kinds.remove(&tgid);
+    }
+
     /// How a process runs what it serves, with what was learnt of it; `None` if it has no entry.
     pub fn kind(&self, tgid: u32) -> Option<u32> {
         self.kinds.get(&tgid, 0).ok()
@@ -139,6 +145,14 @@ impl Maps {
     pub fn is_undecided_child(&self, tgid: u32) -> bool {
         let flags = self.processes.get(&tgid, 0);
         flags.is_ok_and(|flags| flags & policy::UNDECIDED_CHILD != 0)
+    }
+
+    /// True for a process whose newest program is undecided and was not started at `time_ns`.
+    pub fn has_newer_program(&self, tgid: u32, time_ns: u64) -> bool {
+        let started = policy::started(time_ns);
+        self.processes.get(&tgid, 0).is_ok_and(|flags| {
+            flags & policy::UNDECIDED != 0 && flags & policy::started(u64::MAX) != started
+        })
     }
 
     /// Before the first look at what runs: programs that start from now on are undecided where `switches`

@@ -5,8 +5,9 @@
 //! none: its calls have no parents then, which is said once.
 
 use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::UProbe;
@@ -19,6 +20,9 @@ use crate::discover::{Runtime, binary};
 
 /// Programs that probes are attached to at a time, replaced ones included.
 const MAX_PROGRAMS: usize = 256;
+
+/// What it was taken for, device and inode number: a process may run something else by the time it is opened.
+type ProgramId = (Runtime, u64, u64);
 
 /// Where a program of the kernel side is attached.
 struct Hook {
@@ -85,8 +89,8 @@ const GO: &[Hook] = &[
 pub struct RuntimeProbes {
     /// Uprobes may be placed at all; what is missing otherwise was said once, at start.
     allowed: bool,
-    /// By device and inode number: the kind of processes that run it.
-    programs: FxHashMap<(u64, u64), u32>,
+    /// The kind of processes that run it.
+    programs: FxHashMap<ProgramId, u32>,
 }
 
 impl RuntimeProbes {
@@ -99,33 +103,35 @@ impl RuntimeProbes {
     }
 
     /// The kind of processes that run the program, if that is known already.
-    pub fn known(&self, exe: &Path) -> Option<u32> {
+    pub fn known(&self, runtime: Runtime, exe: &File) -> Option<u32> {
         if !self.allowed {
             return Some(kind::NONE);
         }
-        let Ok(file) = std::fs::metadata(exe) else {
-            return Some(kind::NONE);
-        };
-        self.programs.get(&(file.dev(), file.ino())).copied()
+        match program_id(runtime, exe) {
+            Some(id) => self.programs.get(&id).copied(),
+            None => Some(kind::NONE),
+        }
     }
 
     /// Attaches what `runtime` needs to the program, which does not have it yet.
-    pub fn follow(&mut self, ebpf: &mut Ebpf, runtime: Runtime, exe: &Path) -> u32 {
+    pub fn follow(&mut self, ebpf: &mut Ebpf, runtime: Runtime, exe: &File) -> u32 {
         let (hooks, then) = match runtime {
             Runtime::Node => (NODE, kind::CALLBACKS),
             Runtime::Go => (GO, kind::GO),
             Runtime::Kind(_) | Runtime::Python | Runtime::Rust => return kind::NONE,
         };
-        let Ok(file) = std::fs::metadata(exe) else {
+        let Some(id) = program_id(runtime, exe) else {
             return kind::NONE;
         };
-        let id = (file.dev(), file.ino());
+        // Where the file can be opened as long as it is held.
+        let path = PathBuf::from(format!("/proc/self/fd/{}", exe.as_raw_fd()));
         let kind = if self.programs.len() >= MAX_PROGRAMS {
             tracing::warn!("too many programs are followed: calls of more of them get no parents");
             return kind::NONE;
-        } else if let Err(why) = attach(ebpf, runtime, hooks, exe) {
+        } else if let Err(why) = attach(ebpf, runtime, hooks, &path) {
+            let program = std::fs::read_link(&path).unwrap_or_default();
             tracing::warn!(
-                program = %exe.display(), why,
+                program = %program.display(), why,
                 "cannot follow a program: its calls get no parents"
             );
             kind::NONE
@@ -135,6 +141,11 @@ impl RuntimeProbes {
         self.programs.insert(id, kind);
         kind
     }
+}
+
+fn program_id(runtime: Runtime, exe: &File) -> Option<ProgramId> {
+    let facts = exe.metadata().ok()?;
+    Some((runtime, facts.dev(), facts.ino()))
 }
 
 /// From the table that Go's runtime needs itself, which stripping leaves.

@@ -5,13 +5,17 @@
 //! goes at once. So who detaches lets those go first who attach. They agree by a file lock, on a file that all
 //! see whatever container they are in.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::kernel::prepare::TRACEFS;
 
 /// A file of tracefs, which is the same one in all mounts of it; what is in it does not matter.
 const FILE: &str = "README";
+
+/// Longest wait for one hook to go, as long as who detaches waits in all.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// The file; without it everybody does as they like.
 pub fn open() -> Option<File> {
@@ -54,14 +58,32 @@ impl Turn {
                 .holders
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            if *holders == 0
-                && let Err(error) = shared.file.lock_shared()
-            {
-                tracing::debug!(%error, "does not wait for agents that end");
+            if *holders == 0 && !wait(&shared.file) {
+                tracing::warn!(
+                    "an agent that ends does not go on; what is attached now takes longer"
+                );
             }
             *holders += 1;
         }
         Held(self.0.clone())
+    }
+}
+
+/// Waits while a hook goes, but not for ever: who has the file may be stopped. False if it was not to be had.
+fn wait(file: &File) -> bool {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock_shared() {
+            Ok(()) => return true,
+            Err(TryLockError::WouldBlock) if begun.elapsed() < LONGEST => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(TryLockError::WouldBlock) => return false,
+            Err(TryLockError::Error(error)) => {
+                tracing::debug!(%error, "does not wait for agents that end");
+                return true;
+            }
+        }
     }
 }
 

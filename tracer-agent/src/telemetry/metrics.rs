@@ -236,7 +236,7 @@ metrics! {
         for (method, count) in &now.parents {
             out.count(&[method], *count);
         };
-    "tracer_agent_unjoined_total" Counter ["reason"] "Where joining fell short: spans let go before their trace was certain (hurried), exchanges forgotten before they ended (forgotten), ends of one connection found too late (late), a trace id that was on the wire before it turned out that there was another one (conflict)." => |now, out|
+    "tracer_agent_unjoined_total" Counter ["reason"] "Where joining fell short: spans let go before their trace was certain (hurried), exchanges forgotten before they ended (forgotten), ends of one connection on this host found too late, as far as both have addresses that say so (late), a trace id that was on the wire before it turned out that there was another one (conflict)." => |now, out|
         for (reason, count) in &now.unjoined {
             out.count(&[reason], *count);
         };

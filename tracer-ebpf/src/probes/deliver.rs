@@ -14,7 +14,7 @@ use crate::cause;
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit;
 use crate::maps::{CHUNKS_PROGRAM, Call, Found, Scratch, WINDOW_PROGRAM, Walk};
-use crate::memory::Forgotten;
+use crate::memory::{Forgotten, word};
 use crate::way::{Syscalls, Uprobes, Way};
 
 /// Runs per call after which a window is shipped whole instead of head by head; the kernel allows
@@ -208,12 +208,7 @@ impl Window for Bytes {
     #[inline(always)]
     fn word(&self, at: u32) -> u64 {
         // SAFETY: the mask keeps the offset below 2 * WINDOW, and 32 bytes of slack follow.
-        unsafe {
-            self.window
-                .add(at as usize & (2 * WINDOW - 1))
-                .cast::<u64>()
-                .read_unaligned()
-        }
+        unsafe { word(self.window.add(at as usize & (2 * WINDOW - 1))) }
     }
     #[inline(always)]
     fn byte(&self, at: u32) -> u8 {
@@ -402,10 +397,13 @@ fn walk_chunks(bytes: &Bytes, side: &mut Direction, at: u32, len: u32) -> u32 {
             let (phase, size) = frame::chunk_byte(walk.phase as u8, walk.size, bytes.byte(walk.at));
             walk.phase = phase as u32;
             walk.size = size;
+            // All the ways here become one.
+            bytes.walk.store(walk);
+            walk = bytes.walk.load();
             walk.at += 1;
             walk.seen = walk.at;
-            if phase == chunk::DATA {
-                walk.skip = size.wrapping_add(2);
+            if walk.phase == chunk::DATA as u32 {
+                walk.skip = walk.size.wrapping_add(2);
                 walk.phase = chunk::SIZE as u32;
                 walk.size = 0;
             }

@@ -60,7 +60,10 @@ fn exec() -> Option<()> {
     let tgid = scratch.event.tgid;
     let undecided = read_setting(setting::POLICY_ACTIVE) & setting::NEW_UNDECIDED != 0;
     if undecided {
-        let flags = policy::TRACE | policy::INHERIT | policy::UNDECIDED;
+        let flags = policy::TRACE
+            | policy::INHERIT
+            | policy::UNDECIDED
+            | policy::started(scratch.event.time_ns);
         let _ = PROCESSES.insert(&tgid, &flags, 0);
     }
     let bytes = (args_len + env_len) as u64;

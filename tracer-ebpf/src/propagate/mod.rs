@@ -280,7 +280,7 @@ pub unsafe fn name(own: Cause, cause: Cause, high: *mut u64, low: *mut u64) -> u
 /// The current thread connects a socket.
 #[inline(always)]
 pub fn opening(sock: u64) {
-    if PROPAGATES.load() == 0 || Caller::decided().is_none() || !kernel::is_of_process(sock) {
+    if PROPAGATES.load() == 0 || Caller::traced().is_none() || !kernel::is_of_process(sock) {
         return;
     }
     // SAFETY: the value is only read.

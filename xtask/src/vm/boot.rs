@@ -93,6 +93,8 @@ fn console(name: &str) -> PathBuf {
 
 /// Written behind what the machine wrote: seconds from power-on to power-off.
 const TOOK: &str = "vm-took ";
+/// Instead of that, of a machine that did not end by itself.
+const GIVEN_UP: &str = "vm-given-up ";
 
 fn read(console: &Path) -> Result<String> {
     let bytes =
@@ -146,6 +148,7 @@ fn console_of(
             "console={console_device} panic=-1 quiet softlockup_panic=1 watchdog_thresh=30"
         ));
     let start = Instant::now();
+    let mut said = TOOK;
     let mut child = command
         .stdin(Stdio::null())
         .stdout(file.try_clone().context("cannot share a file")?)
@@ -157,11 +160,12 @@ fn console_of(
             child.kill().context("cannot end qemu")?;
             child.wait().context("cannot wait for qemu")?;
             eprintln!("vm: {} did not end within {limit:?}", kernel.name);
+            said = GIVEN_UP;
             break;
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    writeln!(file, "\n{TOOK}{}", start.elapsed().as_secs())
+    writeln!(file, "\n{said}{}", start.elapsed().as_secs())
         .with_context(|| format!("cannot write {}", console.display()))?;
     read(console)
 }

@@ -43,7 +43,7 @@ fn keeper(probes: TlsProbes, proc: ProcFs) -> Keeper {
         probes,
         scanner: Scanner::new(proc.clone()),
         proc,
-        whole_host: false,
+        whole_host: true,
         told: FxHashSet::default(),
         shared: Arc::new(Shared::default()),
         pausing: false,
