@@ -18,8 +18,10 @@ mod keys;
 mod layers;
 mod parse;
 mod print;
+mod refused;
 mod resolve;
 mod schema;
+mod shape;
 mod shaping;
 
 use std::collections::BTreeMap;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use aya::maps::ProgramArray;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::error::{LoadError, failed, is_permission};
+use super::object::{self, Changes};
 use super::parallel;
 use super::propagate::{OPTION_PROGRAMS, PropagateOptions};
 use crate::kernel::btf::Btf;
@@ -15,7 +15,8 @@ use crate::kernel::offsets::{self, OffsetError};
 use crate::kernel::{prepare, uring};
 
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
 
 /// Size of the object built in; `None` without one.
 pub fn object_size() -> Option<usize> {
@@ -89,9 +90,6 @@ const SHARED_BY_CPUS: [(&str, u32); 9] = [
 const PER_CPU: u32 = 256;
 const ALL_CPUS: u32 = 16_384;
 
-/// Of them those of sockets.
-const SOCKET_TABLES: [&str; 2] = ["SOCKETS", "SELFTEST_SOCKETS"];
-
 pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
@@ -130,17 +128,12 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
         .override_global("WAKE_BYTES", &wake, true)
         .map_max_entries("EVENTS", ring)
         .map_max_entries("CONNECTIONS", options.max_connections);
-    let without = match options.propagate {
-        Some(_) => None,
-        None => Some(without_socket_tables(OBJECT).ok_or(LoadError::Mismatch("table of sockets"))?),
+    let changes = Changes {
+        plain_sockets: options.propagate.is_none(),
+        allocate_at_once: kernel_version() < ALLOCATES,
     };
-    let object = without.as_deref().unwrap_or(OBJECT);
-    let allocated = match kernel_version() < ALLOCATES {
-        true => Some(allocated_at_once(object).ok_or(LoadError::Mismatch("table of maps"))?),
-        false => None,
-    };
-    let object = allocated.as_deref().unwrap_or(object);
-    loader.load(object).map_err(|error| {
+    let object = object::with(OBJECT, changes).ok_or(LoadError::Mismatch("table of maps"))?;
+    loader.load(&object).map_err(|error| {
         if is_permission(&error) {
             LoadError::NotPermitted
         } else {
@@ -154,61 +147,10 @@ pub(super) fn sees_io_uring() -> bool {
     uring::is_told(std::path::Path::new(prepare::TRACEFS))
 }
 
-/// The object with plain tables in the place of tables of sockets. Those take CAP_NET_ADMIN to make, all
-/// maps of an object are made with it, and only programs that are not loaded without them use them.
-fn without_socket_tables(object: &[u8]) -> Option<Vec<u8>> {
-    /// `BPF_MAP_TYPE_HASH`, the first field of a map's definition.
-    const HASH: [u8; 4] = 1u32.to_ne_bytes();
-    let file = object::File::parse(object).ok()?;
-    let maps = file.section_by_name("maps")?;
-    let (start, _) = maps.file_range()?;
-    let mut patched = object.to_vec();
-    for name in SOCKET_TABLES {
-        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name))?;
-        let at = start.checked_add(symbol.address().checked_sub(maps.address())?)?;
-        let at = usize::try_from(at).ok()?;
-        patched
-            .get_mut(at..at.checked_add(HASH.len())?)?
-            .copy_from_slice(&HASH);
-    }
-    Some(patched)
-}
-
 /// Since this version maps may allocate their entries while programs like these run (kernel commit
 /// ee4ed53c5eb6). Before it the kernel allows that and warns of it in its log, which ends a host that has
 /// `panic_on_warn`.
 const ALLOCATES: (u32, u32) = (6, 1);
-
-/// The object with maps that have all their entries from the beginning.
-fn allocated_at_once(object: &[u8]) -> Option<Vec<u8>> {
-    /// `BPF_MAP_TYPE_HASH` and the flag `BPF_F_NO_PREALLOC`.
-    const HASH: u32 = 1;
-    const NO_PREALLOC: u32 = 1;
-    /// Of a map's definition: type, sizes of key and value, number of entries, flags.
-    const FIELDS: usize = 5;
-    let file = object::File::parse(object).ok()?;
-    let maps = file.section_by_name("maps")?;
-    let (start, size) = maps.file_range()?;
-    let end = start.checked_add(size)?;
-    let mut patched = object.to_vec();
-    for symbol in file.symbols() {
-        if symbol.section_index() != Some(maps.index()) || symbol.name().is_ok_and(str::is_empty) {
-            continue;
-        }
-        let at = start.checked_add(symbol.address().checked_sub(maps.address())?)?;
-        if at >= end {
-            continue;
-        }
-        let at = usize::try_from(at).ok()?;
-        let definition = patched.get_mut(at..at.checked_add(4 * FIELDS)?)?;
-        let (kind, rest) = definition.split_first_chunk_mut::<4>()?;
-        let (_, flags) = rest.split_last_chunk_mut::<4>()?;
-        if u32::from_ne_bytes(*kind) == HASH {
-            *flags = (u32::from_ne_bytes(*flags) & !NO_PREALLOC).to_ne_bytes();
-        }
-    }
-    Some(patched)
-}
 
 /// Programs that are loaded together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -348,29 +290,4 @@ fn kernel_version() -> (u32, u32) {
     let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut parts = text.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Scenario: the object built in. Guarantees: of some maps one bit is taken away, and nothing else is
-    /// changed; what was changed stays as it is.
-    #[test]
-    fn maps_can_be_allocated_at_once() {
-        if OBJECT.is_empty() {
-            println!("skipped: no kernel side");
-            return;
-        }
-        let once = allocated_at_once(OBJECT).expect("maps");
-        let changed: Vec<(u8, u8)> = OBJECT
-            .iter()
-            .zip(&once)
-            .filter(|(before, after)| before != after)
-            .map(|(before, after)| (*before, *after))
-            .collect();
-        assert!((1..32).contains(&changed.len()), "{changed:?}");
-        assert!(changed.iter().all(|pair| *pair == (1, 0)), "{changed:?}");
-        assert_eq!(allocated_at_once(&once).expect("maps"), once);
-    }
 }

@@ -5,6 +5,7 @@ mod follower;
 pub mod kernel;
 pub mod load;
 pub mod maps;
+mod object;
 mod parallel;
 pub mod propagate;
 pub mod reader;
