@@ -11,9 +11,7 @@ use crate::probes::KernelCounts;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::open::OpenExchanges;
-use crate::telemetry::snapshot::{
-    Exporter, Kubernetes, Limits, Probes, ProgramCost, Snapshot, Tls,
-};
+use crate::telemetry::snapshot::{Kubernetes, Limits, Probes, ProgramCost, Snapshot, Tls};
 use crate::trace::routes::RouteCounts;
 use crate::trace::sampling::SamplerCounts;
 use crate::trace::sdk::SdkCounts;
@@ -242,7 +240,7 @@ impl Status {
         snapshot.bytes = ledger.bytes.snapshot();
         snapshot.services = ledger.services.snapshot();
         snapshot.usage = Usage::now();
-        snapshot.exporters = exporters.iter().map(|stats| exporter(stats)).collect();
+        snapshot.exporters = exporters.iter().map(|stats| stats.snapshot()).collect();
         snapshot.recorder = recorded.counts();
         snapshot.graph = recorded.graph_counts();
         snapshot
@@ -250,23 +248,5 @@ impl Status {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Snapshot> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn exporter(stats: &ExporterStats) -> Exporter {
-    let now = stats.snapshot();
-    Exporter {
-        exporter: now.exporter,
-        batches: now.batches,
-        spans: now.spans,
-        lost: now.lost,
-        attempts: now.attempts,
-        failures: now.failures,
-        retries: now.retries,
-        attempt_ns: now.attempt_ns,
-        backlog: now.backlog,
-        spool_bytes: now.spool_bytes,
-        spool_failures: now.spool_failures,
-        spool_damaged: now.spool_damaged,
     }
 }

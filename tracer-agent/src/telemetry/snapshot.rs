@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use super::Usage;
 use super::ledger::{BytesSnapshot, StageSnapshot};
 use super::services::ServiceSnapshot;
+use crate::export::ExporterSnapshot;
 use crate::meta::kubernetes::StoreCounts;
 use crate::metrics::{GraphCounts, RecorderCounts};
 use crate::trace::sdk::SdkCounts;
@@ -59,7 +60,7 @@ pub struct Snapshot {
     /// Ring buffer.
     pub ring: Ring,
     /// One per exporter in use.
-    pub exporters: Vec<Exporter>,
+    pub exporters: Vec<ExporterSnapshot>,
     /// Processes in the metadata cache.
     pub processes: u64,
     /// Programs attached, and programs wanted.
@@ -153,33 +154,4 @@ pub struct ProgramCost {
     pub runs: u64,
     /// Time it took, nanoseconds.
     pub run_ns: u64,
-}
-
-/// One exporter at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Exporter {
-    /// `otlp`, `console`, `file`, `zipkin`.
-    pub exporter: &'static str,
-    /// Batches it is done with, delivered or not.
-    pub batches: u64,
-    /// Spans it delivered.
-    pub spans: u64,
-    /// Spans it did not deliver; the ledger knows the reasons.
-    pub lost: u64,
-    /// Requests or writes made, retries included.
-    pub attempts: u64,
-    /// Attempts that failed.
-    pub failures: u64,
-    /// Attempts that repeated a failed one.
-    pub retries: u64,
-    /// Time spent in attempts, nanoseconds.
-    pub attempt_ns: u64,
-    /// Spans that wait for it or that it is working on.
-    pub backlog: u64,
-    /// Bytes it has on disk.
-    pub spool_bytes: u64,
-    /// Messages that could not be written to disk.
-    pub spool_failures: u64,
-    /// Pieces of its spool that were damaged beyond counting their spans.
-    pub spool_damaged: u64,
 }

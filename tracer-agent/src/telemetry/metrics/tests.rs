@@ -1,7 +1,7 @@
 use super::*;
+use crate::export::ExporterSnapshot;
 use crate::telemetry::Usage;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::snapshot::Exporter;
 
 fn check(now: &Snapshot, expected: &[&str]) {
     let text = render(now, &Recorded::default(), Format::Text);
@@ -19,7 +19,7 @@ fn counts_become_samples() {
     ledger.spans.seen(10);
     ledger.spans.exported(6);
     ledger.spans.dropped("queue_full", 3);
-    let exporter = Exporter {
+    let exporter = ExporterSnapshot {
         exporter: "otlp",
         spans: 6,
         lost: 2,
