@@ -87,6 +87,7 @@ offsets! {
     REGS_GO1,
     REGS_GO2,
     REGS_GO3,
+    REGS_GO5,
     /// First arguments of a function of C's.
     REGS_C0,
     REGS_C1,
@@ -271,6 +272,11 @@ impl Registers {
     #[inline(always)]
     pub fn go3(&self) -> Option<u64> {
         self.register(&REGS_GO3)
+    }
+    /// Sixth argument of a Go function.
+    #[inline(always)]
+    pub fn go5(&self) -> Option<u64> {
+        self.register(&REGS_GO5)
     }
     /// First argument of a C function.
     #[inline(always)]

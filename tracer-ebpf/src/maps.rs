@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Ring
 use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
 use tracer_common::limits::WINDOW;
 
-use crate::cause::{Actor, Cause, Channel, Opener, Task, Wake};
+use crate::cause::{Actor, Begun, Cause, Channel, Due, Opener, Stream, Task, Wake};
 use crate::connection::Connection;
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
 use crate::way::Lock;
@@ -82,6 +82,14 @@ pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(2048,
 #[map]
 pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(4096, 0);
 
+/// Streams of HTTP/2: those that came in and are being served, and what begun ones are for.
+#[map]
+pub static STREAMS: LruHashMap<Cause, Stream> = LruHashMap::with_max_entries(16384, 0);
+
+/// Streams that are made in a process and not written yet, by who makes them.
+#[map]
+pub static DUE: LruHashMap<Handed, Due> = LruHashMap::with_max_entries(4096, 0);
+
 /// Contexts of Python processes, by process and address.
 #[map]
 pub static CONTEXTS: LruHashMap<Handed, Task> = LruHashMap::with_max_entries(8192, 0);
@@ -118,6 +126,7 @@ pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(2048, 0
 pub struct Handed {
     pub address: u64,
     pub tgid: u32,
+    /// A stream, of [`DUE`].
     pub reserved: u32,
 }
 
@@ -250,6 +259,8 @@ pub struct Scratch {
     pub fields: tracer_common::frame::Fields,
     pub found: Found,
     pub walk: Walk,
+    /// Streams that are begun in the window.
+    pub begun: Begun,
     pub context: tracer_common::context::Found,
     pub gather: Gather,
     /// Only a prefix of the call is read; kept here as a value that the verifier should forget.
@@ -288,6 +299,11 @@ pub struct Call {
     pub next_message: u64,
     /// Bytes of the call before `base`: in I/O vectors that are done with.
     pub before: u64,
+    /// What the streams of HTTP/2 that were read are (for): 0 for none, 1 for `stream` alone, or many.
+    pub streams: u32,
+    /// Stream that was begun by the other end; 0 for none, or many.
+    pub fresh: u32,
+    pub stream: Cause,
 }
 
 /// What the window program found out for the deliver program.

@@ -6,6 +6,7 @@
 use tracer_common::abi::direction;
 
 use super::pool::leaves_pool;
+use super::stream;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::maps::{EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES};
 
@@ -53,7 +54,7 @@ impl Cause {
     /// True until its response was written.
     #[inline(always)]
     pub(super) fn is_open(&self) -> bool {
-        self.connection != 0 && self.find(*self).is_some()
+        self.connection != 0 && (self.find(*self).is_some() || self.is_open_stream())
     }
 
     #[inline(always)]
@@ -103,6 +104,7 @@ pub fn answered(connection: &mut Connection) {
 pub fn closed(connection: &mut Connection) {
     leaves_pool(connection);
     exchange_ended(connection);
+    stream::ended(connection);
 }
 
 #[inline(always)]

@@ -502,6 +502,9 @@ pub fn account(
             runs: 0,
             next_message: rest.next,
             before: 0,
+            streams: 0,
+            fresh: 0,
+            stream: Cause::NONE,
         };
         PROGRAMS.tail_call(ctx, WINDOW_PROGRAM);
     }

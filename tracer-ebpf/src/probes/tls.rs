@@ -365,6 +365,9 @@ fn leave(
         runs: 0,
         next_message: 0,
         before: 0,
+        streams: 0,
+        fresh: 0,
+        stream: Cause::NONE,
     };
     Uprobes::tail_call(ctx, WINDOW_PROGRAM);
     None

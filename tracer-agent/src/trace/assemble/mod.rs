@@ -16,6 +16,7 @@
 //! once. It cannot see calls between hosts without context in the request.
 
 mod arrived;
+mod caused;
 mod injected;
 mod node;
 mod wire;
@@ -33,6 +34,7 @@ use super::ids::Ids;
 use super::span::{Link, Span, SpanId, TraceId};
 use arrived::Arrivals;
 pub use arrived::Arrived;
+use caused::Causes;
 pub use injected::Injected;
 use injected::Injections;
 use node::{Node, Parent, Trace};
@@ -95,6 +97,7 @@ pub struct Assembler {
     wires: FxHashMap<WireKey, Ends>,
     waiting: VecDeque<(u64, ExchangeId, Span)>,
     injections: Injections,
+    causes: Causes,
     arrivals: Arrivals,
     /// What the kernel side makes ids from, where it does.
     secret: Option<[u64; 2]>,
@@ -114,6 +117,7 @@ impl Assembler {
             wires: FxHashMap::default(),
             waiting: VecDeque::new(),
             injections: Injections::new(limits.waiting),
+            causes: Causes::new(limits.waiting),
             arrivals: Arrivals::new(limits.waiting),
             secret: None,
             counts: JoinCounts::default(),
@@ -129,6 +133,11 @@ impl Assembler {
     /// A request is about to be read that came with this context in a TCP option.
     pub fn arrived(&mut self, arrived: Arrived) {
         self.arrivals.insert(arrived);
+    }
+
+    /// A stream of HTTP/2 is about to be seen, which is begun for an exchange.
+    pub fn caused(&mut self, event: &tracer_common::abi::CausedEvent) {
+        self.causes.insert(event);
     }
 
     /// The kernel side is about to send a request's context. Its exchange, when it opens, has these
@@ -167,6 +176,7 @@ impl Assembler {
             _ => 0,
         };
         let wire = WireKey::new(&opened, connection, shift);
+        let told = self.causes.take(id);
         if let Some(injected) = injected {
             self.adopt(&mut node, injected);
         } else if let Some((_, context)) = extraction.context {
@@ -181,7 +191,7 @@ impl Assembler {
                 flags: arrived.flags,
                 ..Trace::begin(arrived.trace_id, Some(arrived.is_sampled()))
             }));
-        } else if let Some(cause) = opened.cause {
+        } else if let Some(cause) = opened.cause.or(told) {
             node.parent = Parent::Exchange(cause.exchange, Link::Cause(cause.method));
             node.patience_ns = now_ns.saturating_add(PATIENCE_NS);
         } else if opened.role == Role::Server && wire.is_some() && is_near(connection) {
