@@ -92,6 +92,7 @@ offsets! {
     REGS_C0,
     REGS_C1,
     REGS_C2,
+    REGS_C3,
     /// Result of a function of C's.
     REGS_RESULT,
     /// Where a function returns to, on architectures that have a register for it.
@@ -292,6 +293,11 @@ impl Registers {
     #[inline(always)]
     pub fn c2(&self) -> Option<u64> {
         self.register(&REGS_C2)
+    }
+    /// Fourth argument of a C function.
+    #[inline(always)]
+    pub fn c3(&self) -> Option<u64> {
+        self.register(&REGS_C3)
     }
     /// The stack pointer.
     #[inline(always)]

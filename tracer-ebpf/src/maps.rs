@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Ring
 use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
 use tracer_common::limits::WINDOW;
 
-use crate::cause::{Actor, Begun, Cause, Channel, Due, Opener, Stream, Task, Wake};
+use crate::cause::{Actor, Begun, Cause, Channel, Due, Noted, Opener, Stream, Task, Wake};
 use crate::connection::Connection;
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
 use crate::way::Lock;
@@ -178,7 +178,7 @@ pub static TLS_LOCKS: PerCpuArray<Lock> = PerCpuArray::with_max_entries(TLS_SCRA
 
 /// Like [`PROGRAMS`], for uprobes.
 #[map]
-pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(5, 0);
+pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
 
 /// Executable files that user space has looked into without finding anything to probe.
 #[map]
@@ -198,7 +198,7 @@ pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entrie
 
 /// Tail calls, by the indexes below.
 #[map]
-pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(7, 0);
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;
 /// Index of the head program.
@@ -207,10 +207,12 @@ pub const HEAD_PROGRAM: u32 = 1;
 pub const CHUNKS_PROGRAM: u32 = 2;
 /// Index of the frames program.
 pub const FRAMES_PROGRAM: u32 = 3;
+/// Index of the program that looks at what frames say of streams.
+pub const STREAMS_PROGRAM: u32 = 4;
 /// Index of the program that looks for trace context; it is there only when context is written.
-pub const CONTEXT_PROGRAM: u32 = 4;
+pub const CONTEXT_PROGRAM: u32 = 5;
 /// Index of the program that offers context in a TCP option; of those of syscalls only.
-pub const OFFER_PROGRAM: u32 = 5;
+pub const OFFER_PROGRAM: u32 = 6;
 
 /// The agent itself, never looked at.
 #[unsafe(no_mangle)]
@@ -261,6 +263,8 @@ pub struct Scratch {
     pub walk: Walk,
     /// Streams that are begun in the window.
     pub begun: Begun,
+    /// Frames in it that say something of a stream.
+    pub noted: Noted,
     pub context: tracer_common::context::Found,
     pub gather: Gather,
     /// Only a prefix of the call is read; kept here as a value that the verifier should forget.
@@ -304,6 +308,9 @@ pub struct Call {
     /// Stream that was begun by the other end; 0 for none, or many.
     pub fresh: u32,
     pub stream: Cause,
+    /// Stream of the last frame that was noted.
+    pub last: u32,
+    pub reserved: u32,
 }
 
 /// What the window program found out for the deliver program.

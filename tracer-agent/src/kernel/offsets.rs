@@ -149,6 +149,7 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
             ("REGS_C0", "di"),
             ("REGS_C1", "si"),
             ("REGS_C2", "dx"),
+            ("REGS_C3", "cx"),
             ("REGS_RESULT", "ax"),
             ("REGS_SP", "sp"),
             ("REGS_FLAGS", "flags"),
@@ -178,6 +179,7 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
         ("REGS_C0", 0),
         ("REGS_C1", 1),
         ("REGS_C2", 2),
+        ("REGS_C3", 3),
         ("REGS_RESULT", 0),
         ("REGS_LINK", 30),
     ] {

@@ -61,7 +61,7 @@ const NODE: &[Hook] = &[
     ),
     optional(
         "node_makes_stream",
-        "_ZN4node5http211Http2Stream3NewEPNS0_12Http2SessionEi24nghttp2_headers_categoryi",
+        "_ZN4node5http211Http2StreamC1EPNS0_12Http2SessionEN2v85LocalINS4_6ObjectEEEi24nghttp2_headers_categoryi",
     ),
     optional(
         "node_session_writes",

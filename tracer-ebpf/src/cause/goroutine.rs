@@ -185,12 +185,18 @@ pub fn goroutine_made(creator: u64, site: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     let creator = goroutine_slot(creator, tgid)
         .filter(|actor| actor.owner == creator && actor.tgid == tgid && actor.cause.is_open());
-    let (cause, reads) = match creator {
-        Some(actor) if actor.method as u32 != method::GOROUTINE_CREATED || is_believed(actor) => {
-            (actor.cause, actor.flags & READS_STREAMS != 0)
+    let (mut cause, mut reads) = (Cause::NONE, false);
+    if let Some(creator) = creator {
+        let is_created = creator.method as u32 == method::GOROUTINE_CREATED;
+        if is_created {
+            // What it makes sends for it: it counts as one that did.
+            creator.flags |= flag::CALLED;
         }
-        _ => (Cause::NONE, false),
-    };
+        if !is_created || is_believed(creator) {
+            cause = creator.cause;
+            reads = creator.flags & READS_STREAMS != 0;
+        }
+    }
     let Some(actor) = thread_slot(tid) else {
         return;
     };

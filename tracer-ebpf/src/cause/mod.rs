@@ -31,7 +31,7 @@ pub use incoming::{perhaps_request, request, request_goes_on};
 pub use outgoing::{Opener, opening, take_opener};
 pub use pool::answer_read;
 pub use stream::{
-    Begun, Due, Stream, ahead as stream_ahead, frame, goes_on as frame_goes_on,
+    Begun, Due, NOTED, Noted, Stream, ahead as stream_ahead, goes_on as frame_goes_on,
     seen as frames_seen, session_makes, session_reads, session_writes,
 };
 pub use task::{Task, Wake, accepted, context_made, enters_context, leaves_context, wakes};

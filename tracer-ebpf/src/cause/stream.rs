@@ -39,7 +39,9 @@ const OVER: u32 = u32::MAX;
 /// [`Call::streams`] and [`Call::fresh`]: more than one.
 pub const MANY: u32 = u32::MAX;
 /// Streams that are begun in one window and noted.
-pub const MOST: usize = 16;
+pub const MOST: usize = 8;
+/// Frames of one window that are noted; the walk over the window rests then.
+pub const NOTED: u32 = 32;
 
 /// Value of `STREAMS`: of a stream that came in itself, of one that was begun what it is for.
 #[repr(C)]
@@ -65,6 +67,61 @@ pub struct Due {
 pub struct Begun {
     pub count: u32,
     pub ids: [u32; MOST],
+}
+
+/// Frames that say something of a stream, in a loop of its own: in that over all frames the verifier would go over
+/// what is done with them as often as there are ways through it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Noted {
+    pub count: u32,
+    /// Stream of the last one.
+    pub last: u32,
+    /// Stream, type and flags.
+    pub frames: [u64; NOTED as usize],
+}
+
+impl Noted {
+    /// A frame begins in a call in this direction.
+    ///
+    /// # Safety
+    /// `this` is a place of map memory that is nobody else's meanwhile.
+    #[inline(always)]
+    pub unsafe fn add(this: *mut Noted, header: &FrameHeader, direction: u8) {
+        let id = header.stream & (u32::MAX >> 1);
+        // SAFETY: as the caller says; the masked index is within the array.
+        unsafe {
+            let says = match header.kind {
+                HEADERS | RESET | CONTINUATION => true,
+                DATA if header.flags & END_STREAM != 0 => true,
+                DATA => {
+                    direction == direction::READ && (&raw const (*this).last).read_volatile() != id
+                }
+                _ => false,
+            };
+            if id == 0 || !says {
+                return;
+            }
+            let count = (&raw const (*this).count).read_volatile();
+            let frames = (&raw mut (*this).frames).cast::<u64>();
+            let frame = (id as u64) << 16 | (header.kind as u64) << 8 | header.flags as u64;
+            frames
+                .add((count & (NOTED - 1)) as usize)
+                .write_volatile(frame);
+            (&raw mut (*this).last).write_volatile(id);
+            (&raw mut (*this).count).write_volatile(count.wrapping_add(1));
+        }
+    }
+
+    /// How many there are.
+    ///
+    /// # Safety
+    /// As of [`Noted::add`].
+    #[inline(always)]
+    pub unsafe fn count(this: *const Noted) -> u32 {
+        // SAFETY: as the caller says.
+        unsafe { (&raw const (*this).count).read_volatile() }
+    }
 }
 
 impl Cause {
@@ -108,28 +165,29 @@ pub fn goes_on(call: &mut Call) {
     }
 }
 
-/// A frame begins in the bytes of a call.
+/// A noted frame of a call.
 #[inline(always)]
-pub fn frame(
-    call: &mut Call,
-    begun: *mut Begun,
-    connection: &mut Connection,
-    header: &FrameHeader,
-) {
-    let id = header.stream & (u32::MAX >> 1);
-    let opens = header.kind == HEADERS;
-    let resets = header.kind == RESET;
-    if id == 0 || !(opens || resets || header.kind == DATA || header.kind == CONTINUATION) {
-        return;
-    }
-    let writes = call.direction == direction::WRITE as u32;
-    let Some(client) = is_client(connection) else {
-        if opens {
-            learn(connection, id, call.direction);
+fn frame(call: &mut Call, begun: *mut Begun, connection: &mut Connection, noted: u64) {
+    let id = (noted >> 16) as u32;
+    let opens = (noted >> 8) as u8 == HEADERS;
+    let resets = (noted >> 8) as u8 == RESET;
+    let ends = noted as u8 & END_STREAM != 0;
+    // Read anew for every frame: what is known of them before the loop over frames would be one more way to
+    // go through all of it, to the verifier.
+    let direction = again(&call.direction);
+    let writes = direction == direction::WRITE as u32;
+    let client = match again(&connection.role) {
+        role::CLIENT => true,
+        role::SERVER => false,
+        _ if again(&connection.called) != 0 => again(&connection.requests) == direction::WRITE,
+        _ => {
+            if opens {
+                learn(connection, id, direction);
+            }
+            return;
         }
-        return;
     };
-    let is_new = opens && id & 1 == 1 && id > connection.newest;
+    let is_new = opens && id & 1 == 1 && id > again(&connection.newest);
     let mut stream = Stream {
         cause: Cause {
             connection: connection.id,
@@ -154,8 +212,8 @@ pub fn frame(
             return;
         }
         let _ = STREAMS.insert(&key, &stream, 0);
-        call.fresh = if call.fresh == 0 { id } else { MANY };
-    } else if resets || (!client && writes && header.flags & END_STREAM != 0) {
+        call.fresh = if again(&call.fresh) == 0 { id } else { MANY };
+    } else if resets || (!client && writes && ends) {
         let _ = STREAMS.remove(&key);
         return;
     }
@@ -169,12 +227,19 @@ pub fn frame(
             None => Cause::NONE,
         };
     }
-    if call.streams == 0 {
+    if again(&call.streams) == 0 {
         call.streams = 1;
         call.stream = stream.cause;
-    } else if call.stream != stream.cause {
+    } else if again(&call.stream) != stream.cause {
         call.streams = MANY;
     }
+}
+
+/// A field of map memory, as it is now.
+#[inline(always)]
+fn again<T: Copy>(field: &T) -> T {
+    // SAFETY: made from a reference.
+    unsafe { core::ptr::from_ref(field).read_volatile() }
 }
 
 /// Who asks is learnt from a stream that was begun in one direction and is then answered in the other.
@@ -192,7 +257,31 @@ fn learn(connection: &mut Connection, id: u32, direction: u32) {
 
 /// The frames of a window were gone over.
 #[inline(always)]
-pub fn seen(call: &mut Call, begun: Forgotten<Begun>, connection: &mut Connection) {
+pub fn seen(
+    call: &mut Call,
+    noted: Forgotten<Noted>,
+    begun: Forgotten<Begun>,
+    connection: &mut Connection,
+) {
+    let noted = noted.pointer();
+    // SAFETY: the caller's slots of map memory; the masked index is within the array.
+    unsafe { (&raw mut (*begun.pointer()).count).write_volatile(0) };
+    let mut i = 0;
+    while i < NOTED {
+        // SAFETY: as above.
+        let (count, frame_of) = unsafe {
+            let frames = (&raw const (*noted).frames).cast::<u64>();
+            (
+                Noted::count(noted),
+                frames.add((i & (NOTED - 1)) as usize).read_volatile(),
+            )
+        };
+        // One way out of the loop: the verifier would go over what is behind it for every one.
+        if i < count {
+            frame(call, begun.pointer(), connection, frame_of);
+        }
+        i += 1;
+    }
     let kind = kind_of(call.tgid);
     let Some(client) = is_client(connection) else {
         return;
@@ -215,11 +304,10 @@ pub fn seen(call: &mut Call, begun: Forgotten<Begun>, connection: &mut Connectio
                     ids.add((i & (MOST as u32 - 1)) as usize).read_volatile(),
                 )
             };
-            if i >= count {
-                break;
+            if i < count {
+                begins(call, connection, kind, id);
             }
             i += 1;
-            begins(call, connection, kind, id);
         }
     }
 }

@@ -217,10 +217,13 @@ fn makes(thread: &mut Actor, task: u64, site: u64) {
         return;
     }
     let has_read = thread.flags & flag::READS != 0;
-    let maker = running(tgid, tid)
-        .and_then(|task| known(task, tgid))
-        .filter(|maker| has_read || maker.flags & STREAMS == 0);
-    let (cause, _) = maker.map_or((Cause::NONE, method::NONE), works_for);
+    let mut cause = Cause::NONE;
+    if let Some(maker) = running(tgid, tid)
+        && let Some(maker) = known(maker, tgid)
+        && (has_read || maker.flags & STREAMS == 0)
+    {
+        cause = works_for(maker).0;
+    }
     if cause.connection == 0 {
         // What a task of the same address left, should its end not have been seen.
         if let Some(actor) = known(task, tgid) {

@@ -15,7 +15,7 @@ use super::io::side;
 use super::window::{at_most, fill};
 use crate::cause;
 use crate::connection::{self, Connection, Direction, mode, verdict};
-use crate::maps::{Call, FRAMES_PROGRAM, Scratch, Walk};
+use crate::maps::{Call, FRAMES_PROGRAM, STREAMS_PROGRAM, Scratch, Walk};
 use crate::memory::Forgotten;
 use crate::way::{Syscalls, Uprobes, Way};
 
@@ -54,12 +54,52 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
     let scratch = W::scratch()?;
     let connection = connection::find(scratch.call.socket)?;
     let bytes = Bytes::of(scratch);
-    let begun = Forgotten::new(&mut scratch.begun);
-    // SAFETY: the scratch buffer is this program's.
-    unsafe { (&raw mut (*begun.pointer()).count).write_volatile(0) };
+    let noted = Forgotten::new(&mut scratch.noted);
     let len = scratch.found.len;
-    let seen = walk(&bytes, &mut scratch.call, begun, connection, len);
-    cause::frames_seen(&mut scratch.call, begun, connection);
+    let seen = walk(&bytes, &mut scratch.call, noted, connection, len);
+    // SAFETY: the scratch buffer is this program's.
+    if unsafe { cause::Noted::count(noted.pointer()) } > 0 {
+        scratch.found.seen = seen;
+        W::tail_call(ctx, STREAMS_PROGRAM);
+        // With no tail call left streams have no causes.
+    }
+    over::<W>(ctx, scratch, connection, seen)
+}
+
+/// Reached by tail call only: what the frames of a window say of streams.
+#[tracepoint]
+pub fn streams(ctx: TracePointContext) -> u32 {
+    let _ = try_streams::<Syscalls>(&ctx);
+    0
+}
+
+/// The same, reached from uprobes.
+#[uprobe]
+pub fn tls_streams(ctx: ProbeContext) -> u32 {
+    let _ = try_streams::<Uprobes>(&ctx);
+    Uprobes::done();
+    0
+}
+
+#[inline(always)]
+fn try_streams<W: Way>(ctx: &W::Context) -> Option<()> {
+    let scratch = W::scratch()?;
+    let connection = connection::find(scratch.call.socket)?;
+    let begun = Forgotten::new(&mut scratch.begun);
+    let noted = Forgotten::new(&mut scratch.noted);
+    cause::frames_seen(&mut scratch.call, noted, begun, connection);
+    let seen = scratch.found.seen;
+    over::<W>(ctx, scratch, connection, seen)
+}
+
+/// The frames of a window were gone over.
+#[inline(always)]
+fn over<W: Way>(
+    ctx: &W::Context,
+    scratch: &mut Scratch,
+    connection: &mut Connection,
+    seen: u32,
+) -> Option<()> {
     finish(scratch, connection, seen, seen);
     // The kernel allows 33 tail calls, and gRPC libraries read and write megabytes of many frames
     // in one call: straight to the next window, not by way of the window program.
@@ -120,7 +160,7 @@ fn align(side: &mut Direction, keep: u32) {
 fn walk(
     bytes: &Bytes,
     call: &mut Call,
-    begun: Forgotten<cause::Begun>,
+    noted: Forgotten<cause::Noted>,
     connection: &mut Connection,
     len: u32,
 ) -> u32 {
@@ -128,6 +168,12 @@ fn walk(
     let side = super::io::side(connection, direction);
     if side.skip > 0 || side.unframed > 0 || side.chunk_phase > 0 {
         cause::frame_goes_on(call);
+    }
+    // SAFETY: as below.
+    unsafe {
+        let noted = noted.pointer();
+        (&raw mut (*noted).count).write_volatile(0);
+        (&raw mut (*noted).last).write_volatile(call.last);
     }
     bytes.walk.store(Walk {
         skip: side.skip,
@@ -141,7 +187,9 @@ fn walk(
     while step < STEPS {
         step += 1;
         let mut walk = bytes.walk.load();
-        if walk.at >= len || walk.phase == LOST {
+        // SAFETY: as below.
+        let noted_enough = unsafe { cause::Noted::count(noted.pointer()) } >= cause::NOTED;
+        if walk.at >= len || walk.phase == LOST || noted_enough {
             break;
         }
         let rest = len - walk.at;
@@ -185,11 +233,14 @@ fn walk(
                         walk.phase = LOST;
                     }
                 }
-                cause::frame(call, begun.pointer(), connection, &header);
+                // SAFETY: the scratch buffer is this program's.
+                unsafe { cause::Noted::add(noted.pointer(), &header, direction) };
             }
         }
         bytes.walk.store(walk);
     }
+    // SAFETY: as below.
+    call.last = unsafe { (&raw const (*noted.pointer()).last).read_volatile() };
     let walk = bytes.walk.load();
     let side = super::io::side(connection, direction);
     side.skip = walk.skip + walk.at.wrapping_sub(walk.seen) as u64;

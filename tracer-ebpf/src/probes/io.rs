@@ -505,6 +505,8 @@ pub fn account(
             streams: 0,
             fresh: 0,
             stream: Cause::NONE,
+            last: 0,
+            reserved: 0,
         };
         PROGRAMS.tail_call(ctx, WINDOW_PROGRAM);
     }

@@ -15,7 +15,7 @@
 //!   handler's goroutine is made. grpc-go's `(*controlBuffer).executeAndPut(f, item)` hands what is to be sent
 //!   to the goroutine that writes: `(*loopyWriter).headerHandler(item)` (`clientHeaderHandler` since 1.85), then
 //!   `writeHeader(stream, ...)`.
-//!   Node's HTTP/2: `Http2Stream::New(session, id, ...)`, `Http2Session::SendPendingData`, behind which the session
+//!   Node's HTTP/2: the constructor of `Http2Stream` (`this, session, object, id, ...`), `Http2Session::SendPendingData`, behind which the session
 //!   writes, and those that are called for each frame, whose callbacks run to their ends within.
 //! - tokio, in `tokio::runtime::task`: `State::transition_to_running(&self)`, `transition_to_idle` and
 //!   `transition_to_complete`, whose object is the header of the task that takes a turn, leaves it, ends;
@@ -67,7 +67,7 @@ macro_rules! uprobes {
 
 uprobes! {
     node_other_work: |_registers| cause::forget();
-    node_makes_stream: |registers| cause::session_makes(registers.c0()?, registers.c1()? as u32);
+    node_makes_stream: |registers| cause::session_makes(registers.c1()?, registers.c3()? as u32);
     node_session_writes: |registers| cause::session_writes(registers.c0()?);
     // Frames begin with their header: the length, then the stream (`nghttp2_frame_hd`).
     node_reads_frame: |registers| {

@@ -368,6 +368,8 @@ fn leave(
         streams: 0,
         fresh: 0,
         stream: Cause::NONE,
+        last: 0,
+        reserved: 0,
     };
     Uprobes::tail_call(ctx, WINDOW_PROGRAM);
     None

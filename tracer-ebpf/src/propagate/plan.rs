@@ -255,6 +255,8 @@ pub fn ahead(connection: &mut Connection, sock: u64, caller: &Caller) -> Option<
         streams: 0,
         fresh: 0,
         stream: Cause::NONE,
+        last: 0,
+        reserved: 0,
     };
     cause::request(&mut ahead.call, &mut ahead.connection);
     // The copy left the pool of waiting connections, for both.
