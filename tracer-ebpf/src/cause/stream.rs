@@ -66,6 +66,8 @@ pub struct Due {
 #[derive(Clone, Copy)]
 pub struct Begun {
     pub count: u32,
+    /// That of the process: by way of map memory, or every flag of it would be a way of its own through the loop.
+    pub kind: u32,
     pub ids: [u32; MOST],
 }
 
@@ -294,13 +296,16 @@ pub fn seen(
     } else if client {
         binds(call.tid, connection, kind);
         let begun = begun.pointer();
+        // SAFETY: the caller's slot of map memory.
+        unsafe { (&raw mut (*begun).kind).write_volatile(kind) };
         let mut i = 0;
         while i < MOST as u32 {
             // SAFETY: the caller's slot of map memory; the masked index is within it.
-            let (count, id) = unsafe {
+            let (count, kind, id) = unsafe {
                 let ids = (&raw const (*begun).ids).cast::<u32>();
                 (
                     (&raw const (*begun).count).read_volatile(),
+                    (&raw const (*begun).kind).read_volatile(),
                     ids.add((i & (MOST as u32 - 1)) as usize).read_volatile(),
                 )
             };
