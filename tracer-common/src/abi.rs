@@ -23,6 +23,8 @@ pub mod kind {
     pub const FORK: u8 = 6;
     /// [`super::MappedEvent`]: a process mapped an executable file that nobody has looked into yet.
     pub const MAPPED: u8 = 7;
+    /// [`super::CausedEvent`]: a stream of HTTP/2 that is about to be told is begun for an exchange.
+    pub const CAUSED: u8 = 8;
     /// [`super::InjectedEvent`]: a request that is about to be written got a header of ours.
     pub const INJECTED: u8 = 16;
     /// [`super::CarriedEvent`]: a segment came that carries a request's context.
@@ -152,6 +154,8 @@ pub mod kind_of_process {
     pub const THREADS_END: u32 = 0x200;
     /// A thread made while serving a request was seen to serve on after it.
     pub const THREADS_STAY: u32 = 0x400;
+    /// Callbacks write the streams of HTTP/2 that they begin themselves (nginx).
+    pub const OWN_STREAMS: u32 = 0x800;
 }
 
 /// Indexes of what user space may change while the kernel side runs.
@@ -467,6 +471,24 @@ abi! {
         flags: u32,
         /// 1 if the cause's trace id was read from its request, 0 if it was made from its name.
         adopted: u32,
+    }
+}
+
+abi! {
+    /// What a stream of HTTP/2 is begun for; told before the data of its head.
+    CausedEvent[48] {
+        /// `value` is one of [`cause_method`].
+        header: Header,
+        /// When it was written.
+        time_ns: u64,
+        /// Its connection.
+        connection: u64,
+        /// Its number.
+        stream: u64,
+        /// The connection on which the exchange came in that it is begun for.
+        cause_connection: u64,
+        /// Which exchange of that connection.
+        cause_key: u64,
     }
 }
 

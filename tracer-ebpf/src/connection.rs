@@ -64,7 +64,8 @@ pub struct Connection {
     pub pooled: u32,
     /// Of a socket: the process whose TLS session it carries, 0 if none is known.
     pub tls_tgid: u32,
-    /// Where it leads, of address and port mixed; 0 until that is asked for.
+    /// Where it leads, of address and port mixed; 0 until that is asked for. As a client that speaks HTTP/2: who
+    /// writes to it (`cause/stream.rs`).
     pub place: u64,
     /// TCP sequence numbers of the bytes at position 0; of a session those of its socket.
     pub read_sequence: u32,
@@ -79,7 +80,8 @@ pub struct Connection {
     pub blocking: u8,
     /// As a client: where one of its requests ended was told by the answer alone.
     pub guessed: u8,
-    pub reserved: [u8; 4],
+    /// Newest stream of HTTP/2 that was begun.
+    pub newest: u32,
 }
 
 /// Values of [`Connection::open`].
@@ -283,7 +285,7 @@ const EMPTY: Connection = Connection {
     ended: 0,
     blocking: 0,
     guessed: 0,
-    reserved: [0; 4],
+    newest: 0,
 };
 
 /// Where a connection comes from.

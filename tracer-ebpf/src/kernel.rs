@@ -87,10 +87,12 @@ offsets! {
     REGS_GO1,
     REGS_GO2,
     REGS_GO3,
+    REGS_GO5,
     /// First arguments of a function of C's.
     REGS_C0,
     REGS_C1,
     REGS_C2,
+    REGS_C3,
     /// Result of a function of C's.
     REGS_RESULT,
     /// Where a function returns to, on architectures that have a register for it.
@@ -286,6 +288,11 @@ impl Registers {
     pub fn go3(&self) -> Option<u64> {
         self.register(&REGS_GO3)
     }
+    /// Sixth argument of a Go function.
+    #[inline(always)]
+    pub fn go5(&self) -> Option<u64> {
+        self.register(&REGS_GO5)
+    }
     /// First argument of a C function.
     #[inline(always)]
     pub fn c0(&self) -> Option<u64> {
@@ -300,6 +307,11 @@ impl Registers {
     #[inline(always)]
     pub fn c2(&self) -> Option<u64> {
         self.register(&REGS_C2)
+    }
+    /// Fourth argument of a C function.
+    #[inline(always)]
+    pub fn c3(&self) -> Option<u64> {
+        self.register(&REGS_C3)
     }
     /// The stack pointer.
     #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Ring
 use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
 use tracer_common::limits::WINDOW;
 
-use crate::cause::{Actor, Cause, Channel, Opener, Task, Wake};
+use crate::cause::{Actor, Begun, Cause, Channel, Due, Noted, Opener, Stream, Task, Wake};
 use crate::connection::Connection;
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
 use crate::way::Lock;
@@ -84,6 +84,15 @@ pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(1024,
 #[map]
 pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(2048, 0);
 
+/// Streams of HTTP/2: those that came in and are being served, and what begun ones are for. As many as are under
+/// way on forty connections that allow a hundred each.
+#[map]
+pub static STREAMS: LruHashMap<Cause, Stream> = LruHashMap::with_max_entries(4096, 0);
+
+/// Streams that are made in a process and not written yet, by who makes them.
+#[map]
+pub static DUE: LruHashMap<Handed, Due> = LruHashMap::with_max_entries(1024, 0);
+
 /// Contexts of Python processes, by process and address: one for each task that runs. Like most tables
 /// of this kind it is made larger where there are many CPUs.
 #[map]
@@ -123,6 +132,7 @@ pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(1024, 0
 pub struct Handed {
     pub address: u64,
     pub tgid: u32,
+    /// A stream, of [`DUE`].
     pub reserved: u32,
 }
 
@@ -174,7 +184,7 @@ pub static TLS_LOCKS: PerCpuArray<Lock> = PerCpuArray::with_max_entries(TLS_SCRA
 
 /// Like [`PROGRAMS`], for uprobes.
 #[map]
-pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(5, 0);
+pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
 
 /// Executable files that user space has looked into without finding anything to probe. One that is
 /// forgotten is looked into once more: as many as programs and libraries run all the time on a host.
@@ -195,7 +205,7 @@ pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entrie
 
 /// Tail calls, by the indexes below.
 #[map]
-pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(7, 0);
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;
 /// Index of the head program.
@@ -204,10 +214,12 @@ pub const HEAD_PROGRAM: u32 = 1;
 pub const CHUNKS_PROGRAM: u32 = 2;
 /// Index of the frames program.
 pub const FRAMES_PROGRAM: u32 = 3;
+/// Index of the program that looks at what frames say of streams.
+pub const STREAMS_PROGRAM: u32 = 4;
 /// Index of the program that looks for trace context; it is there only when context is written.
-pub const CONTEXT_PROGRAM: u32 = 4;
+pub const CONTEXT_PROGRAM: u32 = 5;
 /// Index of the program that offers context in a TCP option; of those of syscalls only.
-pub const OFFER_PROGRAM: u32 = 5;
+pub const OFFER_PROGRAM: u32 = 6;
 
 /// The agent itself, never looked at.
 #[unsafe(no_mangle)]
@@ -256,6 +268,10 @@ pub struct Scratch {
     pub fields: tracer_common::frame::Fields,
     pub found: Found,
     pub walk: Walk,
+    /// Streams that are begun in the window.
+    pub begun: Begun,
+    /// Frames in it that say something of a stream.
+    pub noted: Noted,
     pub context: tracer_common::context::Found,
     pub gather: Gather,
     /// Only a prefix of the call is read; kept here as a value that the verifier should forget.
@@ -294,6 +310,14 @@ pub struct Call {
     pub next_message: u64,
     /// Bytes of the call before `base`: in I/O vectors that are done with.
     pub before: u64,
+    /// What the streams of HTTP/2 that were read are (for): 0 for none, 1 for `stream` alone, or many.
+    pub streams: u32,
+    /// Stream that was begun by the other end; 0 for none, or many.
+    pub fresh: u32,
+    pub stream: Cause,
+    /// Stream of the last frame that was noted.
+    pub last: u32,
+    pub reserved: u32,
 }
 
 /// What the window program found out for the deliver program.

@@ -60,7 +60,7 @@ impl Runtimes {
 
 fn by_name(name: &str) -> Option<Runtime> {
     match name {
-        "nginx" => Some(Runtime::Kind(kind::CALLBACKS)),
+        "nginx" => Some(Runtime::Kind(kind::CALLBACKS | kind::OWN_STREAMS)),
         "apache2" | "httpd" => Some(Runtime::Kind(kind::THREADS)),
         "node" | "nodejs" => Some(Runtime::Node),
         _ => language::by_name(name).map(|language| by_language(Some(language))),
@@ -90,7 +90,10 @@ mod tests {
     #[test]
     fn names() {
         for (name, expected) in [
-            ("nginx", Some(Runtime::Kind(kind::CALLBACKS))),
+            (
+                "nginx",
+                Some(Runtime::Kind(kind::CALLBACKS | kind::OWN_STREAMS)),
+            ),
             ("node", Some(Runtime::Node)),
             ("bun", Some(Runtime::Kind(kind::NONE))),
             ("python3.11", Some(Runtime::Python)),

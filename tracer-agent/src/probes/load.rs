@@ -59,7 +59,7 @@ impl Options {
 }
 
 /// Programs reached by tail call, in the order of their indexes in the `PROGRAMS` map.
-pub(super) const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
+pub(super) const TAIL_CALLED: [&str; 5] = ["window", "head", "chunks", "frames", "streams"];
 
 /// Maps that are large only where trace context is written.
 const PROPAGATION_MAPS: [&str; 7] = [
@@ -262,7 +262,7 @@ fn load_program(program: &mut Program, btf: &aya::Btf, name: &str) -> Result<Ver
 pub(super) fn fill_tail_calls(
     ebpf: &mut Ebpf,
     map: &'static str,
-    names: [&'static str; 4],
+    names: [&'static str; 5],
 ) -> Result<(), LoadError> {
     for (index, name) in names.into_iter().enumerate() {
         let program = ebpf.program(name).ok_or(LoadError::Mismatch(name))?;

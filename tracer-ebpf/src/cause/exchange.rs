@@ -6,6 +6,7 @@
 use tracer_common::abi::direction;
 
 use super::pool::leaves_pool;
+use super::stream;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::maps::{EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES};
 use crate::memory::zero;
@@ -61,7 +62,7 @@ impl Cause {
     /// True until its response was written.
     #[inline(always)]
     pub(super) fn is_open(&self) -> bool {
-        self.connection != 0 && self.find(*self).is_some()
+        self.connection != 0 && (self.find(*self).is_some() || self.is_open_stream())
     }
 
     #[inline(always)]
@@ -111,6 +112,7 @@ pub fn answered(connection: &mut Connection) {
 pub fn closed(connection: &mut Connection) {
     leaves_pool(connection);
     exchange_ended(connection);
+    stream::ended(connection);
 }
 
 #[inline(always)]

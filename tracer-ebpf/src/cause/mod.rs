@@ -15,6 +15,7 @@ mod goroutine;
 mod incoming;
 mod outgoing;
 mod pool;
+mod stream;
 mod task;
 mod thread;
 mod tokio;
@@ -23,11 +24,16 @@ mod turn;
 pub use actor::{Actor, process_ended, process_made};
 pub use exchange::{Cause, answered, closed};
 pub use goroutine::{
-    goroutine_ended, goroutine_made, goroutine_runnable, goroutine_sends, goroutine_writes,
+    goroutine_begins, goroutine_ended, goroutine_made, goroutine_reads, goroutine_runnable,
+    goroutine_sends, goroutine_serves, goroutine_writes, goroutine_writes_many, session_serves,
 };
 pub use incoming::{perhaps_request, request, request_goes_on};
 pub use outgoing::{Opener, opening, take_opener};
 pub use pool::answer_read;
+pub use stream::{
+    Begun, Due, NOTED, Noted, Stream, ahead as stream_ahead, goes_on as frame_goes_on,
+    seen as frames_seen, session_makes, session_reads, session_writes,
+};
 pub use task::{Task, Wake, accepted, context_made, enters_context, leaves_context, wakes};
 pub use thread::{thread_ended, thread_made};
 pub use tokio::{

@@ -26,7 +26,12 @@ pub fn touched(connection: &Connection, direction: u8, caller: &Caller) {
     let reads = direction == direction::READ;
     match actor.kind as u32 {
         kind::CALLBACKS => {
-            if !known {
+            if connection.verdict == verdict::HTTP2 {
+                // Which streams it was tells [`super::stream`].
+                if reads {
+                    actor.cause = Cause::NONE;
+                }
+            } else if !known {
                 // Whose answer it is is not known. What is written stays with who writes it.
                 if reads {
                     actor.cause = Cause::NONE;

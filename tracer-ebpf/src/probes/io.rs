@@ -517,6 +517,11 @@ pub fn account(
             runs,
             next_message,
             before,
+            streams,
+            fresh,
+            stream,
+            last,
+            reserved: _,
         } = call;
         *socket = file.sock;
         *first = base;
@@ -535,6 +540,10 @@ pub fn account(
         *next_message = rest.next;
         cause.clear();
         zero(before);
+        *streams = 0;
+        *fresh = 0;
+        stream.clear();
+        *last = 0;
         PROGRAMS.tail_call(ctx, WINDOW_PROGRAM);
     }
 }

@@ -102,6 +102,9 @@ fn prepare(scratch: &mut Scratch, connection: &mut Connection) {
     {
         let side = side(connection, direction);
         if side.skip > 0 && side.has_skip() {
+            if side.mode == mode::FRAMES {
+                cause::frame_goes_on(&mut scratch.call);
+            }
             let take = at_most(side.skip, total - offset);
             side.skip -= take as u64;
             side.skipped += take as u64;

@@ -95,10 +95,10 @@ const CONTEXTS: [(&str, &str); 2] = [
     ("PROGRAMS", "propagate_context"),
     ("TLS_PROGRAMS", "propagate_tls_context"),
 ];
-const CONTEXT_PROGRAM: u32 = 4;
+const CONTEXT_PROGRAM: u32 = 5;
 /// What finds the request whose context goes into a TCP option, and its index in `PROGRAMS`.
 const OFFER: &str = "propagate_offer";
-const OFFER_PROGRAM: u32 = 5;
+const OFFER_PROGRAM: u32 = 6;
 /// What puts it there, and reads it.
 const OPTION: &str = "propagate_option";
 /// Programs that are there for TCP options only.

@@ -20,6 +20,9 @@ pub enum Kind {
     Uvicorn,
     Aiohttp,
     Axum,
+    /// HTTP/2 and gRPC, to itself.
+    GoStreams,
+    NodeStreams,
     /// nginx with a TCP or unix upstream.
     Nginx {
         unix: bool,
@@ -70,6 +73,14 @@ const fn java(name: &'static str, fan: &'static str, calls: (u32, u32), target: 
     }
 }
 
+/// Each of its calls to itself makes two more.
+const fn streams(name: &'static str, kind: Kind, mode: &'static str, target: f64) -> Front {
+    Front {
+        variable: Some(("MODE", mode)),
+        ..front(name, kind, false, target)
+    }
+}
+
 /// All of them; a recall of 0 is one that is only reported.
 pub const FRONTS: &[Front] = &[
     front(
@@ -103,6 +114,10 @@ pub const FRONTS: &[Front] = &[
     front("aiohttp, fresh", Kind::Aiohttp, true, 0.95),
     front("axum and reqwest, keep-alive", Kind::Axum, false, 0.95),
     front("axum and reqwest, fresh", Kind::Axum, true, 0.95),
+    streams("go, grpc", Kind::GoStreams, "grpc", 0.95),
+    streams("go, http/2", Kind::GoStreams, "h2", 0.95),
+    streams("node, grpc-js", Kind::NodeStreams, "grpc", 0.95),
+    streams("node, http/2", Kind::NodeStreams, "h2", 0.95),
 ];
 
 /// What was built for a row.
@@ -137,7 +152,17 @@ impl Front {
                 sh::run(&mut build)?;
                 target.join("release/causality-axum")
             }
-            Kind::Node => which("node")?,
+            Kind::Node | Kind::NodeStreams => which("node")?,
+            Kind::GoStreams => {
+                let program = directory.join("front-grpc-go");
+                let mut build = Command::new(which("go")?);
+                build
+                    .args(["build", "-o"])
+                    .arg(&program)
+                    .current_dir(source("grpc-go"));
+                sh::run(&mut build)?;
+                program
+            }
             Kind::Nginx { .. } => which("nginx")?,
             Kind::Java => {
                 which("java")?;
@@ -227,7 +252,12 @@ impl Front {
             Kind::Node => {
                 command.arg(source("front.js"));
             }
-            Kind::Axum | Kind::Go => {}
+            Kind::NodeStreams => {
+                command
+                    .arg(source("http2.js"))
+                    .env("GRPC", sh::target().join("npm/node_modules/@grpc/grpc-js"));
+            }
+            Kind::Axum | Kind::Go | Kind::GoStreams => {}
             Kind::Nginx { unix } => {
                 let config = directory.join("nginx.conf");
                 let text =
