@@ -425,6 +425,10 @@ fn begun_for(connection: &Connection, kind: u32, tgid: u32, tid: u32, id: u32) -
     let mut maker = 0;
     match kind & kind::MASK {
         kind::CALLBACKS if kind & kind::OWN_STREAMS != 0 => {
+            // A new connection is written to in a turn of its own.
+            if connection.from_start != 0 && connection.write.position == 0 {
+                return (connection.call, method::CONNECTION);
+            }
             return thread(tid).map_or(NOTHING, |actor| used(actor, kind));
         }
         kind::CALLBACKS => maker = connection.place,
