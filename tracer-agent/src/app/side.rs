@@ -57,7 +57,6 @@ pub struct Side {
 
 impl Side {
     pub(super) fn follow(&mut self, tgid: u32) {
-        self.to_follow.retain(|(other, _)| *other != tgid);
         let runtime = self.runtimes.of(&self.proc, tgid);
         self.to_follow
             .extend(runtime.map(|runtime| (tgid, runtime)));

@@ -40,17 +40,10 @@ impl Follower {
         }
     }
 
-    /// Attaches what a runtime needs to a program, once per program; returns the kind that processes
-    /// then are of.
+    /// Attaches what a runtime needs to a program, once per program, where it is not [`immediate`]; returns the kind
+    /// that processes then are of.
     pub fn follow(&mut self, runtime: Runtime, exe: &File) -> u32 {
-        if let Some(kind) = immediate(runtime) {
-            return kind;
-        }
-        if let Some(kind) = self.runtimes.known(runtime, exe) {
-            return kind;
-        }
-        self.runtimes
-            .follow(&mut self.ebpf.lock_first(), runtime, exe)
+        self.runtimes.follow(&self.ebpf, runtime, exe)
     }
 
     /// Attaches what shows the tasks of a process that serves with an event loop; true if its calls can

@@ -15,6 +15,7 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeScope};
 use rustc_hash::FxHashMap;
 use tracer_common::abi::kind_of_process as kind;
 
+use super::shared::SharedEbpf;
 use super::symbols;
 use crate::discover::{Runtime, binary};
 
@@ -150,33 +151,29 @@ impl RuntimeProbes {
         }
     }
 
-    /// The kind of processes that run the program, if that is known already.
-    pub fn known(&self, runtime: Runtime, exe: &File) -> Option<u32> {
-        if !self.allowed {
-            return Some(kind::NONE);
-        }
-        match program_id(runtime, exe) {
-            Some(id) => self.programs.get(&id).copied(),
-            None => Some(kind::NONE),
-        }
-    }
-
-    /// Attaches what `runtime` needs to the program, which does not have it yet.
-    pub fn follow(&mut self, ebpf: &mut Ebpf, runtime: Runtime, exe: &File) -> u32 {
+    /// Attaches what `runtime` needs to the program, unless it has it; returns the kind that processes then are
+    /// of. It locks only to attach.
+    pub fn follow(&mut self, ebpf: &SharedEbpf, runtime: Runtime, exe: &File) -> u32 {
         let (hooks, then) = match runtime {
             Runtime::Node => (NODE, kind::CALLBACKS),
             Runtime::Go => (GO, kind::GO),
             Runtime::Kind(_) | Runtime::Python | Runtime::Rust => return kind::NONE,
         };
+        if !self.allowed {
+            return kind::NONE;
+        }
         let Some(id) = program_id(runtime, exe) else {
             return kind::NONE;
         };
+        if let Some(kind) = self.programs.get(&id) {
+            return *kind;
+        }
         // Where the file can be opened as long as it is held.
         let path = PathBuf::from(format!("/proc/self/fd/{}", exe.as_raw_fd()));
         let kind = if self.programs.len() >= MAX_PROGRAMS {
             tracing::warn!("too many programs are followed: calls of more of them get no parents");
             return kind::NONE;
-        } else if let Err(why) = attach(ebpf, runtime, hooks, &path) {
+        } else if let Err(why) = attach(&mut ebpf.lock_first(), runtime, hooks, &path) {
             let program = std::fs::read_link(&path).unwrap_or_default();
             tracing::warn!(
                 program = %program.display(), why,
