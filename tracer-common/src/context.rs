@@ -312,6 +312,9 @@ fn digit(b: u8) -> (u64, u32) {
     (value as u64, (b ^ letter(value)) as u32)
 }
 
+/// Bytes of the field that goes into a request of HTTP/2.
+pub const FIELD_BYTES: usize = 69;
+
 /// Writes the header line that goes into a request: the halves of the trace id and the span id, and
 /// `flags` as in [`Traceparent`].
 ///
@@ -323,22 +326,52 @@ fn digit(b: u8) -> (u64, u32) {
 pub unsafe fn header(ids: *const [u64; 3], flags: u32, out: *mut u8) {
     const BLANK: &[u8; HEADER_BYTES] =
         b"traceparent: 00-00000000000000000000000000000000-0000000000000000-00\r\n";
-    /// Where the digits of each word are.
-    const PLACES: [usize; 3] = [16, 32, 49];
+    // SAFETY: as the caller says.
+    unsafe { write(ids, flags, BLANK, 13, out) };
+}
+
+/// The same for a header block of HTTP/2: a literal that is not indexed, with a new name, nothing of it in the
+/// Huffman code (RFC 7541 section 6.2.2), so that it means the same whatever the tables of the connection are, and
+/// leaves them alone.
+///
+/// # Safety
+/// As for [`header`]; `out` has room for [`FIELD_BYTES`].
+#[inline(always)]
+pub unsafe fn field(ids: *const [u64; 3], flags: u32, out: *mut u8) {
+    const BLANK: &[u8; FIELD_BYTES] =
+        b"\x00\x0btraceparent\x3700-00000000000000000000000000000000-0000000000000000-00";
+    // SAFETY: as the caller says.
+    unsafe { write(ids, flags, BLANK, 14, out) };
+}
+
+/// Writes `blank` with the ids and flags in the value that begins at `at`.
+///
+/// # Safety
+/// As for [`header`].
+#[inline(always)]
+unsafe fn write<const BYTES: usize>(
+    ids: *const [u64; 3],
+    flags: u32,
+    blank: &[u8; BYTES],
+    at: usize,
+    out: *mut u8,
+) {
+    /// Where the digits of each word are in the value.
+    const PLACES: [usize; 3] = [3, 19, 36];
     let mut i = 0;
-    while i < HEADER_BYTES {
+    while i < BYTES {
         // SAFETY: as the caller says.
-        unsafe { out.add(i).write_volatile(BLANK[i]) };
+        unsafe { out.add(i).write_volatile(blank[i]) };
         i += 1;
     }
     let mut word = 0;
     while word < 3 {
         let mut i = 0;
         while i < 8 {
-            // SAFETY: as the caller says; all of these are within the line. Words are little endian.
+            // SAFETY: as the caller says; all of these are within the value. Words are little endian.
             unsafe {
                 let byte = ids.cast::<u8>().add(8 * word + 7 - i).read_volatile();
-                let place = out.add(PLACES[word] + 2 * i);
+                let place = out.add(at + PLACES[word] + 2 * i);
                 place.write_volatile(letter(byte >> 4));
                 place.add(1).write_volatile(letter(byte & 0xf));
             }
@@ -347,7 +380,7 @@ pub unsafe fn header(ids: *const [u64; 3], flags: u32, out: *mut u8) {
         word += 1;
     }
     // SAFETY: as the caller says.
-    unsafe { out.add(67).write_volatile(b'0' + (flags & 3) as u8) };
+    unsafe { out.add(at + 54).write_volatile(b'0' + (flags & 3) as u8) };
 }
 
 #[inline(always)]
