@@ -15,6 +15,7 @@
 #![no_std]
 
 pub mod abi;
+pub mod blocks;
 pub mod context;
 pub mod frame;
 pub mod hpack;

@@ -184,7 +184,7 @@ pub static TLS_LOCKS: PerCpuArray<Lock> = PerCpuArray::with_max_entries(TLS_SCRA
 
 /// Like [`PROGRAMS`], for uprobes.
 #[map]
-pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
+pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(8, 0);
 
 /// Executable files that user space has looked into without finding anything to probe. One that is
 /// forgotten is looked into once more: as many as programs and libraries run all the time on a host.
@@ -205,7 +205,7 @@ pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entrie
 
 /// Tail calls, by the indexes below.
 #[map]
-pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(7, 0);
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(8, 0);
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;
 /// Index of the head program.
@@ -220,6 +220,8 @@ pub const STREAMS_PROGRAM: u32 = 4;
 pub const CONTEXT_PROGRAM: u32 = 5;
 /// Index of the program that offers context in a TCP option; of those of syscalls only.
 pub const OFFER_PROGRAM: u32 = 6;
+/// Index of the program that looks for trace context in header blocks; it is there only when context is written.
+pub const BLOCKS_PROGRAM: u32 = 7;
 
 /// The agent itself, never looked at.
 #[unsafe(no_mangle)]
@@ -272,6 +274,8 @@ pub struct Scratch {
     pub begun: Begun,
     /// Frames in it that say something of a stream.
     pub noted: Noted,
+    /// Header blocks that ended in it.
+    pub ended: crate::propagate::blocks::Ended,
     pub context: tracer_common::context::Found,
     pub gather: Gather,
     /// Only a prefix of the call is read; kept here as a value that the verifier should forget.

@@ -13,7 +13,7 @@
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use tracer_common::abi::{cause_method as method, direction, kind_of_process as kind, role};
-use tracer_common::http2::{DATA, FrameHeader};
+use tracer_common::http2::{CONTINUATION, DATA, FrameHeader, HEADERS};
 
 use super::Cause;
 use super::actor::{actor, flag, kind_of, reset, thread, thread_slot};
@@ -29,9 +29,7 @@ use crate::maps::{Call, DUE, Handed, STREAMS};
 use crate::memory::Forgotten;
 
 /// Types of frames, and a flag of them (RFC 9113 section 6).
-const HEADERS: u8 = 1;
 const RESET: u8 = 3;
-const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 
 /// [`Connection::newest`]: the connection has ended.
@@ -79,17 +77,23 @@ pub struct Noted {
     pub count: u32,
     /// Stream of the last one.
     pub last: u32,
+    /// 1 if header blocks are to be looked at.
+    pub looks: u32,
+    /// 1 if a frame may go on that began before.
+    pub goes_on: u32,
     /// Stream, type and flags.
     pub frames: [u64; NOTED as usize],
+    /// Offset of the payload in the window, and its length.
+    pub places: [u64; NOTED as usize],
 }
 
 impl Noted {
-    /// A frame begins in a call in this direction.
+    /// A frame begins in a call in this direction; its payload is at this offset.
     ///
     /// # Safety
     /// `this` is a place of map memory that is nobody else's meanwhile.
     #[inline(always)]
-    pub unsafe fn add(this: *mut Noted, header: &FrameHeader, direction: u8) {
+    pub unsafe fn add(this: *mut Noted, header: &FrameHeader, at: u32, direction: u8) {
         let id = header.stream & (u32::MAX >> 1);
         // SAFETY: as the caller says; the masked index is within the array.
         unsafe {
@@ -107,11 +111,45 @@ impl Noted {
             let count = (&raw const (*this).count).read_volatile();
             let frames = (&raw mut (*this).frames).cast::<u64>();
             let frame = (id as u64) << 16 | (header.kind as u64) << 8 | header.flags as u64;
-            frames
-                .add((count & (NOTED - 1)) as usize)
-                .write_volatile(frame);
+            let places = (&raw mut (*this).places).cast::<u64>();
+            let index = (count & (NOTED - 1)) as usize;
+            frames.add(index).write_volatile(frame);
+            let place = (header.length as u64) << 32 | at as u64;
+            places.add(index).write_volatile(place);
             (&raw mut (*this).last).write_volatile(id);
             (&raw mut (*this).count).write_volatile(count.wrapping_add(1));
+        }
+    }
+
+    /// Whether header blocks are to be looked at, and whether there is anything for other programs in the window.
+    #[inline(always)]
+    pub fn says(&self) -> (bool, bool) {
+        // SAFETY: made from references.
+        let [looks, goes_on, count] = unsafe {
+            [
+                (&raw const self.looks).read_volatile(),
+                (&raw const self.goes_on).read_volatile(),
+                (&raw const self.count).read_volatile(),
+            ]
+        };
+        (looks != 0, goes_on | count != 0)
+    }
+
+    /// One of them: stream, type and flags; offset and length of its payload.
+    ///
+    /// # Safety
+    /// As of [`Noted::add`].
+    #[inline(always)]
+    pub unsafe fn at(this: *const Noted, index: u32) -> (u64, u64) {
+        let index = (index & (NOTED - 1)) as usize;
+        // SAFETY: as the caller says; the masked index is within the arrays.
+        unsafe {
+            let frames = (&raw const (*this).frames).cast::<u64>();
+            let places = (&raw const (*this).places).cast::<u64>();
+            (
+                frames.add(index).read_volatile(),
+                places.add(index).read_volatile(),
+            )
         }
     }
 

@@ -15,8 +15,9 @@ use super::io::side;
 use super::window::{at_most, fill};
 use crate::cause;
 use crate::connection::{self, Connection, Direction, mode, verdict};
-use crate::maps::{Call, FRAMES_PROGRAM, STREAMS_PROGRAM, Scratch, Walk};
+use crate::maps::{BLOCKS_PROGRAM, Call, FRAMES_PROGRAM, STREAMS_PROGRAM, Scratch, Walk};
 use crate::memory::Forgotten;
+use crate::propagate::blocks;
 use crate::way::{Syscalls, Uprobes, Way};
 
 /// Steps over frames in one run: a frame header, or a payload, or a byte of a cut header.
@@ -56,12 +57,20 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
     let bytes = Bytes::of(scratch);
     let noted = Forgotten::new(&mut scratch.noted);
     let len = scratch.found.len;
+    blocks::begin(scratch, connection);
     let seen = walk(&bytes, &mut scratch.call, noted, connection, len);
     // SAFETY: the scratch buffer is this program's.
-    if unsafe { cause::Noted::count(noted.pointer()) } > 0 {
+    let (looks, says) = unsafe { (*noted.pointer()).says() };
+    if says {
         scratch.found.seen = seen;
-        W::tail_call(ctx, STREAMS_PROGRAM);
-        // With no tail call left streams have no causes.
+        let program = if looks {
+            BLOCKS_PROGRAM
+        } else {
+            STREAMS_PROGRAM
+        };
+        W::tail_call(ctx, program);
+        // With no tail call left streams have no causes, and no traces.
+        blocks::lost(scratch.call.socket);
     }
     over::<W>(ctx, scratch, connection, seen)
 }
@@ -101,6 +110,10 @@ fn over<W: Way>(
     seen: u32,
 ) -> Option<()> {
     finish(scratch, connection, seen, seen);
+    let Call {
+        socket, direction, ..
+    } = scratch.call;
+    blocks::followed(socket, connection, direction);
     // The kernel allows 33 tail calls, and gRPC libraries read and write megabytes of many frames
     // in one call: straight to the next window, not by way of the window program.
     if next_window(scratch, connection) {
@@ -234,7 +247,7 @@ fn walk(
                     }
                 }
                 // SAFETY: the scratch buffer is this program's.
-                unsafe { cause::Noted::add(noted.pointer(), &header, direction) };
+                unsafe { cause::Noted::add(noted.pointer(), &header, walk.at, direction) };
             }
         }
         bytes.walk.store(walk);

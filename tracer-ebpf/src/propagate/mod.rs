@@ -2,7 +2,7 @@
 //!
 //! 1. [`opening`] remembers a socket that a traced process connects; [`sockets`] puts it into the map
 //!    of sockets whose messages are looked at ([`SOCKETS`]) once it is connected.
-//! 2. [`incoming`] finds the trace of each request that comes in.
+//! 2. [`incoming`] and, over HTTP/2, [`blocks`] find the trace of each request that comes in.
 //! 3. [`plan`] runs when a process enters a write on such a socket: is a request due here, and for
 //!    which exchange is it sent?
 //! 4. [`message`] sees the bytes before they leave: if they begin with a whole head without context, a
@@ -12,6 +12,7 @@
 //!
 //! In doubt nothing is written. What the process counts as sent never includes the header.
 
+pub mod blocks;
 pub mod incoming;
 pub mod message;
 pub mod offer;

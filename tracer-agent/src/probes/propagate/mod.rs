@@ -90,12 +90,14 @@ const ENTRIES: &[(&str, &[&str])] = &[
 
 /// Programs that look at messages, by their indexes in `MESSAGE_PROGRAMS`.
 const MESSAGES: [&str; 3] = ["propagate_scan", "propagate_prepare", "propagate_insert"];
-/// Where the kernel side's programs for syscalls and for uprobes look for trace context in requests.
-const CONTEXTS: [(&str, &str); 2] = [
-    ("PROGRAMS", "propagate_context"),
-    ("TLS_PROGRAMS", "propagate_tls_context"),
+/// Where the kernel side's programs for syscalls and for uprobes look for trace context in requests: map, index,
+/// program.
+const CONTEXTS: [(&str, u32, &str); 4] = [
+    ("PROGRAMS", 5, "propagate_context"),
+    ("TLS_PROGRAMS", 5, "propagate_tls_context"),
+    ("PROGRAMS", 7, "propagate_blocks"),
+    ("TLS_PROGRAMS", 7, "propagate_tls_blocks"),
 ];
-const CONTEXT_PROGRAM: u32 = 5;
 /// What finds the request whose context goes into a TCP option, and its index in `PROGRAMS`.
 const OFFER: &str = "propagate_offer";
 const OFFER_PROGRAM: u32 = 6;
@@ -170,8 +172,8 @@ impl Propagation {
             Options::Failed(error) if !headers => return Err(error.into()),
             _ => {}
         }
-        for (map, name) in CONTEXTS {
-            put(ebpf, map, CONTEXT_PROGRAM, name)?;
+        for (map, index, name) in CONTEXTS {
+            put(ebpf, map, index, name)?;
         }
         let sockets = SockHash::try_from(take(ebpf, "SOCKETS")?)?;
         if headers {
