@@ -576,6 +576,8 @@ pub mod propagation {
     pub const HEADERS: u32 = 3;
     /// Not 0 when context is sent in TCP options.
     pub const OPTIONS: u32 = 4;
+    /// Not 0 during the self-test of options: the port of this host's loopback to which connections get one.
+    pub const SELFTEST: u32 = 5;
     /// Number of settings.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 6;
 }

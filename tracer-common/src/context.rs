@@ -285,10 +285,10 @@ pub fn value(window: &impl Window, at: u32) -> Traceparent {
 /// branches, as in [`suspicion`].
 #[inline(always)]
 fn digits(word: u64) -> (u32, u64) {
-    let values = (word & 0xf * ONES) + 9 * (word >> 6 & ONES);
+    let values = (word & (0xf * ONES)) + 9 * ((word >> 6) & ONES);
     let letters = (values + 6 * ONES) >> 4 & ONES;
     let text = values + 0x30 * ONES + 0x27 * letters;
-    let bad = text ^ word | values & 0xf0 * ONES;
+    let bad = text ^ word | values & (0xf0 * ONES);
     let mut packed = values.swap_bytes();
     packed = (packed | packed >> 4) & 0x00ff_00ff_00ff_00ff;
     packed = (packed | packed >> 8) & 0x0000_ffff_0000_ffff;

@@ -77,6 +77,10 @@ fn say(propagation: &Propagation) {
             tracing::warn!(%why, "no trace context in TCP options: none for TLS and HTTP/2");
             false
         }
+        Options::Faulty(fault) => {
+            tracing::warn!(%fault, "no trace context in TCP options: none for TLS and HTTP/2");
+            false
+        }
     };
     let ways = match (headers, options) {
         (true, true) => "as headers, or in TCP options",

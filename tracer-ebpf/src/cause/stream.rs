@@ -39,7 +39,7 @@ pub const MANY: u32 = u32::MAX;
 /// Streams that are begun in one window and noted.
 pub const MOST: usize = 8;
 /// Frames of one window that are noted; the walk over the window rests then.
-pub const NOTED: u32 = 32;
+pub const NOTED: u32 = 64;
 
 /// Value of `STREAMS`: of a stream that came in itself, of one that was begun what it is for.
 #[repr(C)]
@@ -77,32 +77,65 @@ pub struct Noted {
     pub count: u32,
     /// Stream of the last one.
     pub last: u32,
-    /// 1 if header blocks are to be looked at.
+    /// Which ones are: [`wanted`].
+    pub wanted: u32,
+    /// 1 if header blocks are to be looked at in any case.
     pub looks: u32,
-    /// 1 if a frame may go on that began before.
-    pub goes_on: u32,
+    /// With so many the walk rests.
+    pub most: u32,
+    pub reserved: u32,
     /// Stream, type and flags.
     pub frames: [u64; NOTED as usize],
     /// Offset of the payload in the window, and its length.
     pub places: [u64; NOTED as usize],
 }
 
+/// Bits of [`Noted::wanted`].
+pub mod wanted {
+    /// DATA of another stream than the frame before.
+    pub const BODIES: u32 = 1;
+    /// Ends of streams.
+    pub const ENDS: u32 = 2;
+    /// HEADERS of another stream than the frame before.
+    pub const HEADS: u32 = 4;
+    /// All parts of header blocks.
+    pub const BLOCKS: u32 = 8;
+}
+
 impl Noted {
-    /// A frame begins in a call in this direction; its payload is at this offset.
+    /// What is wanted of frames in this direction.
+    #[inline(always)]
+    pub fn wanted(connection: &Connection, direction: u8) -> u32 {
+        if direction == direction::READ {
+            return wanted::HEADS | wanted::BODIES;
+        }
+        match connection.role {
+            role::CLIENT => wanted::HEADS,
+            role::SERVER => wanted::ENDS,
+            _ => wanted::HEADS | wanted::ENDS,
+        }
+    }
+
+    /// A frame begins; its payload is at this offset. Frames say who is read from, which requests are begun and which
+    /// streams end; as few as possible are noted, since each costs steps of other programs.
     ///
     /// # Safety
     /// `this` is a place of map memory that is nobody else's meanwhile.
     #[inline(always)]
-    pub unsafe fn add(this: *mut Noted, header: &FrameHeader, at: u32, direction: u8) {
+    pub unsafe fn add(this: *mut Noted, header: &FrameHeader, at: u32) {
         let id = header.stream & (u32::MAX >> 1);
         // SAFETY: as the caller says; the masked index is within the array.
         unsafe {
+            let wanted = (&raw const (*this).wanted).read_volatile();
+            let is_other = (&raw const (*this).last).read_volatile() != id;
+            let ends = header.flags & END_STREAM != 0;
             let says = match header.kind {
-                HEADERS | RESET | CONTINUATION => true,
-                DATA if header.flags & END_STREAM != 0 => true,
-                DATA => {
-                    direction == direction::READ && (&raw const (*this).last).read_volatile() != id
-                }
+                RESET => true,
+                HEADERS | CONTINUATION if wanted & wanted::BLOCKS != 0 => true,
+                HEADERS if wanted & wanted::ENDS != 0 && ends => true,
+                HEADERS => is_other && wanted & wanted::HEADS != 0,
+                DATA if wanted & wanted::ENDS != 0 => ends,
+                DATA => is_other && wanted & wanted::BODIES != 0,
                 _ => false,
             };
             if id == 0 || !says {
@@ -121,18 +154,19 @@ impl Noted {
         }
     }
 
-    /// Whether header blocks are to be looked at, and whether there is anything for other programs in the window.
+    /// Whether anything was noted, and whether header blocks are to be looked at.
     #[inline(always)]
     pub fn says(&self) -> (bool, bool) {
         // SAFETY: made from references.
-        let [looks, goes_on, count] = unsafe {
+        let [looks, wanted, count] = unsafe {
             [
                 (&raw const self.looks).read_volatile(),
-                (&raw const self.goes_on).read_volatile(),
+                (&raw const self.wanted).read_volatile(),
                 (&raw const self.count).read_volatile(),
             ]
         };
-        (looks != 0, goes_on | count != 0)
+        let blocks = wanted & wanted::BLOCKS != 0 && count != 0;
+        (count != 0, looks != 0 || blocks)
     }
 
     /// One of them: stream, type and flags; offset and length of its payload.
@@ -151,6 +185,16 @@ impl Noted {
                 places.add(index).read_volatile(),
             )
         }
+    }
+
+    /// True with as many as go into one run.
+    ///
+    /// # Safety
+    /// As of [`Noted::add`].
+    #[inline(always)]
+    pub unsafe fn is_full(this: *const Noted) -> bool {
+        // SAFETY: as the caller says.
+        unsafe { Noted::count(this) >= (&raw const (*this).most).read_volatile() }
     }
 
     /// How many there are.
@@ -177,6 +221,12 @@ impl Cause {
                 connection.id == self.connection && connection.newest != OVER
             })
     }
+}
+
+/// What some frames said was not looked at: which streams are open, and who works for whom, is not known any more.
+#[inline(always)]
+pub fn gives_up(connection: &mut Connection) {
+    connection.newest = OVER;
 }
 
 /// The connection ended.

@@ -22,6 +22,9 @@ use crate::way::{Syscalls, Uprobes, Way};
 
 /// Steps over frames in one run: a frame header, or a payload, or a byte of a cut header.
 const STEPS: u32 = 200;
+/// Runs for one call in which other programs look at what frames say; those behind go over frames alone, since the
+/// kernel allows 33 tail calls.
+pub const NOTING_RUNS: u32 = 8;
 
 /// [`Walk::phase`]: this is no frame header. In map memory like the rest: as a value in a register it
 /// would double the states that verifiers before Linux 6.4 go over in every step.
@@ -59,20 +62,26 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
     let len = scratch.found.len;
     blocks::begin(scratch, connection);
     let seen = walk(&bytes, &mut scratch.call, noted, connection, len);
+    scratch.found.seen = seen;
     // SAFETY: the scratch buffer is this program's.
-    let (looks, says) = unsafe { (*noted.pointer()).says() };
-    if says {
-        scratch.found.seen = seen;
+    let (says, looks) = unsafe { (*noted.pointer()).says() };
+    if scratch.call.runs > NOTING_RUNS {
+        if says {
+            // Bytes that are lost would be worse.
+            cause::gives_up(connection);
+            blocks::lost(scratch.call.socket);
+        }
+    } else if says || looks {
         let program = if looks {
             BLOCKS_PROGRAM
         } else {
             STREAMS_PROGRAM
         };
         W::tail_call(ctx, program);
-        // With no tail call left streams have no causes, and no traces.
+        cause::gives_up(connection);
         blocks::lost(scratch.call.socket);
     }
-    over::<W>(ctx, scratch, connection, seen)
+    over::<W>(ctx, scratch, connection)
 }
 
 /// Reached by tail call only: what the frames of a window say of streams.
@@ -97,8 +106,7 @@ fn try_streams<W: Way>(ctx: &W::Context) -> Option<()> {
     let begun = Forgotten::new(&mut scratch.begun);
     let noted = Forgotten::new(&mut scratch.noted);
     cause::frames_seen(&mut scratch.call, noted, begun, connection);
-    let seen = scratch.found.seen;
-    over::<W>(ctx, scratch, connection, seen)
+    over::<W>(ctx, scratch, connection)
 }
 
 /// The frames of a window were gone over.
@@ -107,8 +115,8 @@ fn over<W: Way>(
     ctx: &W::Context,
     scratch: &mut Scratch,
     connection: &mut Connection,
-    seen: u32,
 ) -> Option<()> {
+    let seen = scratch.found.seen;
     finish(scratch, connection, seen, seen);
     let Call {
         socket, direction, ..
@@ -201,7 +209,7 @@ fn walk(
         step += 1;
         let mut walk = bytes.walk.load();
         // SAFETY: as below.
-        let noted_enough = unsafe { cause::Noted::count(noted.pointer()) } >= cause::NOTED;
+        let noted_enough = unsafe { cause::Noted::is_full(noted.pointer()) };
         if walk.at >= len || walk.phase == LOST || noted_enough {
             break;
         }
@@ -247,7 +255,7 @@ fn walk(
                     }
                 }
                 // SAFETY: the scratch buffer is this program's.
-                unsafe { cause::Noted::add(noted.pointer(), &header, walk.at, direction) };
+                unsafe { cause::Noted::add(noted.pointer(), &header, walk.at) };
             }
         }
         bytes.walk.store(walk);

@@ -13,12 +13,13 @@ use tracer_common::blocks::{self, Blocks, Frame, Progress};
 use tracer_common::context::incoming as known;
 
 use super::{Incoming, PROPAGATES, Place, RECEIVED, REQUEST_CONTEXTS};
-use crate::cause::{Cause, Noted};
+use crate::cause::{Cause, NOTED, Noted, wanted};
 use crate::connection::{self, Connection};
 use crate::kernel::Socket;
 use crate::maps::{BLOCKS_PROGRAM, STREAMS_PROGRAM, Scratch};
 use crate::memory::Forgotten;
 use crate::probes::deliver::{Bytes, go_on};
+use crate::probes::frames::NOTING_RUNS;
 use crate::way::{Syscalls, Uprobes, Way};
 
 /// Steps in one run: a part of a field, or of a block.
@@ -109,18 +110,27 @@ fn matters(connection: &Connection, direction: u32) -> bool {
     PROPAGATES.load() != 0 && direction == direction::READ as u32 && connection.role != role::CLIENT
 }
 
-/// The frames of a window are about to be gone over: says in `noted` whether blocks are to be looked for in it, and
-/// whether one may go on there.
+/// The frames of a window are about to be gone over: says in `noted` which of them are wanted.
 #[inline(always)]
 pub fn begin(scratch: &mut Scratch, connection: &Connection) {
-    let looks = wants(scratch, connection);
-    let goes_on = looks && connection.read.unframed > 0;
+    let mut wanted = Noted::wanted(connection, scratch.call.direction as u8);
+    let mut looks = 0;
+    if wants(scratch, connection) {
+        wanted |= wanted::BLOCKS;
+        looks = (connection.read.unframed > 0) as u32;
+    }
+    let most = if scratch.call.runs > NOTING_RUNS {
+        u32::MAX
+    } else {
+        NOTED
+    };
     let noted = Forgotten::new(&mut scratch.noted).pointer();
     // By way of map memory: in registers they would be ways of their own through the walk over the frames.
     // SAFETY: the scratch buffer is this program's.
     unsafe {
-        (&raw mut (*noted).looks).write_volatile(looks as u32);
-        (&raw mut (*noted).goes_on).write_volatile(goes_on as u32);
+        (&raw mut (*noted).wanted).write_volatile(wanted);
+        (&raw mut (*noted).looks).write_volatile(looks);
+        (&raw mut (*noted).most).write_volatile(most);
     }
 }
 

@@ -11,7 +11,10 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData, MapError, PerCpuArray, ProgramArray, Queue, SockHash};
+use aya::maps::{
+    Array, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray, Queue, SockHash,
+};
+use aya::programs::sock_ops::SockOpsLinkId;
 use aya::programs::{CgroupAttachMode, Program, SkMsg, SockOps};
 use rustix::thread::CapabilitySet;
 use tracer_common::abi::{propagated, propagation};
@@ -131,6 +134,8 @@ pub enum Options {
     NotWanted,
     /// This kernel cannot (it takes 5.10).
     Failed(LoadError),
+    /// The self-test found something.
+    Faulty(Fault),
 }
 
 impl Propagation {
@@ -154,12 +159,17 @@ impl Propagation {
             .as_ref()
             .filter(|fault| !(options.despite_faults && fault.leaves_bytes_right()));
         let headers = options.headers && minded.is_none();
+        let mut settings = Array::try_from(take(ebpf, "PROPAGATION")?)?;
+        let mut outcomes = PerCpuArray::try_from(take(ebpf, "PROPAGATED")?)?;
         let tcp_options = match options
             .options
             .then(|| load_programs(ebpf, Set::TcpOptions))
         {
             None => Options::NotWanted,
-            Some(Ok(_)) => Options::Sent,
+            Some(Ok(_)) => match test_options(ebpf, &root, &mut settings, &mut outcomes)? {
+                None => Options::Sent,
+                Some(fault) => Options::Faulty(fault),
+            },
             Some(Err(error)) => Options::Failed(error),
         };
         let sends = matches!(tcp_options, Options::Sent);
@@ -170,6 +180,7 @@ impl Propagation {
         }
         match tcp_options {
             Options::Failed(error) if !headers => return Err(error.into()),
+            Options::Faulty(fault) if !headers => return Err(PropagateError::Fault(fault)),
             _ => {}
         }
         for (map, index, name) in CONTEXTS {
@@ -191,8 +202,8 @@ impl Propagation {
         let mut propagation = Propagation {
             sockets,
             leaving: Queue::try_from(take(ebpf, "LEAVING")?)?,
-            settings: Array::try_from(take(ebpf, "PROPAGATION")?)?,
-            outcomes: PerCpuArray::try_from(take(ebpf, "PROPAGATED")?)?,
+            settings,
+            outcomes,
             fault,
             headers,
             options: tcp_options,
@@ -203,9 +214,6 @@ impl Propagation {
         settings.set(propagation::OPTIONS, u64::from(sends), 0)?;
         settings.set(propagation::ACTIVE, 1, 0)?;
         // The last step: from now on sockets are looked at.
-        if sends {
-            attach_to_sockets(ebpf, OPTION, &root)?;
-        }
         attach_to_sockets(ebpf, "propagate_connected", &root)?;
         Ok(propagation)
     }
@@ -234,13 +242,9 @@ impl Propagation {
 
     /// Requests by what became of them.
     pub fn outcomes(&self) -> Vec<(&'static str, u64)> {
-        let count = |index| {
-            let slots = self.outcomes.get(&index, 0);
-            slots.map_or(0, |slots| slots.iter().sum())
-        };
         let names = propagated::NAMES.into_iter().enumerate();
         names
-            .map(|(index, name)| (name, count(index as u32)))
+            .map(|(index, name)| (name, total(&self.outcomes, index as u32)))
             .collect()
     }
 
@@ -250,17 +254,57 @@ impl Propagation {
     }
 }
 
-fn attach_to_sockets(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), LoadError> {
-    let program: &mut SockOps = ebpf
-        .program_mut(name)
+fn attach_to_sockets(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    root: &File,
+) -> Result<SockOpsLinkId, LoadError> {
+    // A link stands beside others by itself; its flags have to be none.
+    sockets_program(ebpf, name)?
+        .attach(root, CgroupAttachMode::Single)
+        .map_err(|source| failed("attach", name, source))
+}
+
+fn sockets_program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SockOps, LoadError> {
+    ebpf.program_mut(name)
         .ok_or(LoadError::Mismatch(name))?
         .try_into()
-        .map_err(|_| LoadError::Mismatch(name))?;
-    // A link stands beside others by itself; its flags have to be none.
-    program
-        .attach(root, CgroupAttachMode::Single)
-        .map_err(|source| failed("attach", name, source))?;
-    Ok(())
+        .map_err(|_| LoadError::Mismatch(name))
+}
+
+/// Attaches what sends and reads TCP options; it goes again if they do not arrive.
+fn test_options(
+    ebpf: &mut Ebpf,
+    root: &File,
+    settings: &mut Array<MapData, u64>,
+    outcomes: &mut PerCpuArray<MapData, u64>,
+) -> Result<Option<Fault>, PropagateError> {
+    let link = attach_to_sockets(ebpf, OPTION, root)?;
+    let expect = |port: u16| {
+        let set = settings.set(propagation::SELFTEST, u64::from(port), 0);
+        set.map_err(std::io::Error::other)
+    };
+    let arrived = || total(outcomes, propagated::RECEIVED);
+    let found = selftest::options(expect, arrived).map_err(PropagateError::Test)?;
+    // These were not requests.
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| PropagateError::Test(error))?;
+    for outcome in [propagated::OPTION, propagated::RECEIVED] {
+        let nothing = PerCpuValues::try_from(vec![0u64; cpus]).map_err(PropagateError::Test)?;
+        outcomes.set(outcome, nothing, 0)?;
+    }
+    if found.is_some() {
+        let detached = sockets_program(ebpf, OPTION)?.detach(link);
+        detached.map_err(|source| failed("detach", OPTION, source))?;
+    }
+    Ok(found)
+}
+
+fn total(outcomes: &PerCpuArray<MapData, u64>, outcome: u32) -> u64 {
+    let slots = outcomes.get(&outcome, 0);
+    slots.map_or(0, |slots| slots.iter().sum())
 }
 
 fn test(ebpf: &mut Ebpf) -> Result<Option<Fault>, PropagateError> {
