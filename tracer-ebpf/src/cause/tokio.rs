@@ -211,8 +211,13 @@ fn makes(thread: &mut Actor, task: u64, site: u64) {
         }
         return;
     }
-    let maker = running(tgid, tid).and_then(|task| known(task, tgid));
-    let (cause, _) = maker.map_or((Cause::NONE, method::NONE), works_for);
+    // Without combinators of `Option`: LLVM may leave them functions of their own, whose arguments are not all set.
+    let mut cause = Cause::NONE;
+    if let Some(running) = running(tgid, tid)
+        && let Some(maker) = known(running, tgid)
+    {
+        (cause, _) = works_for(maker);
+    }
     if cause.connection == 0 {
         // What a task of the same address left, should its end not have been seen.
         if let Some(actor) = known(task, tgid) {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{Smoke, directory};
+use super::{Smoke, directory, identity};
 use crate::sh;
 
 /// Where the programs are in the image: laid out like cargo's target directory, which is how the
@@ -73,7 +73,7 @@ fn lay_out_with(
     }
     copy_libraries(&root, &programs)?;
     let init = root.join("init");
-    write(&init, &script(smokes, prepare))?;
+    write(&init, &script(&identity::of_workspace()?, smokes, prepare))?;
     sh::output(Command::new("chmod").arg("755").arg(&init))?;
     Ok(root)
 }
@@ -200,7 +200,7 @@ fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-fn script(smokes: &[Smoke], prepare: &str) -> String {
+fn script(build: &str, smokes: &[Smoke], prepare: &str) -> String {
     let mut text = String::from(
         "#!/bin/sh\n\
          b=/bin/busybox\n\
@@ -216,9 +216,11 @@ fn script(smokes: &[Smoke], prepare: &str) -> String {
          $b mount -t tmpfs tmpfs /tmp\n\
          $b ifconfig lo 127.0.0.1 up\n\
          echo \"vm-kernel $($b uname -r)\"\n\
+         echo \"vm-build BUILD\"\n\
          /t/target/release/tracer-agent verify\n\
          echo \"vm-verify $?\"\n",
-    );
+    )
+    .replace("BUILD", build);
     text.push_str(prepare);
     for smoke in smokes {
         text.push_str(&format!(

@@ -7,6 +7,7 @@
 
 mod boot;
 mod hooks;
+mod identity;
 mod image;
 mod kernel_tls;
 mod kernels;
@@ -202,6 +203,7 @@ fn table(docs: bool) -> Result<()> {
             None => bail!("{} was not run, or did not end", kernel.name),
         }
     }
+    report::same_build(&runs)?;
     let table = report::table(&runs, SMOKES);
     println!("{table}");
     match docs {
