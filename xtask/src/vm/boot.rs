@@ -43,8 +43,8 @@ pub struct Run {
     pub most_instructions: u64,
     /// From power-on to power-off.
     pub took: Duration,
-    /// It is for the verifier alone.
-    pub only_verified: bool,
+    /// Names of the tests that are for it.
+    pub wanted: Vec<&'static str>,
     verify: Option<bool>,
     smokes: Vec<(String, Outcome)>,
 }
@@ -181,8 +181,7 @@ fn parse(kernel: &Kernel, console: &str) -> Run {
         programs: 0,
         most_instructions: 0,
         took: Duration::ZERO,
-        // Another processor's machine holds nothing but the agent.
-        only_verified: Arch::host().is_ok_and(|host| host != kernel.arch),
+        wanted: kernel.smokes().iter().map(|smoke| smoke.name).collect(),
         verify: None,
         smokes: Vec::new(),
     };

@@ -27,7 +27,7 @@ pub fn of_workspace() -> Result<String> {
     for source in SOURCES {
         find(&root.join(source), &mut files)?;
     }
-    of(&root, files)
+    of(root, files)
 }
 
 fn of(root: &Path, mut files: Vec<PathBuf>) -> Result<String> {

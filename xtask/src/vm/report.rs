@@ -73,7 +73,7 @@ pub fn table(runs: &[Run], smokes: &[Smoke]) -> String {
                 Outcome::Passed => "exact",
                 Outcome::Failed => "**losses**",
                 Outcome::Skipped => "not there",
-                Outcome::Missing if run.only_verified => "not run",
+                Outcome::Missing if !run.wanted.contains(&smoke.name) => "not run",
                 Outcome::Missing => "**not run**",
             };
             let _ = write!(text, " {word} |");
