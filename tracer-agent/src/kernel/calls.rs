@@ -13,7 +13,7 @@ pub fn come_by_number(btf: &Btf) -> bool {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Type information of a kernel with one function and the word of a task that tells calls of 32 bits.
