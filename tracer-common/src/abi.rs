@@ -179,6 +179,16 @@ pub mod setting {
     pub const NEW_UNDECIDED: u32 = 4;
 }
 
+/// What is wanted of a system call, where all of them come by one hook.
+pub mod wanted {
+    /// Its beginning.
+    pub const ENTER: u32 = 1;
+    /// Its end.
+    pub const EXIT: u32 = 2;
+    /// Numbers of system calls are below this; the highest of today is 471.
+    pub const NUMBERS: u32 = 512;
+}
+
 /// Cookie of a probe in a TLS library: which instruction it is at. 0 at entries and RETs.
 pub mod place {
     /// How much lower the stack pointer is here than at the entry and at the RET.

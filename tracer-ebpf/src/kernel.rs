@@ -27,6 +27,8 @@ offsets! {
     TASK_PID,
     TASK_REAL_PARENT,
     TASK_START_BOOTTIME,
+    /// Where a task's word is that tells calls of 32 bits (see [`COMPAT`]).
+    TASK_COMPAT,
     MM_ARG_START,
     MM_ARG_END,
     MM_ENV_START,
@@ -122,6 +124,10 @@ offsets! {
 /// 1 when the kernel has `bpf_task_pt_regs`.
 #[unsafe(no_mangle)]
 pub static TASK_REGS_HELPER: Global<u32> = Global::new(0);
+
+/// Bits of a task's word that are set while it makes a call of 32 bits.
+#[unsafe(no_mangle)]
+pub static COMPAT: Global<u32> = Global::new(u32::MAX);
 
 /// 1 when uprobes can have cookies (since 5.15).
 #[unsafe(no_mangle)]

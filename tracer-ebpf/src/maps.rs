@@ -4,7 +4,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
+use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting, wanted};
 use tracer_common::limits::WINDOW;
 
 use crate::cause::{Actor, Begun, Cause, Channel, Due, Noted, Opener, Stream, Task, Wake};
@@ -222,6 +222,16 @@ pub const CONTEXT_PROGRAM: u32 = 5;
 pub const OFFER_PROGRAM: u32 = 6;
 /// Index of the program that looks for trace context in header blocks; it is there only when context is written.
 pub const BLOCKS_PROGRAM: u32 = 7;
+
+/// What is wanted of a system call, by its number (`abi::wanted`); for `probes::raw`.
+#[map]
+pub static WANTED: Array<u32> = Array::with_max_entries(wanted::NUMBERS, 0);
+/// The programs for ends of system calls, by their numbers.
+#[map]
+pub static EXITS: ProgramArray = ProgramArray::with_max_entries(wanted::NUMBERS, 0);
+/// The same for their beginnings.
+#[map]
+pub static ENTERS: ProgramArray = ProgramArray::with_max_entries(wanted::NUMBERS, 0);
 
 /// The agent itself, never looked at.
 #[unsafe(no_mangle)]

@@ -1,7 +1,8 @@
 //! A small reader of BTF (kernel Documentation/bpf/btf.rst): where is this member of that struct?
 //!
 //! In: the bytes of `/sys/kernel/btf/vmlinux`. Out: byte offsets of members, looked up by name
-//! through anonymous structs and unions. It knows nothing of functions, variables or split BTF.
+//! through anonymous structs and unions; whether there is a function of a name. It knows nothing of variables
+//! or split BTF.
 
 use rustc_hash::FxHashMap;
 
@@ -33,6 +34,7 @@ const KIND_ENUM: u32 = 6;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -123,6 +125,19 @@ impl Btf {
         self.word(id, 2)
     }
 
+    /// Whether the kernel has a function of this name.
+    pub fn has_function(&self, name: &str) -> bool {
+        let is_it = |at: u32| {
+            let at = at as usize;
+            u32_at(&self.bytes, at + 4).is_some_and(|info| info >> 24 & 0x1f == KIND_FUNC)
+                && u32_at(&self.bytes, at)
+                    .and_then(|at| text(&self.bytes, self.strings, at))
+                    .is_some_and(|found| found == name)
+        };
+        // The first one is `void`, which has no place.
+        self.types.iter().skip(1).any(|at| is_it(*at))
+    }
+
     fn word(&self, id: u32, n: usize) -> Option<u32> {
         u32_at(&self.bytes, *self.types.get(id as usize)? as usize + 4 * n)
     }
@@ -208,6 +223,8 @@ mod tests {
         assert_eq!(btf.offset("sock", "__sk_common.skc_family"), Some(16));
         assert_eq!(btf.offset("sock_common", "no_such_member"), None);
         assert_eq!(btf.offset("no_such_struct", "x"), None);
+        assert!(btf.has_function("vfs_read"));
+        assert!(!btf.has_function("no_such_function"));
         assert_eq!(btf.size("unix_address").map(|n| n >= 8), Some(true));
     }
 }

@@ -27,6 +27,13 @@ pub enum OffsetError {
     Architecture(&'static str),
 }
 
+/// The word of a task that tells system calls of 32 bits, and its bits that are set during one: `TS_COMPAT`.
+#[cfg(target_arch = "x86_64")]
+pub const COMPAT: (&str, u32) = ("thread_info.status", 1 << 1);
+/// `TIF_32BIT`.
+#[cfg(not(target_arch = "x86_64"))]
+pub const COMPAT: (&str, u32) = ("thread_info.flags", 1 << 22);
+
 /// `(global, struct, member, required)`.
 const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("TASK_FILES", "task_struct", "files", true),
@@ -42,6 +49,7 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
         "start_boottime",
         false,
     ),
+    ("TASK_COMPAT", "task_struct", COMPAT.0, false),
     ("MM_ARG_START", "mm_struct", "arg_start", true),
     ("MM_ARG_END", "mm_struct", "arg_end", true),
     ("MM_ENV_START", "mm_struct", "env_start", true),

@@ -3,11 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use aya::Ebpf;
 use aya::maps::{Array, RingBuf};
 use aya::programs::{Program, ProgramError};
 use tracer_common::abi::setting;
 
-use super::error::LoadError;
+use super::error::{LoadError, failed};
 use super::follower::Follower;
 use super::load::{
     Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
@@ -16,6 +17,7 @@ use super::load::{
 use super::maps::Maps;
 use super::parallel;
 use super::propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
+use super::raw;
 use super::reader::Reader;
 use super::shared::SharedEbpf;
 use super::tls::TlsProbes;
@@ -81,6 +83,7 @@ impl Kernel {
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
         verified.extend(load_programs(&mut ebpf, Set::Propagate)?);
         verified.extend(load_programs(&mut ebpf, Set::TcpOptions)?);
+        verified.extend(load_programs(&mut ebpf, Set::Raw)?);
         Ok(verified)
     }
 
@@ -90,12 +93,12 @@ impl Kernel {
         // Agents that end wait for all of it.
         let _held = turn.hold();
         let mut ebpf = open(options)?;
-        let sets: &[Set] = match options.tls {
-            true => &[Set::Always, Set::Tls],
-            false => &[Set::Always],
-        };
+        let by_number = raw::is_needed();
+        let mut sets = vec![Set::Always];
+        sets.extend(options.tls.then_some(Set::Tls));
+        sets.extend(by_number.then_some(Set::Raw));
         let mut sees_tls = options.tls;
-        for (set, result) in load_sets(&mut ebpf, sets) {
+        for (set, result) in load_sets(&mut ebpf, &sets) {
             match result {
                 Err(error) if set == Set::Tls => {
                     let why = chain(&error);
@@ -132,13 +135,20 @@ impl Kernel {
             attached: Vec::new(),
             missing: Vec::new(),
         };
-        kernel.attach()?;
+        kernel.attach(by_number)?;
         Ok(kernel)
     }
 
-    fn attach(&mut self) -> Result<(), LoadError> {
+    /// `by_number`: ends of system calls come by one hook.
+    fn attach(&mut self, by_number: bool) -> Result<(), LoadError> {
         let mut ebpf = self.ebpf.lock();
-        let programs: Vec<_> = ebpf.programs_mut().collect();
+        if by_number {
+            self.attached = attach_by_number(&mut ebpf)?;
+        }
+        let programs = ebpf.programs_mut();
+        let programs: Vec<_> = programs
+            .filter(|(name, _)| Set::of(name) != Set::Raw && !(by_number && is_exit(name)))
+            .collect();
         let threads = programs.len();
         for tried in parallel::each(programs, threads, |(name, program)| attach(name, program)) {
             for (hook, result) in tried? {
@@ -268,6 +278,40 @@ impl Kernel {
     }
 }
 
+/// Whether a program is for ends of system calls.
+fn is_exit(name: &str) -> bool {
+    name.starts_with("sys_exit_")
+}
+
+/// The tracepoints of a program.
+pub(super) fn targets<'a>(name: &'a &'a str) -> &'a [&'a str] {
+    let shared = SHARED.iter().find(|points| points.first() == Some(name));
+    shared.copied().unwrap_or(std::slice::from_ref(name))
+}
+
+/// Attaches what goes on to the programs for ends of system calls by their numbers; returns for which there is one.
+fn attach_by_number(ebpf: &mut Ebpf) -> Result<Vec<String>, LoadError> {
+    let exits = ebpf.programs().map(|(name, _)| name.to_owned());
+    let exits: Vec<String> = exits.filter(|name| is_exit(name)).collect();
+    let mut seen = Vec::new();
+    for name in &exits {
+        raw::enter(ebpf, raw::End::Exit, name, targets(&name.as_str()))?;
+        seen.extend(
+            targets(&name.as_str())
+                .iter()
+                .map(|event| (*event).to_owned()),
+        );
+    }
+    let (name, event) = raw::EXIT;
+    let Some(Program::TracePoint(point)) = ebpf.program_mut(name) else {
+        return Err(LoadError::Mismatch(name));
+    };
+    point
+        .attach(raw::CATEGORY, event)
+        .map_err(|source| failed("attach", name, source))?;
+    Ok(seen)
+}
+
 /// Tracepoints, and whether a program could be attached to them.
 type Tried = Vec<(String, Result<(), ProgramError>)>;
 
@@ -281,9 +325,6 @@ fn attach(name: &str, program: &mut Program) -> Result<Tried, LoadError> {
         Program::TracePoint(_) if TAIL_CALLED.contains(&name) => Ok(Vec::new()),
         Program::TracePoint(_) if name == IO_URING && !sees_io_uring() => Ok(Vec::new()),
         Program::TracePoint(point) => {
-            let own = [name];
-            let shared = SHARED.iter().find(|points| points.first() == Some(&name));
-            let targets = shared.copied().unwrap_or(&own).iter();
             let attach = |target: &&str| {
                 let category = match target.split_once('_') {
                     Some(("sched", _)) => "sched",
@@ -295,7 +336,7 @@ fn attach(name: &str, program: &mut Program) -> Result<Tried, LoadError> {
                     point.attach(category, target).map(drop),
                 )
             };
-            Ok(targets.map(attach).collect())
+            Ok(targets(&name).iter().map(attach).collect())
         }
         Program::BtfTracePoint(point) => Ok(vec![(name.to_owned(), point.attach().map(drop))]),
         _ => Err(LoadError::Mismatch("known program type")),

@@ -123,6 +123,7 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
         .override_global("PROPAGATES", &propagates, true)
         .override_global("ID_SECRET_0", &secret_0, true)
         .override_global("ID_SECRET_1", &secret_1, true)
+        .override_global("COMPAT", &offsets::COMPAT.1, true)
         .override_global("TASK_REGS_HELPER", &helper, true)
         .override_global("COOKIES", &cookies, true)
         .override_global("AGENT_TGID", &options.agent_tgid, true)
@@ -164,6 +165,8 @@ pub(super) enum Set {
     Propagate,
     /// Of these, what takes a kernel with TCP options of programs.
     TcpOptions,
+    /// With the start, where all system calls come by one hook (see `probes::raw`).
+    Raw,
 }
 
 impl Set {
@@ -171,6 +174,8 @@ impl Set {
     pub(super) fn of(name: &str) -> Self {
         if OPTION_PROGRAMS.contains(&name) {
             Set::TcpOptions
+        } else if name.starts_with("raw_sys_") {
+            Set::Raw
         } else if name.starts_with("propagate_") {
             Set::Propagate
         } else if name.starts_with("tls_") || name.starts_with("go_tls_") {

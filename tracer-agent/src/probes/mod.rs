@@ -8,6 +8,7 @@ pub mod maps;
 mod object;
 mod parallel;
 pub mod propagate;
+mod raw;
 pub mod reader;
 mod runtime;
 mod shared;

@@ -216,13 +216,14 @@ fn makes(thread: &mut Actor, task: u64, site: u64) {
         }
         return;
     }
+    // Without combinators of `Option`: LLVM may leave them functions of their own, whose arguments are not all set.
     let has_read = thread.flags & flag::READS != 0;
     let mut cause = Cause::NONE;
-    if let Some(maker) = running(tgid, tid)
-        && let Some(maker) = known(maker, tgid)
+    if let Some(running) = running(tgid, tid)
+        && let Some(maker) = known(running, tgid)
         && (has_read || maker.flags & STREAMS == 0)
     {
-        cause = works_for(maker).0;
+        (cause, _) = works_for(maker);
     }
     if cause.connection == 0 {
         // What a task of the same address left, should its end not have been seen.

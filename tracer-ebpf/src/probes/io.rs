@@ -601,11 +601,24 @@ fn whole_call_is_skipped(verdict: u8, side: &mut Direction, total: u32) -> bool 
     skipped
 }
 
-/// When this thread entered the call it is leaving.
+/// When this thread entered the call it is leaving. It is forgotten then: newer kernels may leave out the program
+/// that takes note of the next one (see `probes::raw`).
 #[inline(always)]
 fn entered(tid: u32, time_ns: u64) -> u64 {
-    match ENTERED.get(tid & (ENTERED_SLOTS - 1)) {
-        Some(slot) if slot.tid == tid && slot.time_ns <= time_ns => slot.time_ns,
-        _ => time_ns,
+    let Some(slot) = ENTERED.get_ptr_mut(tid & (ENTERED_SLOTS - 1)) else {
+        return time_ns;
+    };
+    // SAFETY: the pointer is into the map; the slot is this thread's, which the thread id tells.
+    unsafe {
+        let Entered {
+            time_ns: entered,
+            tid: owner,
+            ..
+        } = *slot;
+        if owner != tid || entered > time_ns {
+            return time_ns;
+        }
+        (*slot).tid = 0;
+        entered
     }
 }

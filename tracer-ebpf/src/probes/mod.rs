@@ -6,6 +6,7 @@ pub mod frames;
 pub mod io;
 pub mod mapped;
 pub mod process;
+pub mod raw;
 pub mod runtime;
 pub mod tcp;
 pub mod tls;

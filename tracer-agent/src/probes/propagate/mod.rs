@@ -21,6 +21,7 @@ use tracer_common::abi::{propagated, propagation};
 
 use super::error::{LoadError, failed};
 use super::load::{Set, load_programs};
+use super::raw;
 use crate::rights;
 pub use selftest::Fault;
 
@@ -196,8 +197,12 @@ impl Propagation {
         if sends {
             put(ebpf, "PROGRAMS", OFFER_PROGRAM, OFFER)?;
         }
-        for (name, points) in ENTRIES {
-            attach_points(ebpf, name, points)?;
+        if raw::is_needed() {
+            attach_by_number(ebpf)?;
+        } else {
+            for (name, points) in ENTRIES {
+                attach_points(ebpf, name, points)?;
+            }
         }
         let mut propagation = Propagation {
             sockets,
@@ -333,6 +338,23 @@ fn attach_message(
         .map_err(|_| LoadError::Mismatch(name))?;
     program
         .attach(sockets.fd())
+        .map_err(|source| failed("attach", name, source))?;
+    Ok(())
+}
+
+/// Where programs of single system calls can be preempted: those for their beginnings, by their numbers.
+fn attach_by_number(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for (name, points) in ENTRIES {
+        if raw::enter(ebpf, raw::End::Enter, name, points)? == 0 {
+            return Err(LoadError::Mismatch(name));
+        }
+    }
+    let (name, event) = raw::ENTER;
+    let Some(Program::TracePoint(program)) = ebpf.program_mut(name) else {
+        return Err(LoadError::Mismatch(name));
+    };
+    program
+        .attach(raw::CATEGORY, event)
         .map_err(|source| failed("attach", name, source))?;
     Ok(())
 }
