@@ -122,8 +122,10 @@ pub mod cause_method {
     pub const TASK_CREATED: u32 = 10;
     /// A task that serves that exchange sent it to the task that writes to the connection.
     pub const TASK_HANDED: u32 = 11;
+    /// The thread was woken for that exchange, the only one in its process.
+    pub const THREAD_WOKEN: u32 = 12;
     /// Number of methods.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 13;
 }
 
 /// How a process runs what it serves, which decides what can be said about causes. Low byte of
@@ -152,6 +154,11 @@ pub mod kind_of_process {
     pub const THREADS_END: u32 = 0x200;
     /// A thread made while serving a request was seen to serve on after it.
     pub const THREADS_STAY: u32 = 0x400;
+    /// Waits and wakes of its threads are followed.
+    pub const WOKEN: u32 = 0x800;
+    /// Threads that were woken for requests were seen to do other work as well, or not all requests are counted: who
+    /// woke a thread says nothing.
+    pub const OTHER_WORK: u32 = 0x1000;
 }
 
 /// Indexes of what user space may change while the kernel side runs.

@@ -79,7 +79,9 @@ pub struct Connection {
     pub blocking: u8,
     /// As a client: where one of its requests ended was told by the answer alone.
     pub guessed: u8,
-    pub reserved: [u8; 4],
+    /// As a server: the request at `open_key` is counted among those of its process.
+    pub counted: u8,
+    pub reserved: [u8; 3],
 }
 
 /// Values of [`Connection::open`].
@@ -283,7 +285,8 @@ const EMPTY: Connection = Connection {
     ended: 0,
     blocking: 0,
     guessed: 0,
-    reserved: [0; 4],
+    counted: 0,
+    reserved: [0; 3],
 };
 
 /// Where a connection comes from.

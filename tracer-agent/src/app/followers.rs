@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::kind_of_process as kind;
 
 use super::AppError;
@@ -34,6 +34,8 @@ enum Job {
     Foresee(u32),
     /// It serves with an event loop.
     Tasks(u32, Runtime),
+    /// Waits and wakes of its threads are to be seen.
+    Wakes(u32),
     /// It ended, or runs something else.
     Forget(u32),
 }
@@ -78,6 +80,8 @@ pub struct Followers {
     answers: Receiver<Answer>,
     waiting: Arc<AtomicUsize>,
     questions: Questions,
+    /// Processes with [`Job::Wakes`].
+    woken: FxHashSet<u32>,
 }
 
 impl Followers {
@@ -107,6 +111,7 @@ impl Followers {
             answers,
             waiting,
             questions: Questions::default(),
+            woken: FxHashSet::default(),
         })
     }
 
@@ -125,6 +130,9 @@ impl Followers {
         }
         if runtime == Runtime::Rust {
             self.send(0, Job::Foresee(tgid));
+        }
+        if known.is_some_and(|kind| kind & kind::WOKEN != 0) && self.woken.insert(tgid) {
+            self.send(0, Job::Wakes(tgid));
         }
         // Asked here: by the time that it is opened the process may run something else.
         if known.is_none()
@@ -149,7 +157,7 @@ impl Followers {
     /// A process ended, or runs something else from now on.
     pub fn gone(&mut self, tgid: u32, may_have_probes: bool) {
         self.questions.forget(tgid);
-        if may_have_probes {
+        if self.woken.remove(&tgid) || may_have_probes {
             // Beyond the limit too: probes of a process that is gone would stay.
             self.send(0, Job::Forget(tgid));
         }
@@ -236,6 +244,10 @@ impl Worker {
                     _ => kind::TASKS,
                 };
                 Some((tgid, followed.then_some(kind)))
+            }
+            Job::Wakes(tgid) => {
+                self.follower.follow_wakes(tgid);
+                None
             }
             Job::Forget(tgid) => {
                 self.follower.forget(tgid);

@@ -42,7 +42,7 @@ pub enum Link {
 
 impl Link {
     /// All there are.
-    pub const ALL: [Link; 14] = [
+    pub const ALL: [Link; 15] = [
         Link::Context,
         Link::TcpOption,
         Link::LocalConnection,
@@ -57,6 +57,7 @@ impl Link {
         Link::Cause(CauseMethod::Task),
         Link::Cause(CauseMethod::TaskCreated),
         Link::Cause(CauseMethod::TaskHanded),
+        Link::Cause(CauseMethod::ThreadWoken),
     ];
 
     /// Name as in the attribute `tracer.parent.method` and in metrics.
@@ -77,6 +78,7 @@ impl Link {
                 CauseMethod::Task => "task",
                 CauseMethod::TaskCreated => "task-created",
                 CauseMethod::TaskHanded => "task-handed",
+                CauseMethod::ThreadWoken => "thread-woken",
             },
         }
     }

@@ -6,6 +6,7 @@
 use tracer_common::abi::direction;
 
 use super::pool::leaves_pool;
+use super::woken::ends;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::maps::{EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES};
 use crate::memory::zero;
@@ -115,12 +116,16 @@ pub fn closed(connection: &mut Connection) {
 
 #[inline(always)]
 fn exchange_ended(connection: &mut Connection) {
+    let cause = Cause {
+        connection: connection.id,
+        key: connection.open_key,
+    };
     if connection.open == open::ONE {
-        let cause = Cause {
-            connection: connection.id,
-            key: connection.open_key,
-        };
         cause.end();
+    }
+    if connection.counted != 0 {
+        connection.counted = 0;
+        ends(&cause);
     }
     connection.open = open::NOTHING;
 }

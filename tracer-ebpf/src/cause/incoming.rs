@@ -6,6 +6,7 @@ use tracer_common::abi::{cause_method as method, direction, kind_of_process as k
 use super::Cause;
 use super::actor::{actor, add_to_kind, flag, kind_of};
 use super::outgoing::goes_out;
+use super::woken::{begins, ends};
 use crate::connection::{Connection, open, verdict};
 use crate::maps::Call;
 
@@ -32,6 +33,10 @@ fn came_in(call: &Call, connection: &mut Connection) {
     if connection.open != open::NOTHING {
         before.end();
     }
+    if connection.counted != 0 {
+        ends(&before);
+    }
+    connection.counted = begins(&cause, call.tgid, kind_of(call.tgid)) as u8;
     connection.open_key = cause.key;
     if connection.outstanding > 0 {
         connection.open = open::SEVERAL;

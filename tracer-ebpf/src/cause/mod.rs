@@ -7,7 +7,8 @@
 //!
 //! Nothing here may guess: what a thread does next belongs to the request it read only where the way
 //! its program runs makes that certain (`abi::kind_of_process`). In doubt there is no cause.
-//! It cannot see queues inside of a program: work that one thread hands to another.
+//! It cannot see queues inside of a program: of work that one thread hands to another it sees who is woken
+//! (`woken.rs`).
 
 mod actor;
 mod exchange;
@@ -19,6 +20,7 @@ mod task;
 mod thread;
 mod tokio;
 mod turn;
+mod woken;
 
 pub use actor::{Actor, process_ended, process_made};
 pub use exchange::{Cause, answered, closed};
@@ -35,3 +37,4 @@ pub use tokio::{
     tokio_receives, tokio_runs, tokio_sends,
 };
 pub use turn::{forget, goes_on, hands_over, read_elsewhere, touched, waited};
+pub use woken::{Crowd, Flight, Waker, Worker, waited_at, waits_are_followed, waits_at, wakes_at};

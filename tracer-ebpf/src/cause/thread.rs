@@ -4,6 +4,7 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use tracer_common::abi::{cause_method as method, kind_of_process as kind};
 
 use super::actor::{Actor, add_to_kind, flag, reset, thread, thread_slot};
+use super::woken::worker_ended;
 
 /// The current thread makes another one in its process.
 #[inline(always)]
@@ -31,6 +32,7 @@ pub fn thread_made(tgid: u32, child: u32) {
 pub fn thread_ended() {
     let id = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    worker_ended(tgid, tid);
     let Some(actor) = thread(tid) else {
         return;
     };
