@@ -59,6 +59,18 @@ fn play(
     env: &[(&str, &str)],
     wait: Duration,
 ) -> Option<Outcome> {
+    play_at(CONCURRENCY, test, query, service, env, wait)
+}
+
+/// The same with so many clients at a time.
+fn play_at(
+    concurrency: usize,
+    test: &str,
+    query: &str,
+    service: &[&str],
+    env: &[(&str, &str)],
+    wait: Duration,
+) -> Option<Outcome> {
     let _session = Session::begin(test)?;
     let files = tempfile::TempDir::new().expect("a directory");
     let spans = files.path().join("spans.jsonl");
@@ -71,7 +83,7 @@ fn play(
         .arg("--")
         .arg(python())
         .arg(source("causality/scene.py"))
-        .args([&CONCURRENCY.to_string(), &REQUESTS.to_string(), query])
+        .args([&concurrency.to_string(), &REQUESTS.to_string(), query])
         .args(service)
         .env("SPANS", &spans)
         .env("WAIT", wait.as_secs().to_string())
@@ -284,5 +296,66 @@ fn work_that_is_not_the_requests() {
         if how == "after" {
             assert_eq!(outcome.right, 0, "{how}: {outcome:?}");
         }
+    }
+}
+
+/// Compiles a service of Java's into a directory that is given back with its path.
+fn java(test: &str, source: &std::path::Path) -> Option<(tempfile::TempDir, String)> {
+    let classes = tempfile::TempDir::new().expect("a directory");
+    let mut compile = Command::new("javac");
+    compile.arg("-d").arg(classes.path()).arg(source);
+    if let Err(reason) = process::run(&mut compile) {
+        skipped(test, &reason);
+        return None;
+    }
+    let path = classes.path().display().to_string();
+    Some((classes, path))
+}
+
+/// Scenario: requests one after the other give their calls to a pool of threads and wait for them, while a thread
+/// calls in the background all the time; then eight at a time. Guarantees: never a wrong parent; one at a time, threads
+/// of the pool are believed once they were seen to be waited for.
+#[test]
+fn java_shared_executor() {
+    let test = "causality::java_shared_executor";
+    let Some((_classes, path)) = java(test, &front("Front.java")) else {
+        return;
+    };
+    let service = ["java", "-XX:TieredStopAtLevel=1", "-cp", &path, "Front"];
+    for concurrency in [1, CONCURRENCY] {
+        let env = [("FAN", "pool")];
+        let query = "row=0&fan=3";
+        let Some(outcome) = play_at(concurrency, test, query, &service, &env, SETTLED) else {
+            return;
+        };
+        assert_eq!(outcome.calls, 3 * REQUESTS, "{outcome:?}");
+        if concurrency == 1 {
+            assert!(outcome.right > 0, "{outcome:?}");
+        }
+    }
+}
+
+/// Scenario: work in other threads that is easily taken for a request's (see the service), one request at a time and
+/// two. Guarantees: no wrong parent.
+#[test]
+fn java_work_that_is_not_the_requests() {
+    let test = "causality::java_work_that_is_not_the_requests";
+    let Some((_classes, path)) = java(test, &source("causality/Odd.java")) else {
+        return;
+    };
+    let service = ["java", "-XX:TieredStopAtLevel=1", "-cp", &path, "Odd"];
+    for (how, concurrency) in [
+        ("pool", 1),
+        ("small", 2),
+        ("batch", 1),
+        ("lock", 1),
+        ("after", 2),
+        ("schedule", 1),
+    ] {
+        let env = [("HOW", how)];
+        let Some(outcome) = play_at(concurrency, test, "", &service, &env, SETTLED) else {
+            return;
+        };
+        println!("{how}: {outcome:?}");
     }
 }
