@@ -124,8 +124,10 @@ pub mod cause_method {
     pub const TASK_HANDED: u32 = 11;
     /// The thread was woken for that exchange, the only one in its process.
     pub const THREAD_WOKEN: u32 = 12;
+    /// The thread took work that was handed over for that exchange.
+    pub const THREAD_HANDED: u32 = 13;
     /// Number of methods.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 14;
 }
 
 /// How a process runs what it serves, which decides what can be said about causes. Low byte of
@@ -159,6 +161,8 @@ pub mod kind_of_process {
     /// Threads that were woken for requests were seen to do other work as well, or not all requests are counted: who
     /// woke a thread says nothing.
     pub const OTHER_WORK: u32 = 0x1000;
+    /// It was seen to read a request.
+    pub const SERVES: u32 = 0x2000;
 }
 
 /// Indexes of what user space may change while the kernel side runs.

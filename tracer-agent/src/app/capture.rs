@@ -351,6 +351,7 @@ impl Loaded {
                 let followers = &mut self.followers;
                 self.pipeline
                     .each_event_loop(|tgid, runtime| followers.tasks(tgid, runtime));
+                self.pipeline.each_with_pools(|tgid| followers.pools(tgid));
                 match self.limits.memory() {
                     Step::GoOn => {}
                     Step::Shed => self.pipeline.shed(),

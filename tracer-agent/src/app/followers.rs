@@ -36,6 +36,8 @@ enum Job {
     Tasks(u32, Runtime),
     /// Waits and wakes of its threads are to be seen.
     Wakes(u32),
+    /// It serves, and may have executors by now.
+    Pools(u32),
     /// It ended, or runs something else.
     Forget(u32),
 }
@@ -154,6 +156,13 @@ impl Followers {
         true
     }
 
+    /// A process of Python serves, and may have executors by now: asked now and then.
+    pub fn pools(&mut self, tgid: u32) {
+        if !self.is_full() {
+            self.send(0, Job::Pools(tgid));
+        }
+    }
+
     /// A process ended, or runs something else from now on.
     pub fn gone(&mut self, tgid: u32, may_have_probes: bool) {
         self.questions.forget(tgid);
@@ -244,6 +253,10 @@ impl Worker {
                     _ => kind::TASKS,
                 };
                 Some((tgid, followed.then_some(kind)))
+            }
+            Job::Pools(tgid) => {
+                self.follower.follow_pools(&self.proc, tgid);
+                None
             }
             Job::Wakes(tgid) => {
                 self.follower.follow_wakes(tgid);

@@ -61,6 +61,11 @@ impl Follower {
         self.tasks.foresee(&self.ebpf, proc, tgid);
     }
 
+    /// Attaches what shows the work of executors in a process of Python that has loaded them.
+    pub fn follow_pools(&mut self, proc: &ProcFs, tgid: u32) {
+        self.tasks.follow_pools(&self.ebpf, proc, tgid);
+    }
+
     /// Attaches what shows which threads of a process wake which.
     pub fn follow_wakes(&mut self, tgid: u32) {
         self.futexes.follow(&mut self.ebpf.lock_first(), tgid);

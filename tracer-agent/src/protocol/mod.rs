@@ -103,6 +103,8 @@ pub enum CauseMethod {
     TaskHanded,
     /// The thread was woken for that exchange, the only one in its process.
     ThreadWoken,
+    /// The thread took work that was handed over for that exchange.
+    ThreadHanded,
 }
 
 impl CauseMethod {
@@ -122,6 +124,7 @@ impl CauseMethod {
             abi::TASK_CREATED => CauseMethod::TaskCreated,
             abi::TASK_HANDED => CauseMethod::TaskHanded,
             abi::THREAD_WOKEN => CauseMethod::ThreadWoken,
+            abi::THREAD_HANDED => CauseMethod::ThreadHanded,
             _ => return None,
         })
     }

@@ -42,7 +42,7 @@ pub enum Link {
 
 impl Link {
     /// All there are.
-    pub const ALL: [Link; 15] = [
+    pub const ALL: [Link; 16] = [
         Link::Context,
         Link::TcpOption,
         Link::LocalConnection,
@@ -58,6 +58,7 @@ impl Link {
         Link::Cause(CauseMethod::TaskCreated),
         Link::Cause(CauseMethod::TaskHanded),
         Link::Cause(CauseMethod::ThreadWoken),
+        Link::Cause(CauseMethod::ThreadHanded),
     ];
 
     /// Name as in the attribute `tracer.parent.method` and in metrics.
@@ -79,6 +80,7 @@ impl Link {
                 CauseMethod::TaskCreated => "task-created",
                 CauseMethod::TaskHanded => "task-handed",
                 CauseMethod::ThreadWoken => "thread-woken",
+                CauseMethod::ThreadHanded => "thread-handed",
             },
         }
     }

@@ -81,6 +81,9 @@ fn is_read_by(call: &Call, connection: &Connection) {
     if kind == kind::NONE {
         return;
     }
+    if kind & kind::SERVES == 0 {
+        add_to_kind(call.tgid, kind::SERVES);
+    }
     let Some(actor) = actor(kind, call.tgid, call.tid, true) else {
         return;
     };

@@ -12,6 +12,7 @@
 
 mod actor;
 mod exchange;
+mod executor;
 mod goroutine;
 mod incoming;
 mod outgoing;
@@ -24,6 +25,7 @@ mod woken;
 
 pub use actor::{Actor, process_ended, process_made};
 pub use exchange::{Cause, answered, closed};
+pub use executor::{gets, got, puts};
 pub use goroutine::{
     goroutine_ended, goroutine_made, goroutine_runnable, goroutine_sends, goroutine_writes,
 };

@@ -85,6 +85,10 @@ pub(super) fn goes_out(call: &mut Call, connection: &mut Connection) {
     }
     call.cause = cause;
     call.cause_method = found;
+    if found == method::THREAD_HANDED {
+        // It may do other work by the time that it reads the answer.
+        return;
+    }
     connection.caller = owner;
     // As to requests in a row, whose response is read next is not known.
     if connection.outstanding == 0 {
@@ -143,8 +147,8 @@ fn opener(caller: &Caller) -> Option<Opener> {
         return None;
     }
     let actor = actor(kind, caller.tgid, caller.tid, false)?;
-    let (cause, _) = used(actor, kind);
-    if !cause.is_open() {
+    let (cause, found) = used(actor, kind);
+    if !cause.is_open() || found == method::THREAD_HANDED {
         return None;
     }
     Some(Opener {

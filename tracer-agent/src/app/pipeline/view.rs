@@ -86,6 +86,18 @@ impl Pipeline {
         });
     }
 
+    /// Tells of processes of Python's that serve, now and then.
+    pub fn each_with_pools(&mut self, look: impl FnMut(u32)) {
+        let Side {
+            event_loops, maps, ..
+        } = &mut self.host;
+        let serves = |tgid| {
+            let kind = maps.kind(tgid);
+            kind.is_some_and(|kind| kind & kind_of_process::SERVES != 0)
+        };
+        event_loops.look(Runtime::Python, serves, look);
+    }
+
     /// Says how a process runs what it serves.
     pub fn set_kind(&mut self, tgid: u32, kind: u32) {
         if let Err(error) = self.host.maps.set_kind(tgid, kind) {
