@@ -183,6 +183,20 @@ fn python_threads() {
     }
 }
 
+/// Scenario: requests give their calls to one pool of threads and wait for them, and so does a thread of nobody's, which
+/// does not wait. Guarantees: the calls are the children of the request that gave them, of eight at a time; none has a
+/// wrong parent.
+#[test]
+fn python_shared_pool() {
+    let test = "causality::python_shared_pool";
+    let script = source("causality/odd.py").display().to_string();
+    let service = [python(), script.as_str()];
+    let Some(outcome) = play(test, "how=pool", &service, &[], FOLLOWED) else {
+        return;
+    };
+    at_least(test, &outcome, 3, 80);
+}
+
 /// Scenario: a task of asyncio for each connection, calls in a row and in tasks made for them, a task
 /// that calls in the background. Guarantees: calls in a row are the request's children; none has a
 /// wrong parent. (When tasks that others made are believed is learnt: how many is not promised.)
@@ -281,7 +295,6 @@ fn work_that_is_not_the_requests() {
     let test = "causality::work_that_is_not_the_requests";
     for (script, how) in [
         ("odd.py", "after"),
-        ("odd.py", "pool"),
         ("odd.py", "queue"),
         ("odd.py", "selected"),
         ("odd_tasks.py", "after"),

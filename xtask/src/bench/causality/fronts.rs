@@ -80,7 +80,7 @@ pub const FRONTS: &[Front] = &[
         0.999,
     ),
     front("python threaded, fresh", Kind::PythonThreaded, true, 0.999),
-    front("python, shared pool", Kind::PythonPool, false, 0.0),
+    front("python, shared pool", Kind::PythonPool, false, 0.999),
     front("gunicorn sync, keep-alive", Kind::Gunicorn, false, 0.999),
     front("gunicorn sync, fresh", Kind::Gunicorn, true, 0.999),
     java("java blocking, in a row", "thread", (2, 0), 0.999),
