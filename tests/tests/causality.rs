@@ -197,6 +197,19 @@ fn python_shared_pool() {
     at_least(test, &outcome, 3, 80);
 }
 
+/// Scenario: an event loop gives the calls of its requests to a pool of two threads. Guarantees: none has a wrong parent,
+/// and some have the right one once the loop's tasks and the pool are followed.
+#[test]
+fn python_pool_of_an_event_loop() {
+    let test = "causality::python_pool_of_an_event_loop";
+    let script = source("causality/odd_tasks.py").display().to_string();
+    let service = [python(), script.as_str()];
+    let Some(outcome) = play(test, "how=pool", &service, &[], FOLLOWED) else {
+        return;
+    };
+    at_least(test, &outcome, 1, 80);
+}
+
 /// Scenario: a task of asyncio for each connection, calls in a row and in tasks made for them, a task
 /// that calls in the background. Guarantees: calls in a row are the request's children; none has a
 /// wrong parent. (When tasks that others made are believed is learnt: how many is not promised.)
@@ -299,7 +312,6 @@ fn work_that_is_not_the_requests() {
         ("odd.py", "selected"),
         ("odd_tasks.py", "after"),
         ("odd_tasks.py", "queue"),
-        ("odd_tasks.py", "pool"),
     ] {
         let query = format!("how={how}");
         let script = source("causality").join(script).display().to_string();
@@ -359,7 +371,6 @@ fn java_work_that_is_not_the_requests() {
     let service = ["java", "-XX:TieredStopAtLevel=1", "-cp", &path, "Odd"];
     for (how, concurrency) in [
         ("pool", 1),
-        ("small", 2),
         ("batch", 1),
         ("lock", 1),
         ("after", 2),

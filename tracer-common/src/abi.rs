@@ -156,13 +156,15 @@ pub mod kind_of_process {
     pub const THREADS_END: u32 = 0x200;
     /// A thread made while serving a request was seen to serve on after it.
     pub const THREADS_STAY: u32 = 0x400;
-    /// Waits and wakes of its threads are followed.
+    /// Waits and wakes of its threads say what they work for, where they are seen.
     pub const WOKEN: u32 = 0x800;
     /// Threads that were woken for requests were seen to do other work as well, or not all requests are counted: who
     /// woke a thread says nothing.
     pub const OTHER_WORK: u32 = 0x1000;
     /// It was seen to read a request.
     pub const SERVES: u32 = 0x2000;
+    /// Of one with [`WOKEN`]: a thread that serves nothing sent a request while another one served.
+    pub const STRANGERS: u32 = 0x4000;
 }
 
 /// Indexes of what user space may change while the kernel side runs.

@@ -1,8 +1,7 @@
 // Work in other threads that is easily taken for a request's; HOW says which. Calls for a request are
 // /b/ID/N, those of nobody in particular /b/background-N/0.
 //
-// pool      requests and a thread of nobody's share a pool, and wait for what they gave it
-// small     the same with a pool that has less threads than there is work
+// pool      requests and a thread of nobody's share a pool with less threads than there is work
 // batch     requests leave notes for a thread that sends them when there are some, or after a while
 // lock      a thread of nobody's calls while it holds a lock that requests take as well
 // after     requests give work to a pool, and answer without waiting for it
@@ -16,7 +15,7 @@ import java.util.concurrent.locks.ReentrantLock;
 public class Odd {
     static final String NEXT = System.getenv("NEXT");
     static final String HOW = System.getenv("HOW");
-    static final int SIZE = HOW.equals("small") ? 2 : 6;
+    static final int SIZE = HOW.equals("pool") ? 2 : 6;
     static final ScheduledThreadPoolExecutor POOL = new ScheduledThreadPoolExecutor(SIZE);
     static final ExecutorService FIXED = Executors.newFixedThreadPool(SIZE);
     static final ReentrantLock LOCK = new ReentrantLock();
@@ -74,7 +73,7 @@ public class Odd {
         switch (HOW) {
             case "schedule" -> {
                 int[] n = {0};
-                POOL.scheduleAtFixedRate(() -> nobodys(n[0]++), 3, 3, TimeUnit.MILLISECONDS);
+                POOL.scheduleAtFixedRate(() -> nobodys(n[0]++), 5, 5, TimeUnit.MILLISECONDS);
             }
             case "batch" -> {
                 for (int n = 0; ; n++) {
@@ -95,11 +94,11 @@ public class Odd {
                     Thread.sleep(1);
                 }
             }
-            case "pool", "small" -> {
+            case "pool" -> {
                 for (int n = 0; ; n++) {
                     int now = n;
                     FIXED.submit(() -> nobodys(now));
-                    Thread.sleep(2);
+                    Thread.sleep(5);
                 }
             }
             default -> { }

@@ -133,9 +133,6 @@ impl Followers {
         if runtime == Runtime::Rust {
             self.send(0, Job::Foresee(tgid));
         }
-        if known.is_some_and(|kind| kind & kind::WOKEN != 0) && self.woken.insert(tgid) {
-            self.send(0, Job::Wakes(tgid));
-        }
         // Asked here: by the time that it is opened the process may run something else.
         if known.is_none()
             && let Some(exe) = exe()
@@ -156,10 +153,15 @@ impl Followers {
         true
     }
 
-    /// A process of Python serves, and may have executors by now: asked now and then.
-    pub fn pools(&mut self, tgid: u32) {
-        if !self.is_full() {
-            self.send(0, Job::Pools(tgid));
+    /// Threads of a process may work for others by now: told now and then.
+    pub fn pools(&mut self, tgid: u32, runtime: Runtime) {
+        if self.is_full() {
+            return;
+        }
+        match runtime {
+            Runtime::Python => self.send(0, Job::Pools(tgid)),
+            _ if self.woken.insert(tgid) => self.send(0, Job::Wakes(tgid)),
+            _ => {}
         }
     }
 

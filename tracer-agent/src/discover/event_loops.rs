@@ -66,21 +66,17 @@ impl EventLoops {
         }
     }
 
-    /// A turn: those of a runtime that serve are looked into, each less often from time to time.
+    /// A turn: those that are worth it are looked into, each less often from time to time.
     pub fn look(
         &mut self,
-        runtime: Runtime,
-        mut serves: impl FnMut(u32) -> bool,
-        mut look: impl FnMut(u32),
+        mut is_worth: impl FnMut(u32, Runtime) -> bool,
+        mut look: impl FnMut(u32, Runtime),
     ) {
         for (tgid, process) in &mut self.all {
-            if process.runtime != runtime {
-                continue;
-            }
             if process.wait > 0 {
                 process.wait -= 1;
-            } else if serves(*tgid) {
-                look(*tgid);
+            } else if is_worth(*tgid, process.runtime) {
+                look(*tgid, process.runtime);
                 process.wait = 1 << process.looks;
                 process.looks = (process.looks + 1).min(RAREST);
             }
@@ -124,21 +120,19 @@ mod tests {
         assert_eq!(candidates(&mut processes).len(), MOST);
     }
 
-    /// Scenario: a process serves from some turn on, another one never, a third runs something else. Guarantees: the
-    /// first is looked into at once and then ever more seldom, up to a limit, the others never.
+    /// Scenario: a process serves from some turn on, another one never. Guarantees: the first is looked into at once and
+    /// then ever more seldom, up to a limit, the other never.
     #[test]
     fn looks_become_rarer() {
         let mut processes = EventLoops::default();
         processes.started(1, Runtime::Python);
         processes.started(2, Runtime::Python);
-        processes.started(3, Runtime::Rust);
         let mut turns = Vec::new();
         for turn in 0..4000u32 {
             processes.look(
-                Runtime::Python,
-                |tgid| tgid != 2 && turn >= 5,
-                |tgid| {
-                    assert_eq!(tgid, 1);
+                |tgid, _| tgid != 2 && turn >= 5,
+                |tgid, runtime| {
+                    assert_eq!((tgid, runtime), (1, Runtime::Python));
                     turns.push(turn);
                 },
             );

@@ -343,6 +343,9 @@ pub(super) fn woken_calls(kind: u32, tgid: u32, tid: u32) -> Cause {
     if let Some(crowd) = crowd(tgid) {
         (in_flight, begun, proofs) = (crowd.in_flight, crowd.begun, crowd.proofs);
     }
+    if in_flight != 0 && kind & kind::STRANGERS == 0 {
+        add_to_kind(tgid, kind::STRANGERS);
+    }
     let Some(worker) = worker(tgid, tid) else {
         if in_flight == 0 {
             let made = Worker {
