@@ -337,6 +337,13 @@ fn java(test: &str, source: &std::path::Path) -> Option<(tempfile::TempDir, Stri
     Some((classes, path))
 }
 
+/// Runs a class of these; answers leave at once, not after the client's delayed acknowledgement.
+fn java_command<'a>(classes: &'a str, class: &'a str) -> [&'a str; 6] {
+    let at_once = "-Dsun.net.httpserver.nodelay=true";
+    let fast = "-XX:TieredStopAtLevel=1";
+    ["java", fast, at_once, "-cp", classes, class]
+}
+
 /// Scenario: requests one after the other give their calls to a pool of threads and wait for them, while a thread
 /// calls in the background all the time; then eight at a time. Guarantees: never a wrong parent; one at a time, threads
 /// of the pool are believed once they were seen to be waited for.
@@ -346,7 +353,7 @@ fn java_shared_executor() {
     let Some((_classes, path)) = java(test, &front("Front.java")) else {
         return;
     };
-    let service = ["java", "-XX:TieredStopAtLevel=1", "-cp", &path, "Front"];
+    let service = java_command(&path, "Front");
     for concurrency in [1, CONCURRENCY] {
         let env = [("FAN", "pool")];
         let query = "row=0&fan=3";
@@ -368,7 +375,7 @@ fn java_work_that_is_not_the_requests() {
     let Some((_classes, path)) = java(test, &source("causality/Odd.java")) else {
         return;
     };
-    let service = ["java", "-XX:TieredStopAtLevel=1", "-cp", &path, "Odd"];
+    let service = java_command(&path, "Odd");
     for (how, concurrency) in [
         ("pool", 1),
         ("batch", 1),
