@@ -124,8 +124,12 @@ pub mod cause_method {
     pub const TASK_CREATED: u32 = 10;
     /// A task that serves that exchange sent it to the task that writes to the connection.
     pub const TASK_HANDED: u32 = 11;
+    /// The thread was woken for that exchange, the only one in its process.
+    pub const THREAD_WOKEN: u32 = 12;
+    /// The thread took work that was handed over for that exchange.
+    pub const THREAD_HANDED: u32 = 13;
     /// Number of methods.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 14;
 }
 
 /// How a process runs what it serves, which decides what can be said about causes. Low byte of
@@ -154,8 +158,17 @@ pub mod kind_of_process {
     pub const THREADS_END: u32 = 0x200;
     /// A thread made while serving a request was seen to serve on after it.
     pub const THREADS_STAY: u32 = 0x400;
+    /// Waits and wakes of its threads say what they work for, where they are seen.
+    pub const WOKEN: u32 = 0x800;
+    /// Threads that were woken for requests were seen to do other work as well, or not all requests are counted: who
+    /// woke a thread says nothing.
+    pub const OTHER_WORK: u32 = 0x1000;
+    /// It was seen to read a request.
+    pub const SERVES: u32 = 0x2000;
+    /// Of one with [`WOKEN`]: a thread that serves nothing sent a request while another one served.
+    pub const STRANGERS: u32 = 0x4000;
     /// Callbacks write the streams of HTTP/2 that they begin themselves (nginx).
-    pub const OWN_STREAMS: u32 = 0x800;
+    pub const OWN_STREAMS: u32 = 0x8000;
 }
 
 /// Indexes of what user space may change while the kernel side runs.

@@ -78,10 +78,18 @@ pub struct Connection {
     pub ended: u8,
     /// Of a socket that carries a TLS session: calls wait where there is nothing to read.
     pub blocking: u8,
-    /// As a client: where one of its requests ended was told by the answer alone.
-    pub guessed: u8,
+    /// Bits of [`mark`].
+    pub marks: u8,
     /// Newest stream of HTTP/2 that was begun.
     pub newest: u32,
+}
+
+/// Bits of [`Connection::marks`].
+pub mod mark {
+    /// As a client: where one of its requests ended was told by the answer alone.
+    pub const GUESSED: u8 = 1;
+    /// As a server: the request at `open_key` is counted among those of its process.
+    pub const COUNTED: u8 = 2;
 }
 
 /// Values of [`Connection::open`].
@@ -284,7 +292,7 @@ const EMPTY: Connection = Connection {
     is_tls: 0,
     ended: 0,
     blocking: 0,
-    guessed: 0,
+    marks: 0,
     newest: 0,
 };
 

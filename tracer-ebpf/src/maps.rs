@@ -7,7 +7,10 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Ring
 use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting, wanted};
 use tracer_common::limits::WINDOW;
 
-use crate::cause::{Actor, Begun, Cause, Channel, Due, Noted, Opener, Stream, Task, Wake};
+use crate::cause::{
+    Actor, Begun, Cause, Channel, Crowd, Due, Flight, Noted, Opener, Stream, Task, Wake, Waker,
+    Worker,
+};
 use crate::connection::Connection;
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
 use crate::way::Lock;
@@ -72,6 +75,23 @@ pub const EXCHANGE_WAYS: u32 = 4;
 /// How processes run what they serve (tgid to `abi::kind_of_process`).
 #[map]
 pub static KINDS: HashMap<u32, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Exchanges in flight of processes whose threads are followed by who wakes them. One that finds no room has none of
+/// that.
+#[map]
+pub static CROWDS: HashMap<u32, Crowd> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Exchanges that are counted in [`CROWDS`].
+#[map]
+pub static FLIGHTS: HashMap<Cause, Flight> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Threads of such processes that were woken by one that serves an exchange, or were seen to call by themselves.
+#[map]
+pub static WORKERS: LruHashMap<u32, Worker> = LruHashMap::with_max_entries(4096, 0);
+
+/// Who woke whoever waits at an address, by process and address: from the wake to the end of the wait.
+#[map]
+pub static WAKERS: LruHashMap<Handed, Waker> = LruHashMap::with_max_entries(1024, 0);
 
 /// Who opens a connection, from the first packet until it is established: as many as are opened at a time,
 /// which backlogs and round trips keep small.

@@ -72,7 +72,9 @@ fn by_language(language: Option<Language>) -> Runtime {
         // One thread at a time runs a request's code, or an event loop does, which the kernel side
         // finds out. Java's virtual threads as well.
         Some(Language::Python) => Runtime::Python,
-        Some(Language::Ruby | Language::Php | Language::Java) => Runtime::Kind(kind::THREADS),
+        Some(Language::Ruby | Language::Php) => Runtime::Kind(kind::THREADS),
+        // Its locks are not those that its threads wait at for work, as they are in Ruby's and Python's interpreters.
+        Some(Language::Java) => Runtime::Kind(kind::THREADS | kind::WOKEN),
         Some(Language::Rust) => Runtime::Rust,
         Some(Language::Go) => Runtime::Go,
         // Work goes from thread to thread of a pool at any point: bun and deno, which have no
@@ -97,7 +99,7 @@ mod tests {
             ("node", Some(Runtime::Node)),
             ("bun", Some(Runtime::Kind(kind::NONE))),
             ("python3.11", Some(Runtime::Python)),
-            ("java", Some(Runtime::Kind(kind::THREADS))),
+            ("java", Some(Runtime::Kind(kind::THREADS | kind::WOKEN))),
             ("dotnet", Some(Runtime::Kind(kind::NONE))),
             ("my-service", None),
         ] {

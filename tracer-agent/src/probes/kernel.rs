@@ -10,6 +10,7 @@ use tracer_common::abi::setting;
 
 use super::error::{LoadError, failed};
 use super::follower::Follower;
+use super::futex;
 use super::load::{
     Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
     sees_io_uring,
@@ -323,6 +324,8 @@ fn attach(name: &str, program: &mut Program) -> Result<Tried, LoadError> {
         // See `Propagation`.
         _ if matches!(Set::of(name), Set::Propagate | Set::TcpOptions) => Ok(Vec::new()),
         Program::TracePoint(_) if TAIL_CALLED.contains(&name) => Ok(Vec::new()),
+        // Attached while they are needed: see `FutexHooks`.
+        Program::TracePoint(_) if futex::HOOKS.contains(&name) => Ok(Vec::new()),
         Program::TracePoint(_) if name == IO_URING && !sees_io_uring() => Ok(Vec::new()),
         Program::TracePoint(point) => {
             let attach = |target: &&str| {

@@ -76,11 +76,13 @@ const PROPAGATION_MAPS: [&str; 8] = [
 /// Tables that give up what was unused for longest, with their sizes on a host of a few CPUs. The kernel hands
 /// out free entries of such a table to each CPU by the hundred, so it has to grow with them: else a CPU takes what
 /// others use while some have free ones.
-const SHARED_BY_CPUS: [(&str, u32); 9] = [
+const SHARED_BY_CPUS: [(&str, u32); 11] = [
     ("OPENERS", 1024),
     ("KNOWN_FILES", 1024),
     ("SITES", 1024),
     ("WAKES", 1024),
+    ("WAKERS", 1024),
+    ("WORKERS", 4096),
     ("HANDED", 2048),
     ("CONTEXTS", 4096),
     ("CHANNELS", 4096),

@@ -2,6 +2,7 @@
 
 pub mod error;
 mod follower;
+mod futex;
 pub mod kernel;
 pub mod load;
 pub mod maps;

@@ -7,7 +7,8 @@ use tracer_common::abi::direction;
 
 use super::pool::leaves_pool;
 use super::stream;
-use crate::connection::{Connection, mode, open, verdict};
+use super::woken::ends;
+use crate::connection::{Connection, mark, mode, open, verdict};
 use crate::maps::{EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES};
 use crate::memory::zero;
 
@@ -117,12 +118,16 @@ pub fn closed(connection: &mut Connection) {
 
 #[inline(always)]
 fn exchange_ended(connection: &mut Connection) {
+    let cause = Cause {
+        connection: connection.id,
+        key: connection.open_key,
+    };
     if connection.open == open::ONE {
-        let cause = Cause {
-            connection: connection.id,
-            key: connection.open_key,
-        };
         cause.end();
+    }
+    if connection.marks & mark::COUNTED != 0 {
+        connection.marks &= !mark::COUNTED;
+        ends(&cause);
     }
     connection.open = open::NOTHING;
 }

@@ -7,10 +7,12 @@
 //!
 //! Nothing here may guess: what a thread does next belongs to the request it read only where the way
 //! its program runs makes that certain (`abi::kind_of_process`). In doubt there is no cause.
-//! It cannot see queues inside of a program: work that one thread hands to another.
+//! It cannot see queues inside of a program: of work that one thread hands to another it sees who is woken
+//! (`woken.rs`).
 
 mod actor;
 mod exchange;
+mod executor;
 mod goroutine;
 mod incoming;
 mod outgoing;
@@ -20,9 +22,11 @@ mod task;
 mod thread;
 mod tokio;
 mod turn;
+mod woken;
 
 pub use actor::{Actor, process_ended, process_made};
 pub use exchange::{Cause, answered, closed};
+pub use executor::{gets, got, puts};
 pub use goroutine::{
     goroutine_begins, goroutine_ended, goroutine_made, goroutine_reads, goroutine_runnable,
     goroutine_sends, goroutine_serves, goroutine_writes, goroutine_writes_many, session_serves,
@@ -41,3 +45,4 @@ pub use tokio::{
     tokio_receives, tokio_runs, tokio_sends,
 };
 pub use turn::{forget, goes_on, hands_over, read_elsewhere, touched, waited};
+pub use woken::{Crowd, Flight, Waker, Worker, waited_at, waits_are_followed, waits_at, wakes_at};

@@ -11,7 +11,7 @@ use aya_ebpf::programs::TracePointContext;
 use tracer_common::abi::{cause_method, direction, end, policy, setting};
 
 use crate::cause;
-use crate::connection::{self, Connection, Direction, mode, verdict};
+use crate::connection::{self, Connection, Direction, mark, mode, verdict};
 use crate::emit::{self, Ended};
 use crate::kernel::{self, Arguments};
 use crate::maps::{
@@ -555,7 +555,7 @@ pub fn wants_a_look(connection: &mut Connection, direction: u8, total: u32, seve
     let turned = connection.last != direction;
     connection.last = direction;
     if turned && direction == direction::WRITE && connection.write.mode == mode::UNFRAMED {
-        connection.guessed = 1;
+        connection.marks |= mark::GUESSED;
     }
     let side = side(connection, direction);
     if !several && whole_call_is_skipped(verdict, side, total) {

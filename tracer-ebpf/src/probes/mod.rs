@@ -3,6 +3,7 @@
 pub mod close;
 pub mod deliver;
 pub mod frames;
+pub mod futex;
 pub mod io;
 pub mod mapped;
 pub mod process;

@@ -27,6 +27,7 @@
 //! - Python's asyncio servers: `Context.run` (`context_run(self, args, nargs, kwnames)`), in which
 //!   every callback runs; `PyContext_Enter(context)` and `PyContext_Exit`, which uvloop
 //!   uses in its place; the RETs of `PyContext_CopyCurrent()`; `Future.set_result(self, result)`.
+//! - Python's executors: `SimpleQueue.put(self, args, nargs, kwnames)`, `get` and `get_nowait`, and the RETs of both.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_user;
@@ -89,6 +90,9 @@ uprobes! {
     python_exits: |_registers| cause::leaves_context();
     python_copied: |registers| cause::context_made(registers.c_result()?);
     python_wakes: |registers| cause::wakes(registers.c0()?);
+    python_puts: |registers| cause::puts(registers.c1()?);
+    python_gets: |_registers| cause::gets();
+    python_got: |registers| cause::got(registers.c_result()?);
     tokio_runs: |registers| cause::tokio_runs(registers.c0()?);
     tokio_pauses: |registers| cause::tokio_pauses(registers.c0()?);
     tokio_ends: |registers| cause::tokio_ends(registers.c0()?);

@@ -12,7 +12,7 @@ use tracer_common::abi::{cause_method, direction, propagation, role};
 use super::offer::Ask;
 use super::{AHEAD, FLOWS, Flow, LEAVING, PLANS, Plan, setting, state};
 use crate::cause::{self, Cause};
-use crate::connection::{self, Connection, mode, verdict};
+use crate::connection::{self, Connection, mark, mode, verdict};
 use crate::kernel::{self, Arguments, SocketFile};
 use crate::maps::{BUFFER, Call, OFFER_PROGRAM, PROGRAMS};
 use crate::probes::io::{Caller, Message};
@@ -213,7 +213,7 @@ fn is_due(connection: &Connection) -> bool {
     let is_next = connection.verdict == verdict::HTTP1 && connection.requests == direction::WRITE;
     (is_first || is_next)
         && is_known(connection)
-        && connection.guessed == 0
+        && connection.marks & mark::GUESSED == 0
         && connection.write.mode == mode::START
         && connection.write.skip == 0
 }

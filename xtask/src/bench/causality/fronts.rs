@@ -13,6 +13,7 @@ use crate::sh;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     PythonThreaded,
+    PythonPool,
     Gunicorn,
     Java,
     Node,
@@ -90,6 +91,7 @@ pub const FRONTS: &[Front] = &[
         0.999,
     ),
     front("python threaded, fresh", Kind::PythonThreaded, true, 0.999),
+    front("python, shared pool", Kind::PythonPool, false, 0.999),
     front("gunicorn sync, keep-alive", Kind::Gunicorn, false, 0.999),
     front("gunicorn sync, fresh", Kind::Gunicorn, true, 0.999),
     java("java blocking, in a row", "thread", (2, 0), 0.999),
@@ -138,7 +140,7 @@ impl Front {
     pub fn prepare(&self, directory: &Path) -> Result<Ready> {
         let which = |name: &str| sh::which(name).with_context(|| format!("there is no {name}"));
         let program = match self.kind {
-            Kind::PythonThreaded => interpreter()?,
+            Kind::PythonThreaded | Kind::PythonPool => interpreter()?,
             Kind::Gunicorn => venv("gunicorn")?,
             Kind::Uvicorn => venv("uvicorn")?,
             Kind::Aiohttp => venv("python3")?,
@@ -201,6 +203,9 @@ impl Front {
         match self.kind {
             Kind::PythonThreaded => {
                 command.arg(source("threaded.py"));
+            }
+            Kind::PythonPool => {
+                command.arg(source("pool.py"));
             }
             Kind::Gunicorn => {
                 command
