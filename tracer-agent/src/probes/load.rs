@@ -62,9 +62,10 @@ impl Options {
 pub(super) const TAIL_CALLED: [&str; 5] = ["window", "head", "chunks", "frames", "streams"];
 
 /// Maps that are large only where trace context is written.
-const PROPAGATION_MAPS: [&str; 7] = [
+const PROPAGATION_MAPS: [&str; 8] = [
     "SOCKETS",
     "FLOWS",
+    "FRAMINGS",
     "PLANS",
     "REQUEST_CONTEXTS",
     "LEAVING",

@@ -116,7 +116,14 @@ fn names() {
         ),
     ] {
         for way in WAYS {
-            for value in ["", "v", "b3", "traceparent", &"v".repeat(126), &"v".repeat(5000)] {
+            for value in [
+                "",
+                "v",
+                "b3",
+                "traceparent",
+                &"v".repeat(126),
+                &"v".repeat(5000),
+            ] {
                 let mut encoder = Encoder::default();
                 let fields = [(":method", "GET", way), (name, value, way), ("z", "", way)];
                 let block = encode(&mut encoder, &fields);
@@ -192,7 +199,10 @@ fn what_is_added() {
 fn any_field() -> impl Strategy<Value = (String, String, usize)> {
     let name = prop_oneof![
         "[a-z0-9-]{1,20}".prop_filter("context", |name| {
-            !["x-b3-", "x-datadog-"].iter().any(|begin| name.starts_with(begin)) && name != "b3"
+            !["x-b3-", "x-datadog-"]
+                .iter()
+                .any(|begin| name.starts_with(begin))
+                && name != "b3"
         }),
         Just("user-agent".to_owned()),
         Just("content-type".to_owned()),
