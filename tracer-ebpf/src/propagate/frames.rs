@@ -120,7 +120,7 @@ fn begins(ctx: &SkMsgContext, sock: u64, id: u64, next: u32) -> bool {
     if connection.id != id
         || connection.write.position != 0
         || connection.write_sequence != next
-        || size(ctx) < PREFACE + HEADER
+        || size(ctx) < PREFACE
         || !pull(ctx, 0, PREFACE)
     {
         return false;
