@@ -30,7 +30,7 @@ enum Oddity {
     Continued,
     /// One request carries context, plain or coded.
     Context,
-    /// What names context is the name of another field's value.
+    /// Names of context are in the values of other fields.
     Value,
 }
 
@@ -230,7 +230,6 @@ fn exchange(listener: &TcpListener, rng: &mut fastrand::Rng, prefix: &str) -> Ar
         writer.join().expect("writer");
     });
     let (rest, fields) = without_fields(&arrived);
-    // A request with context of its own ends like one that got it; which one that is is known.
     let (oddity, streams) = (script.oddity, &script.streams);
     assert!(rest == sent, "{prefix} ({oddity:?}) arrived changed");
     for (stream, _) in &fields {

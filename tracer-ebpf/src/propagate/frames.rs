@@ -7,6 +7,7 @@
 //! message, or a name of trace context: the connection is left alone for good, because a later block may
 //! name by an index what was in this one.
 
+use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
@@ -22,8 +23,6 @@ use super::{
 };
 use crate::connection;
 use crate::kernel::{self, opaque};
-
-use aya_ebpf::bindings::sk_action::SK_PASS;
 
 /// Steps of the walk in one run: a frame, or a part of a field.
 const STEPS: u32 = 160;
