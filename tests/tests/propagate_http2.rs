@@ -308,6 +308,14 @@ fn only_the_field_is_added() {
     }
     println!("{} of {sent} requests got a field", headers.len());
     assert!(headers.len() > sent / 10, "{}", injected(&agent));
+    // The page tells of it some seconds later; of the connections one in ten is made so.
+    let told = tracer_tests::process::poll_until(PATIENCE, || {
+        let line = "tracer_agent_propagated_total{outcome=\"present\"} ";
+        let page = agent.metrics();
+        let count = page.lines().find_map(|text| text.strip_prefix(line))?;
+        (count.parse::<u64>().ok()? >= 5).then_some(())
+    });
+    assert!(told.is_some(), "{}", injected(&agent));
     let (spans, _) = finish(agent, &receiver, &format!("/h2/{}-", session.run), 2 * sent);
     assert_eq!(spans.len(), 2 * sent, "one span at each end");
     let ends: HashMap<(Kind, &str), &Span> = spans

@@ -25,7 +25,7 @@ use crate::connection;
 use crate::kernel::{self, opaque};
 
 /// Steps of the walk in one run: a frame, or a part of a field.
-const STEPS: u32 = 160;
+const STEPS: u32 = 80;
 /// Runs for one message. With what it takes to put the fields in, the kernel allows 33 tail calls.
 const RUNS: u32 = 14;
 /// Bytes of a header block that is gone over, and with the field. Some servers allow no more.
@@ -42,11 +42,11 @@ const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 
 /// [`FrameWalk::phase`]: a frame begins, or the message ends.
-const FRAME: u32 = phase::COUNT;
+const FRAME: u32 = phase::OUTSIDE;
 /// The message was gone over.
-const DONE: u32 = phase::COUNT + 1;
+const DONE: u32 = phase::COUNT;
 /// Something is not as it should be.
-const UNCLEAR: u32 = phase::COUNT + 2;
+const UNCLEAR: u32 = phase::COUNT + 1;
 
 /// A message without a request that is due leaves on this socket. `planned`: its write has a plan.
 #[inline(always)]
