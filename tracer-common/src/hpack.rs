@@ -15,12 +15,14 @@ pub mod phase {
     pub const NAME: u32 = 1;
     /// Its value begins here.
     pub const VALUE: u32 = 2;
+    /// None of these: free for who goes over blocks. The ones above go on, those below do not.
+    pub const OUTSIDE: u32 = 3;
     /// This is no header block, or one with a longer string than is believed.
-    pub const BROKEN: u32 = 3;
+    pub const BROKEN: u32 = 4;
     /// A name of trace context.
-    pub const CONTEXT: u32 = 4;
+    pub const CONTEXT: u32 = 5;
     /// First value that is none of these.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 6;
 }
 
 /// What begins at some place of a block.

@@ -62,10 +62,11 @@ impl Options {
 pub(super) const TAIL_CALLED: [&str; 5] = ["window", "head", "chunks", "frames", "streams"];
 
 /// Maps that are large only where trace context is written.
-const PROPAGATION_MAPS: [&str; 8] = [
+const PROPAGATION_MAPS: [&str; 9] = [
     "BLOCKS",
     "SOCKETS",
     "FLOWS",
+    "FRAMINGS",
     "PLANS",
     "REQUEST_CONTEXTS",
     "LEAVING",

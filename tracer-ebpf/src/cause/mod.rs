@@ -35,8 +35,9 @@ pub use incoming::{perhaps_request, request, request_goes_on};
 pub use outgoing::{Opener, opening, take_opener};
 pub use pool::answer_read;
 pub use stream::{
-    Begun, Due, NOTED, Noted, Stream, ahead as stream_ahead, gives_up, goes_on as frame_goes_on,
-    seen as frames_seen, session_makes, session_reads, session_writes, wanted,
+    Begun, Due, NOTED, Noted, Stream, Streams, ahead as stream_ahead, gives_up,
+    goes_on as frame_goes_on, seen as frames_seen, session_makes, session_reads, session_writes,
+    streams_ahead, wanted, written as stream_written,
 };
 pub use task::{Task, Wake, accepted, context_made, enters_context, leaves_context, wakes};
 pub use thread::{thread_ended, thread_made};

@@ -451,26 +451,36 @@ fn reads_from(call: &Call, connection: &Connection, actor: &mut super::Actor) {
 /// Whose connection it is to write to, where that says for whom.
 #[inline(always)]
 fn binds(tid: u32, connection: &mut Connection, kind: u32) {
+    let place = bound(tid, connection, kind);
+    if connection.place != place {
+        connection.place = place;
+    }
+}
+
+/// What [`Connection::place`] is once this thread has written.
+#[inline(always)]
+fn bound(tid: u32, connection: &Connection, kind: u32) -> u64 {
     match kind & kind::MASK {
         // One session of Node's writes to it, from the first byte on.
         kind::CALLBACKS => {
             if connection.place == 0
                 && let Some(actor) = thread(tid)
             {
-                connection.place = actor.context;
+                return actor.context;
             }
         }
         // What another thread has prepared may be written too, once there are two.
         kind::BLOCKING | kind::THREADS => {
             let writer = tid as u64;
             if connection.place == 0 && connection.from_start != 0 {
-                connection.place = writer;
+                return writer;
             } else if connection.place != writer {
-                connection.place = u64::MAX;
+                return u64::MAX;
             }
         }
         _ => {}
     }
+    connection.place
 }
 
 /// A stream is begun: tells for whom.
@@ -509,49 +519,97 @@ pub fn ahead(connection: &mut Connection, tgid: u32, tid: u32, id: u32) -> (Caus
 
 #[inline(always)]
 fn begun_for(connection: &Connection, kind: u32, tgid: u32, tid: u32, id: u32) -> (Cause, u32) {
-    const NOTHING: (Cause, u32) = (Cause::NONE, method::NONE);
-    let mut maker = 0;
+    let streams = streams_for(connection, connection.place, kind, tgid, tid);
+    if streams.maker == 0 {
+        return (streams.cause, streams.method);
+    }
+    due(tgid, streams.maker, id)
+}
+
+/// What streams are for that one write begins.
+#[derive(Clone, Copy)]
+pub struct Streams {
+    /// Who makes them, each for a cause of its own; 0: they have this one.
+    pub maker: u64,
+    pub cause: Cause,
+    pub method: u32,
+}
+
+/// What streams will be found to be for that the thread is about to write to this connection.
+#[inline(always)]
+pub fn streams_ahead(connection: &Connection, tgid: u32, tid: u32) -> Streams {
+    let kind = kind_of(tgid);
+    streams_for(connection, bound(tid, connection, kind), kind, tgid, tid)
+}
+
+/// What one of them is for.
+#[inline(always)]
+pub fn written(maker: u64, cause: Cause, method: u32, tgid: u32, id: u32) -> (Cause, u32) {
+    let (cause, method) = if maker == 0 {
+        (cause, method)
+    } else {
+        due(tgid, maker, id)
+    };
+    if cause.is_open() {
+        (cause, method)
+    } else {
+        (Cause::NONE, method::NONE)
+    }
+}
+
+#[inline(always)]
+fn streams_for(connection: &Connection, place: u64, kind: u32, tgid: u32, tid: u32) -> Streams {
+    let mut streams = Streams {
+        maker: 0,
+        cause: Cause::NONE,
+        method: method::NONE,
+    };
     match kind & kind::MASK {
         kind::CALLBACKS if kind & kind::OWN_STREAMS != 0 => {
             // A new connection is written to in a turn of its own.
             if connection.from_start != 0 && connection.write.position == 0 {
-                return (connection.call, method::CONNECTION);
+                (streams.cause, streams.method) = (connection.call, method::CONNECTION);
+            } else if let Some(actor) = thread(tid) {
+                (streams.cause, streams.method) = used(actor, kind);
             }
-            return thread(tid).map_or(NOTHING, |actor| used(actor, kind));
         }
-        kind::CALLBACKS => maker = connection.place,
+        kind::CALLBACKS => streams.maker = place,
         kind::GO => {
             let Some(actor) = actor(kind, tgid, tid, false) else {
-                return NOTHING;
+                return streams;
             };
             if actor.flags & flag::SHARED == 0 {
-                return (goroutine::works_for(actor), actor.method as u32);
+                streams.cause = goroutine::works_for(actor);
+                streams.method = actor.method as u32;
+            } else {
+                streams.maker = actor.owner;
             }
-            maker = actor.owner;
         }
         kind::BLOCKING | kind::THREADS => {
             let Some(actor) = thread(tid) else {
-                return NOTHING;
+                return streams;
             };
-            if connection.place != tid as u64
+            if place != tid as u64
                 || kind & kind::MULTIPLEXED != 0
                 || actor.flags & flag::LOOP != 0
                 || actor.tgid != tgid
             {
-                return NOTHING;
+                return streams;
             }
             created_thread_calls(actor, kind, tgid);
-            return used(actor, kind);
+            (streams.cause, streams.method) = used(actor, kind);
         }
         _ => {}
     }
-    if maker == 0 {
-        return NOTHING;
-    }
+    streams
+}
+
+#[inline(always)]
+fn due(tgid: u32, maker: u64, id: u32) -> (Cause, u32) {
     // SAFETY: the value is only read.
     match unsafe { DUE.get(&due_key(tgid, maker, id)) } {
         Some(due) => (due.cause, due.method),
-        None => NOTHING,
+        None => (Cause::NONE, method::NONE),
     }
 }
 

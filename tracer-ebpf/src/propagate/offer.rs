@@ -56,7 +56,7 @@ const STEPS: u32 = 24;
 /// Type of the frames that begin a request.
 const HEADERS: u8 = 1;
 /// The first eight bytes of the preface.
-const PREFACE_WORD: u64 = u64::from_le_bytes(*b"PRI * HT");
+pub const PREFACE_WORD: u64 = u64::from_le_bytes(*b"PRI * HT");
 
 /// Reached by tail call only.
 #[tracepoint]
@@ -152,7 +152,12 @@ fn offer() -> Option<u32> {
         let _ = LEAVING.push(&sock, 0);
         return Some(propagated::UNSEEN);
     }
-    let place = base.wrapping_add(exchange as u32);
+    // A stream is named from the connection's first byte on, whatever was added.
+    let place = if is_stream {
+        connection.write_sequence.wrapping_add(exchange as u32)
+    } else {
+        base.wrapping_add(exchange as u32)
+    };
     // SAFETY: the value is only read.
     if let Some(before) = unsafe { OPTIONS.get(&sock) } {
         if before.armed != 0 && before.words[5] == place.to_be() {

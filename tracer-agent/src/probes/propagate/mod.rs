@@ -93,7 +93,14 @@ const ENTRIES: &[(&str, &[&str])] = &[
 ];
 
 /// Programs that look at messages, by their indexes in `MESSAGE_PROGRAMS`.
-const MESSAGES: [&str; 3] = ["propagate_scan", "propagate_prepare", "propagate_insert"];
+const MESSAGES: [&str; 6] = [
+    "propagate_scan",
+    "propagate_prepare",
+    "propagate_insert",
+    "propagate_frames",
+    "propagate_stream",
+    "propagate_field",
+];
 /// Where the kernel side's programs for syscalls and for uprobes look for trace context in requests: map, index,
 /// program.
 const CONTEXTS: [(&str, u32, &str); 4] = [
