@@ -330,6 +330,8 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
         "",
         &["OTEL_TRACES_SAMPLER_ARG: `nan` is not a ratio"],
     );
+    // A plain value of two lines, told in one.
+    file("admin: a\n\n a", &["line 1: admin: `a a`"]);
     file("propagate: maybe", &["line 1: propagate"]);
     file(
         "propagate: true\npropagators: [b3]\n",

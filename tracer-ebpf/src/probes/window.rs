@@ -82,7 +82,11 @@ fn try_window<W: Way>(ctx: &W::Context) -> Option<()> {
         action::CHUNKS => CHUNKS_PROGRAM,
         action::FRAMES => FRAMES_PROGRAM,
         action::PASS => WINDOW_PROGRAM,
-        action::HEAD if incoming::wants_a_look(scratch, connection) => CONTEXT_PROGRAM,
+        action::HEAD if incoming::wants_a_look(scratch, connection) => {
+            W::tail_call(ctx, CONTEXT_PROGRAM);
+            // It is not there where nothing can be written after all.
+            HEAD_PROGRAM
+        }
         _ => HEAD_PROGRAM,
     };
     deliver::go_on::<W>(ctx, scratch, connection, next);

@@ -266,7 +266,10 @@ mod tests {
             || 0,
         );
         assert_eq!(found.expect("sockets of our own"), Some(Fault::Option));
-        assert!(matches!(told.as_slice(), [1.., 0]), "{told:?}");
+        assert!(
+            matches!(told.as_slice(), [port, 0] if *port > 0),
+            "{told:?}"
+        );
         let mut asked = 0;
         let found = options(
             |_| Ok(()),
