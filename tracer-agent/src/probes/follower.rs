@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tracer_common::abi::kind_of_process as kind;
 
 use super::futex::FutexHooks;
+use super::raw;
 use super::runtime::RuntimeProbes;
 use super::shared::SharedEbpf;
 use super::tasks::TaskProbes;
@@ -39,7 +40,7 @@ impl Follower {
             ebpf,
             runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
             tasks: TaskProbes::default(),
-            futexes: FutexHooks::default(),
+            futexes: FutexHooks::new(!raw::is_needed()),
         }
     }
 

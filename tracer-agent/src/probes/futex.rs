@@ -16,7 +16,7 @@ const MAX_PROCESSES: usize = 1024;
 pub(super) const HOOKS: [&str; 2] = ["sys_enter_futex", "sys_exit_futex"];
 
 /// See the module's text.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FutexHooks {
     processes: FxHashSet<u32>,
     attached: Vec<(&'static str, TracePointLinkId)>,
@@ -25,6 +25,16 @@ pub struct FutexHooks {
 }
 
 impl FutexHooks {
+    /// Without `may` nothing is ever attached: where the kernel leaves out runs of such programs, a wait that was not
+    /// seen would leave a thread the cause it had before.
+    pub fn new(may: bool) -> Self {
+        FutexHooks {
+            processes: FxHashSet::default(),
+            attached: Vec::new(),
+            refused: !may,
+        }
+    }
+
     /// True if the process is followed.
     pub fn follows(&self, tgid: u32) -> bool {
         self.processes.contains(&tgid)

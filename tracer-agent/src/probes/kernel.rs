@@ -281,7 +281,7 @@ impl Kernel {
 
 /// Whether a program is for ends of system calls.
 fn is_exit(name: &str) -> bool {
-    name.starts_with("sys_exit_")
+    !futex::HOOKS.contains(&name) && name.starts_with("sys_exit_")
 }
 
 /// The tracepoints of a program.

@@ -146,7 +146,9 @@ mod tests {
         let file = object::File::parse(OBJECT).expect("an object");
         let names = file.symbols().filter_map(|symbol| symbol.name().ok());
         let mut seen = 0;
-        for name in names.filter(|name| name.starts_with("sys_exit_")) {
+        // Those of futexes are not attached there.
+        let ends = names.filter(|name| name.starts_with("sys_exit_") && *name != "sys_exit_futex");
+        for name in ends {
             assert_eq!(Set::of(name), Set::Always, "{name}");
             let events = targets(&name);
             assert!(events.iter().any(|event| number(event).is_some()), "{name}");
