@@ -601,6 +601,8 @@ pub mod propagation {
     pub const OPTIONS: u32 = 4;
     /// Not 0 during the self-test of options: the port of this host's loopback to which connections get one.
     pub const SELFTEST: u32 = 5;
+    /// Told by the kernel side: options of the self-test that arrived.
+    pub const ARRIVED: u32 = 6;
     /// Number of settings.
-    pub const COUNT: u32 = 6;
+    pub const COUNT: u32 = 7;
 }

@@ -1,9 +1,9 @@
 //! Header blocks of requests that come in over HTTP/2: which trace they carry.
 //!
 //! In: the header frames of every window of a connection's bytes, in order. Out: for each block its stream, and the
-//! context in it. A field is read only as this agent writes it (nothing in the Huffman code, not to be indexed). Any
-//! other one that carries context may be named by an index from then on: nothing is said of that connection any
-//! more, nor when a block makes no sense.
+//! context in it. A field is read only as this agent writes it (nothing in the Huffman code, not to be indexed), and where
+//! one window has all of it. Of a block with any other one the context is not known; one that is to be indexed may be
+//! named by its index from then on: nothing is said of that connection any more, nor when a block makes no sense.
 //!
 //! Blocks may be cut anywhere, by windows and CONTINUATION frames. All that is known is kept in one place in memory,
 //! which in the kernel is that of a map: see [`crate::frame::Fields`] for why.
@@ -51,7 +51,7 @@ pub struct Blocks {
     pub newest: u32,
     /// First byte of the field.
     first: u32,
-    /// `context::incoming` of the block: `ABSENT` or `W3C`.
+    /// `context::incoming` of the block: `ABSENT`, `W3C` or `OTHER`.
     pub state: u32,
     /// Flags of `traceparent`.
     pub flags: u32,
@@ -276,24 +276,30 @@ unsafe fn part(
     }
     if step.phase == phase::CONTEXT {
         let context = context::value(window, now.at + NAME + 1);
-        let is_ours = now.first & 0xef == 0
-            && carried == 0
+        let is_ours = carried == 0
             && here >= FIELD
             && window.word(now.at) == u64::from_le_bytes(*b"\x0btracepa")
             && window.word(now.at + 8) << 24 == u64::from_le_bytes(*b"\0\0\0rent\x37")
             && now.state == known::ABSENT
             && context.state == known::W3C;
-        if !is_ours {
+        let name = word as u32 & 0x7f;
+        if now.first & 0xef != 0 || name == 0x7f {
             return Progress::Lost;
         }
+        // Nothing of a field that is not indexed is said later: what another one says is not known of this request
+        // alone.
+        let state = if is_ours { known::W3C } else { known::OTHER };
         // SAFETY: as above.
         unsafe {
             (&raw mut (*place).trace).write_volatile(context.trace);
-            (&raw mut (*place).state).write_volatile(known::W3C);
+            (&raw mut (*place).state).write_volatile(state);
             (&raw mut (*place).flags).write_volatile(context.flags);
         }
-        step.phase = phase::FIELD;
-        step.length = FIELD;
+        (step.phase, step.length) = if is_ours {
+            (phase::FIELD, FIELD)
+        } else {
+            (phase::VALUE, 1 + name)
+        };
     }
     // SAFETY: as above.
     unsafe {

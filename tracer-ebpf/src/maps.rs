@@ -341,6 +341,8 @@ pub struct Call {
     pub messages: u32,
     /// Window programs run for this call.
     pub runs: u32,
+    /// Tail calls to programs that look at what frames say.
+    pub noting: u32,
     pub next_message: u64,
     /// Bytes of the call before `base`: in I/O vectors that are done with.
     pub before: u64,
@@ -351,7 +353,6 @@ pub struct Call {
     pub stream: Cause,
     /// Stream of the last frame that was noted.
     pub last: u32,
-    pub reserved: u32,
 }
 
 /// What the window program found out for the deliver program.

@@ -4,6 +4,8 @@
 //! In: such processes, and their ends. Out: nothing: what their threads do is seen then. Every program of the
 //! host calls futexes, so nothing is attached without need.
 
+use std::thread::JoinHandle;
+
 use aya::Ebpf;
 use aya::programs::TracePoint;
 use aya::programs::trace_point::{TracePointLink, TracePointLinkId};
@@ -20,6 +22,8 @@ pub(super) const HOOKS: [&str; 2] = ["sys_enter_futex", "sys_exit_futex"];
 pub struct FutexHooks {
     processes: FxHashSet<u32>,
     attached: Vec<(&'static str, TracePointLinkId)>,
+    /// Goes on until the kernel has detached them; nothing is attached again before.
+    detaching: Option<JoinHandle<()>>,
     /// It was tried in vain, which was said.
     refused: bool,
 }
@@ -31,6 +35,7 @@ impl FutexHooks {
         FutexHooks {
             processes: FxHashSet::default(),
             attached: Vec::new(),
+            detaching: None,
             refused: !may,
         }
     }
@@ -48,6 +53,10 @@ impl FutexHooks {
         self.processes.insert(tgid);
         if !self.attached.is_empty() {
             return;
+        }
+        if let Some(thread) = self.detaching.take() {
+            // It only drops.
+            let _ = thread.join();
         }
         for name in HOOKS {
             let link = program(ebpf, name).and_then(|point| {
@@ -87,9 +96,8 @@ impl FutexHooks {
             return;
         }
         // The kernel takes a while for it: not on this thread. Without another one they are dropped here.
-        let _ = std::thread::Builder::new()
-            .name("detach".into())
-            .spawn(move || drop(links));
+        let thread = std::thread::Builder::new().name("detach".into());
+        self.detaching = thread.spawn(move || drop(links)).ok();
     }
 }
 

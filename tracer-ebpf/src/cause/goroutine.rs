@@ -19,7 +19,10 @@ pub fn goroutine_sends(g: u64, connection: u64) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let key = handed_key(tgid, connection);
     let actor = goroutine_slot(g, tgid).filter(|actor| actor.owner == g && actor.tgid == tgid);
-    let cause = actor.map_or(Cause::NONE, works_for);
+    let cause = match actor {
+        Some(actor) => works_for(actor),
+        None => Cause::NONE,
+    };
     if cause.is_open() {
         let _ = HANDED.insert(&key, &cause, 0);
     } else {
@@ -135,6 +138,13 @@ pub fn session_serves(g: u64, server: u64, stream: u32) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: the value is only read.
     let Some(connection) = (unsafe { HANDED.get(&handed_key(tgid, server)) }) else {
+        // What it has is another stream's.
+        if let Some(actor) = goroutine_slot(g, tgid)
+            && actor.owner == g
+            && actor.tgid == tgid
+        {
+            actor.cause.clear();
+        }
         return;
     };
     let cause = Cause {
@@ -195,6 +205,10 @@ pub fn goroutine_made(creator: u64, site: u64) {
         if !is_created || is_believed(creator) {
             cause = creator.cause;
             reads = creator.flags & READS_STREAMS != 0;
+            if reads {
+                // A handler of another stream, that had to wait, may be started next.
+                creator.cause.clear();
+            }
         }
     }
     let Some(actor) = thread_slot(tid) else {

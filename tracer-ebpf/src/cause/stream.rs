@@ -154,6 +154,13 @@ impl Noted {
         }
     }
 
+    /// True with more of them than there is room for.
+    #[inline(always)]
+    pub fn too_many(&self) -> bool {
+        // SAFETY: made from a reference.
+        unsafe { (&raw const self.count).read_volatile() > NOTED }
+    }
+
     /// Whether anything was noted, and whether header blocks are to be looked at.
     #[inline(always)]
     pub fn says(&self) -> (bool, bool) {

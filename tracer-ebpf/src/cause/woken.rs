@@ -8,15 +8,16 @@
 //! - while the waker's exchange is the only one in the process, from the wake to the call, and none began
 //!   in between, and until the thread waits again;
 //! - for a thread that was seen to wake the very thread that serves the exchange, which waited for it, after a
-//!   call of its own: who makes requests ready for a batch, or holds a lock, is not waited for like that;
+//!   call of its own: who makes requests ready for a batch is not waited for like that, and who holds a lock seldom is;
+//!   with that wake it has delivered, and works for nobody until it is woken again;
 //! - not for a thread that was seen to call by itself: behind a wait that ended by its timeout, woken while nothing
 //!   was in flight, or after the answer. If one that was believed does that, its pool does other work
 //!   than requests', and nobody is believed in the process from then on;
 //! - once the process was seen to wait for [`PROOFS`] such calls in a row, in which none of these threads was woken by one that
 //!   works for nothing.
 //!
-//! It cannot see work that is taken from a queue without a wake: then the thread has no cause, or still the one
-//! whose work it has done, while that is alone.
+//! It cannot see work that is taken from a queue without a wake, by a thread that was woken and made no call yet; nor
+//! whether a wake hands over work or a lock.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
@@ -105,6 +106,13 @@ fn crowd(tgid: u32) -> Option<&'static mut Crowd> {
     unsafe { CROWDS.get_ptr_mut(&tgid)?.as_mut() }
 }
 
+/// A counter, as it is now.
+#[inline(always)]
+fn again(counter: &u64) -> u64 {
+    // SAFETY: made from a reference.
+    unsafe { core::ptr::from_ref(counter).read_volatile() }
+}
+
 #[inline(always)]
 fn worker(tgid: u32, tid: u32) -> Option<&'static mut Worker> {
     // SAFETY: the pointer is into the map; each field has one writer, or any order of writes will do.
@@ -129,6 +137,8 @@ pub(super) fn begins(cause: &Cause, tgid: u32, kind: u32) -> bool {
         let _ = CROWDS.insert(&tgid, &made, BPF_NOEXIST as u64);
     }
     let Some(crowd) = crowd(tgid) else {
+        // There is no room for its number.
+        add_to_kind(tgid, kind::OTHER_WORK);
         return false;
     };
     let flight = Flight {
@@ -221,8 +231,13 @@ pub fn wakes_at(address: u64, count: u32) {
     };
     let key = handed_key(tgid, address);
     // SAFETY: the value is only read, before the map is changed.
-    let before = unsafe { WAKERS.get(&key) }.map_or(0, |waker| waker.tid);
-    if crowd.in_flight != 1 {
+    let before = match unsafe { WAKERS.get(&key) } {
+        Some(waker) => waker.tid,
+        None => 0,
+    };
+    // First: one that begins meanwhile shows in what is read later.
+    let begun = again(&crowd.begun);
+    if again(&crowd.in_flight) != 1 {
         if before != 0 {
             let _ = WAKERS.remove(&key);
         }
@@ -230,7 +245,7 @@ pub fn wakes_at(address: u64, count: u32) {
     }
     let mut waker = Waker {
         cause: Cause::NONE,
-        begun: crowd.begun,
+        begun,
         tid,
         flags: 0,
     };
@@ -239,11 +254,15 @@ pub fn wakes_at(address: u64, count: u32) {
     } else if let Some(cause) = serves(tgid, tid) {
         waker.cause = *cause;
     } else if let Some(worker) = worker(tgid, tid)
-        && worker.begun == crowd.begun
+        && worker.begun == begun
         && worker.cause.is_open()
     {
         waker.cause = worker.cause;
         waker.flags = worker.flags & state::CALLED;
+        if waker.flags != 0 {
+            // It may have delivered what it was asked for; what it takes next, without a wait, is anybody's.
+            worker.cause.clear();
+        }
     }
     let _ = WAKERS.insert(&key, &waker, 0);
 }
@@ -270,7 +289,8 @@ pub fn waited_at(address: u64, result: i64) {
     }
     let (mut in_flight, mut begun) = (0, 0);
     if let Some(crowd) = crowd(tgid) {
-        (in_flight, begun) = (crowd.in_flight, crowd.begun);
+        begun = again(&crowd.begun);
+        in_flight = again(&crowd.in_flight);
     }
     let woken_for = waker.cause.connection != 0 && in_flight == 1 && begun == waker.begun;
     if let Some(cause) = serves(tgid, tid) {

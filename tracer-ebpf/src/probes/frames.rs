@@ -13,7 +13,7 @@ use tracer_common::limits::WINDOW;
 use super::deliver::{Bytes, finish, go_on, next_part};
 use super::io::side;
 use super::window::{at_most, fill};
-use crate::cause;
+use crate::cause::{self, Noted};
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::maps::{BLOCKS_PROGRAM, Call, FRAMES_PROGRAM, STREAMS_PROGRAM, Scratch, Walk};
 use crate::memory::Forgotten;
@@ -22,9 +22,9 @@ use crate::way::{Syscalls, Uprobes, Way};
 
 /// Steps over frames in one run: a frame header, or a payload, or a byte of a cut header.
 const STEPS: u32 = 200;
-/// Runs for one call in which other programs look at what frames say; those behind go over frames alone, since the
-/// kernel allows 33 tail calls.
-pub const NOTING_RUNS: u32 = 8;
+/// Tail calls for one call after which frames are gone over alone and no other program looks at what they say, except
+/// where nothing is behind them: the kernel allows 33.
+pub const NOTING: u32 = 20;
 
 /// [`Walk::phase`]: this is no frame header. In map memory like the rest: as a value in a register it
 /// would double the states that verifiers before Linux 6.4 go over in every step.
@@ -65,23 +65,34 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
     scratch.found.seen = seen;
     // SAFETY: the scratch buffer is this program's.
     let (says, looks) = unsafe { (*noted.pointer()).says() };
-    if scratch.call.runs > NOTING_RUNS {
+    let rests = scratch.call.offset.wrapping_add(seen) < scratch.call.total;
+    if spent(&scratch.call) > NOTING && (rests || Noted::too_many(&scratch.noted)) {
+        // Bytes that are lost would be worse.
         if says {
-            // Bytes that are lost would be worse.
             cause::gives_up(connection);
+        }
+        if says || looks {
             blocks::lost(scratch.call.socket);
         }
-    } else if says || looks {
-        let program = if looks {
-            BLOCKS_PROGRAM
-        } else {
-            STREAMS_PROGRAM
-        };
-        W::tail_call(ctx, program);
-        cause::gives_up(connection);
+        return over::<W>(ctx, scratch, connection);
+    }
+    if looks {
+        W::tail_call(ctx, BLOCKS_PROGRAM);
+        // It is not there where nothing can be written after all.
         blocks::lost(scratch.call.socket);
     }
+    if says {
+        scratch.call.noting += 1;
+        W::tail_call(ctx, STREAMS_PROGRAM);
+        cause::gives_up(connection);
+    }
     over::<W>(ctx, scratch, connection)
+}
+
+/// Tail calls that were spent on a call.
+#[inline(always)]
+pub fn spent(call: &Call) -> u32 {
+    call.runs.wrapping_add(call.noting)
 }
 
 /// Reached by tail call only: what the frames of a window say of streams.
@@ -269,6 +280,9 @@ fn walk(
     side.chunk_phase = walk.phase as u8;
     side.unframed = walk.keep;
     if walk.phase == LOST {
+        // Of frames that are not seen it is not known what they end.
+        cause::gives_up(connection);
+        let side = super::io::side(connection, direction);
         side.chunk_phase = 0;
         side.mode = mode::UNFRAMED;
         side.unframed = 0;

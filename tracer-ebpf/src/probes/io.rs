@@ -515,13 +515,13 @@ pub fn account(
             cause,
             messages,
             runs,
+            noting,
             next_message,
             before,
             streams,
             fresh,
             stream,
             last,
-            reserved: _,
         } = call;
         *socket = file.sock;
         *first = base;
@@ -537,6 +537,7 @@ pub fn account(
         *method = cause_method::NONE;
         *messages = rest.messages;
         *runs = 0;
+        *noting = 0;
         *next_message = rest.next;
         cause.clear();
         zero(before);

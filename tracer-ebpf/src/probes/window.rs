@@ -324,8 +324,12 @@ fn unseen(scratch: &mut Scratch, connection: &mut Connection, left: u32) {
     let known = connection.verdict != verdict::UNKNOWN;
     let side = side(connection, scratch.call.direction as u8);
     if known {
+        let has_frames = side.mode == mode::FRAMES;
         side.mode = mode::UNFRAMED;
         side.unframed = UNFRAMED_BUDGET;
+        if has_frames {
+            cause::gives_up(connection);
+        }
         ship(scratch, connection, 0, left);
     } else {
         side.position += left as u64;

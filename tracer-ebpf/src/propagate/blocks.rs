@@ -19,11 +19,13 @@ use crate::kernel::Socket;
 use crate::maps::{BLOCKS_PROGRAM, STREAMS_PROGRAM, Scratch};
 use crate::memory::Forgotten;
 use crate::probes::deliver::{Bytes, go_on};
-use crate::probes::frames::NOTING_RUNS;
+use crate::probes::frames::{NOTING, spent};
 use crate::way::{Syscalls, Uprobes, Way};
 
 /// Steps in one run: a part of a field, or of a block.
 const STEPS: u32 = 96;
+/// Tail calls for one call after which no more blocks are gone over.
+const MOST: u32 = 26;
 /// Blocks that may end in one run; a power of two.
 const ENDED: usize = 8;
 
@@ -92,8 +94,14 @@ fn try_blocks<W: Way>(ctx: &W::Context) -> Option<()> {
     let connection = connection::find(scratch.call.socket)?;
     let progress = go_over(scratch);
     conclude(scratch, connection);
+    scratch.call.noting += 1;
     let program = match progress {
-        Progress::GoesOn | Progress::Ended => BLOCKS_PROGRAM,
+        // Two are left for the other programs of this window.
+        Progress::GoesOn | Progress::Ended if spent(&scratch.call) < MOST => BLOCKS_PROGRAM,
+        Progress::GoesOn | Progress::Ended => {
+            lost(scratch.call.socket);
+            STREAMS_PROGRAM
+        }
         Progress::Done => STREAMS_PROGRAM,
         Progress::Lost => {
             lost(scratch.call.socket);
@@ -119,7 +127,7 @@ pub fn begin(scratch: &mut Scratch, connection: &Connection) {
         wanted |= wanted::BLOCKS;
         looks = (connection.read.unframed > 0) as u32;
     }
-    let most = if scratch.call.runs > NOTING_RUNS {
+    let most = if spent(&scratch.call) > NOTING {
         u32::MAX
     } else {
         NOTED

@@ -147,7 +147,13 @@ fn leave(sock: u64, framing: &mut Framing, outcome: u32) {
         return;
     };
     // SAFETY: the pointer is into the map; the socket is locked.
-    unsafe { (*flow).state = state::PLAIN };
+    unsafe {
+        (*flow).state = state::PLAIN;
+        // Trailers of those that began before are not new ones.
+        if framing.newest > (*flow).stream {
+            (*flow).stream = framing.newest;
+        }
+    };
     let _ = LEAVING.push(&sock, 0);
 }
 

@@ -19,8 +19,11 @@ use tracer_common::abi::{propagated, propagation};
 use tracer_common::context::incoming;
 use tracer_common::option::{self, BEGINNING, BYTES, Carried, SEARCH, SELFTEST, flag};
 
-use super::{FLOWS, Incoming, OPTIONS, Offered, Place, RECEIVED, count, number, setting};
+use super::{
+    FLOWS, Incoming, OPTIONS, Offered, PROPAGATION, Place, RECEIVED, count, number, setting,
+};
 use crate::emit;
+use crate::memory::add;
 
 const ACTIVE_ESTABLISHED: u32 = 4;
 const PASSIVE_ESTABLISHED: u32 = 5;
@@ -91,6 +94,8 @@ fn is_tested(ops: *mut bpf_sock_ops) -> bool {
         field!(ops, remote_ip4) == LOOPBACK
     } else {
         field!(ops, remote_ip6[3]) == LOOPBACK_6
+            && field!(ops, remote_ip6[0]) | field!(ops, remote_ip6[1]) | field!(ops, remote_ip6[2])
+                == 0
     }
 }
 
@@ -197,7 +202,9 @@ fn write(ops: *mut bpf_sock_ops) -> Option<()> {
         (*offered).stored = stored + 1;
         stored
     };
-    if stored == 0 {
+    // SAFETY: the pointer is into the map.
+    let is_test = unsafe { (*offered).words[1] } == SELFTEST[0] as u32;
+    if stored == 0 && !is_test {
         count(propagated::OPTION);
     }
     None
@@ -217,7 +224,10 @@ fn parse(ops: *mut bpf_sock_ops) -> Option<()> {
         return None;
     }
     if carried.trace == SELFTEST {
-        count(propagated::RECEIVED);
+        if let Some(arrived) = PROPAGATION.get_ptr_mut(propagation::ARRIVED) {
+            // SAFETY: an aligned word of map memory.
+            unsafe { add(arrived, 1) };
+        }
         return None;
     }
     let sock = sock(ops);

@@ -324,13 +324,13 @@ pub fn ahead(connection: &mut Connection, sock: u64, caller: &Caller) -> Option<
         cause: Cause::NONE,
         messages: 0,
         runs: 0,
+        noting: 0,
         next_message: 0,
         before: 0,
         streams: 0,
         fresh: 0,
         stream: Cause::NONE,
         last: 0,
-        reserved: 0,
     };
     cause::request(&mut ahead.call, &mut ahead.connection);
     // The copy left the pool of waiting connections, for both.

@@ -98,7 +98,7 @@ fn prepare(sock: u64, plan: &mut Plan, framing: &Framing, turn: u32) -> Option<u
     if begun.frame + BYTES > LONGEST_BLOCK {
         return Some(propagated::TOO_LONG);
     }
-    if begun.at > LONGEST {
+    if begun.at + begun.length > LONGEST {
         return Some(propagated::CROWDED);
     }
     // All of them have to be taken with what is before the last one.
@@ -189,6 +189,11 @@ fn insert(ctx: &SkMsgContext, sock: u64, plan: &mut Plan, framing: &mut Framing)
 fn put(ctx: &SkMsgContext, plan: &Plan, begun: &Begun) -> bool {
     let end = opaque(begun.at + begun.length);
     let frame = opaque(begun.at);
+    // In one piece from the beginning on: kernels without commit f72eed9b84fb put what is behind the place together
+    // wrongly when that is within any piece but the first.
+    if end > LONGEST || !pull(ctx, 0, end) {
+        return false;
+    }
     // SAFETY: the helpers check the ranges.
     unsafe {
         if bpf_msg_push_data(ctx.msg, end, BYTES, 0) != 0 {

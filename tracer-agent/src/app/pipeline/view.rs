@@ -98,7 +98,11 @@ impl Pipeline {
                 Runtime::Kind(_) => kind_of_process::STRANGERS,
                 _ => return false,
             };
-            maps.kind(tgid).is_some_and(|kind| kind & sign != 0)
+            // Of one whose threads do other work too nothing would be believed.
+            let lost = kind_of_process::OTHER_WORK | kind_of_process::MULTIPLEXED;
+            maps.kind(tgid).is_some_and(|kind| {
+                kind & sign != 0 && (runtime == Runtime::Python || kind & lost == 0)
+            })
         };
         event_loops.look(may_have_some, look);
     }

@@ -7,13 +7,12 @@
 
 mod selftest;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 
 use aya::Ebpf;
-use aya::maps::{
-    Array, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray, Queue, SockHash,
-};
+use aya::maps::{Array, MapData, MapError, PerCpuArray, ProgramArray, Queue, SockHash};
 use aya::programs::sock_ops::SockOpsLinkId;
 use aya::programs::{CgroupAttachMode, Program, SkMsg, SockOps};
 use rustix::thread::CapabilitySet;
@@ -142,8 +141,8 @@ pub enum Options {
     NotWanted,
     /// This kernel cannot (it takes 5.10).
     Failed(LoadError),
-    /// The self-test found something.
-    Faulty(Fault),
+    /// The self-test found something, or could not be run.
+    Faulty(PropagateError),
 }
 
 impl Propagation {
@@ -168,16 +167,13 @@ impl Propagation {
             .filter(|fault| !(options.despite_faults && fault.leaves_bytes_right()));
         let headers = options.headers && minded.is_none();
         let mut settings = Array::try_from(take(ebpf, "PROPAGATION")?)?;
-        let mut outcomes = PerCpuArray::try_from(take(ebpf, "PROPAGATED")?)?;
+        let outcomes = PerCpuArray::try_from(take(ebpf, "PROPAGATED")?)?;
         let tcp_options = match options
             .options
             .then(|| load_programs(ebpf, Set::TcpOptions))
         {
             None => Options::NotWanted,
-            Some(Ok(_)) => match test_options(ebpf, &root, &mut settings, &mut outcomes)? {
-                None => Options::Sent,
-                Some(fault) => Options::Faulty(fault),
-            },
+            Some(Ok(_)) => test_options(ebpf, &root, &mut settings).unwrap_or_else(Options::Failed),
             Some(Err(error)) => Options::Failed(error),
         };
         let sends = matches!(tcp_options, Options::Sent);
@@ -188,7 +184,7 @@ impl Propagation {
         }
         match tcp_options {
             Options::Failed(error) if !headers => return Err(error.into()),
-            Options::Faulty(fault) if !headers => return Err(PropagateError::Fault(fault)),
+            Options::Faulty(fault) if !headers => return Err(fault),
             _ => {}
         }
         for (map, index, name) in CONTEXTS {
@@ -292,26 +288,26 @@ fn test_options(
     ebpf: &mut Ebpf,
     root: &File,
     settings: &mut Array<MapData, u64>,
-    outcomes: &mut PerCpuArray<MapData, u64>,
-) -> Result<Option<Fault>, PropagateError> {
+) -> Result<Options, LoadError> {
     let link = attach_to_sockets(ebpf, OPTION, root)?;
+    let settings = RefCell::new(settings);
     let expect = |port: u16| {
+        let mut settings = settings.borrow_mut();
         let set = settings.set(propagation::SELFTEST, u64::from(port), 0);
         set.map_err(std::io::Error::other)
     };
-    let arrived = || total(outcomes, propagated::RECEIVED);
-    let found = selftest::options(expect, arrived).map_err(PropagateError::Test)?;
-    // These were not requests.
-    let cpus = aya::util::nr_cpus().map_err(|(_, error)| PropagateError::Test(error))?;
-    for outcome in [propagated::OPTION, propagated::RECEIVED] {
-        let nothing = PerCpuValues::try_from(vec![0u64; cpus]).map_err(PropagateError::Test)?;
-        outcomes.set(outcome, nothing, 0)?;
-    }
-    if found.is_some() {
-        let detached = sockets_program(ebpf, OPTION)?.detach(link);
-        detached.map_err(|source| failed("detach", OPTION, source))?;
-    }
-    Ok(found)
+    let arrived = || {
+        let settings = settings.borrow();
+        settings.get(&propagation::ARRIVED, 0).unwrap_or(0)
+    };
+    let options = match selftest::options(expect, arrived) {
+        Ok(None) => return Ok(Options::Sent),
+        Ok(Some(fault)) => Options::Faulty(PropagateError::Fault(fault)),
+        Err(error) => Options::Faulty(PropagateError::Test(error)),
+    };
+    let detached = sockets_program(ebpf, OPTION)?.detach(link);
+    detached.map_err(|source| failed("detach", OPTION, source))?;
+    Ok(options)
 }
 
 fn total(outcomes: &PerCpuArray<MapData, u64>, outcome: u32) -> u64 {
