@@ -83,11 +83,11 @@ pub static CROWDS: HashMap<u32, Crowd> = HashMap::with_max_entries(1024, BPF_F_N
 
 /// Exchanges that are counted in [`CROWDS`].
 #[map]
-pub static FLIGHTS: HashMap<Cause, Flight> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+pub static FLIGHTS: HashMap<Cause, Flight> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// Threads of such processes that were woken by one that serves an exchange, or were seen to call by themselves.
 #[map]
-pub static WORKERS: LruHashMap<u32, Worker> = LruHashMap::with_max_entries(4096, 0);
+pub static WORKERS: LruHashMap<u32, Worker> = LruHashMap::with_max_entries(1024, 0);
 
 /// Who woke whoever waits at an address, by process and address: from the wake to the end of the wait.
 #[map]
@@ -107,7 +107,7 @@ pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(2048
 /// Streams of HTTP/2: those that came in and are being served, and what begun ones are for. As many as are under
 /// way on forty connections that allow a hundred each.
 #[map]
-pub static STREAMS: LruHashMap<Cause, Stream> = LruHashMap::with_max_entries(4096, 0);
+pub static STREAMS: LruHashMap<Cause, Stream> = LruHashMap::with_max_entries(2048, 0);
 
 /// Streams that are made in a process and not written yet, by who makes them.
 #[map]
@@ -125,11 +125,11 @@ pub static WAKES: LruHashMap<Handed, Wake> = LruHashMap::with_max_entries(1024, 
 /// Channels that tasks of tokio wait for, by process and address. Those that count belong to client
 /// connections, so there are as many as of [`POOLS`]; others come and go with what is used seldom.
 #[map]
-pub static CHANNELS: LruHashMap<Handed, Channel> = LruHashMap::with_max_entries(4096, 0);
+pub static CHANNELS: LruHashMap<Handed, Channel> = LruHashMap::with_max_entries(3072, 0);
 
 /// Client connections of processes with event loops that wait for their next request.
 #[map]
-pub static POOLS: LruHashMap<Pool, u32> = LruHashMap::with_max_entries(4096, 0);
+pub static POOLS: LruHashMap<Pool, u32> = LruHashMap::with_max_entries(3072, 0);
 
 /// Connections of one process to one place.
 #[repr(C)]

@@ -77,17 +77,19 @@ const PROPAGATION_MAPS: [&str; 9] = [
 /// Tables that give up what was unused for longest, with their sizes on a host of a few CPUs. The kernel hands
 /// out free entries of such a table to each CPU by the hundred, so it has to grow with them: else a CPU takes what
 /// others use while some have free ones.
-const SHARED_BY_CPUS: [(&str, u32); 11] = [
+const SHARED_BY_CPUS: [(&str, u32); 13] = [
     ("OPENERS", 1024),
     ("KNOWN_FILES", 1024),
     ("SITES", 1024),
     ("WAKES", 1024),
     ("WAKERS", 1024),
-    ("WORKERS", 4096),
+    ("WORKERS", 1024),
+    ("STREAMS", 2048),
+    ("DUE", 1024),
     ("HANDED", 2048),
     ("CONTEXTS", 4096),
-    ("CHANNELS", 4096),
-    ("POOLS", 4096),
+    ("CHANNELS", 3072),
+    ("POOLS", 3072),
     ("TLS_THREADS", 4096),
 ];
 /// Entries of such a table for each CPU that there may be, at least, and for all of them at most.
