@@ -13,7 +13,7 @@ use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use tracer_common::abi::propagated;
 use tracer_common::hpack::{self, phase};
-use tracer_common::http2::{DATA, FrameHeader, HEADER, PREFACE};
+use tracer_common::http2::{CONTINUATION, DATA, FrameHeader, HEADER, HEADERS, PREFACE, flag};
 
 use super::bytes::{byte, pull, size, word};
 use super::message::{FRAMES, STREAM, tail_call};
@@ -33,13 +33,8 @@ pub const LONGEST_BLOCK: u32 = 8192;
 /// What any receiver takes of a frame that is not DATA (RFC 9113 section 4.2).
 const LONGEST_FRAME: u32 = 16384;
 
-const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-const PRIORITY: u8 = 0x20;
 
 /// [`FrameWalk::phase`]: a frame begins, or the message ends.
 const FRAME: u32 = phase::OUTSIDE;
@@ -257,7 +252,7 @@ fn frame(ctx: &SkMsgContext, walk: *mut FrameWalk, framing: &mut Framing) -> u32
         return FRAME;
     }
     let flags = header.flags;
-    if flags & END_HEADERS == 0
+    if flags & flag::END_HEADERS == 0
         || header.stream & 1 == 0
         || header.length > LONGEST_BLOCK
         || next > size
@@ -266,14 +261,14 @@ fn frame(ctx: &SkMsgContext, walk: *mut FrameWalk, framing: &mut Framing) -> u32
         return UNCLEAR;
     }
     let (mut field, mut padding) = (HEADER, 0);
-    if flags & PADDED != 0 {
+    if flags & flag::PADDED != 0 {
         let Some(length) = byte(ctx, HEADER) else {
             return UNCLEAR;
         };
         padding = length;
         field += 1;
     }
-    if flags & PRIORITY != 0 {
+    if flags & flag::PRIORITY != 0 {
         field += 5;
     }
     if field + padding > HEADER + header.length {

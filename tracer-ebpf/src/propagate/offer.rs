@@ -14,7 +14,7 @@ use aya_ebpf::programs::TracePointContext;
 use tracer_common::abi::{Header, InjectedEvent, direction, kind, propagated};
 use tracer_common::context;
 use tracer_common::frame::Window as _;
-use tracer_common::http2::{FrameHeader, HEADER, PREFACE};
+use tracer_common::http2::{FrameHeader, HEADER, HEADERS, PREFACE};
 use tracer_common::ids::purpose;
 use tracer_common::option::{Carried, flag};
 
@@ -53,8 +53,6 @@ const METHOD: u32 = 16;
 const FRAMES: u32 = 2048;
 /// Frames that are gone over.
 const STEPS: u32 = 24;
-/// Type of the frames that begin a request.
-const HEADERS: u8 = 1;
 /// The first eight bytes of the preface.
 pub const PREFACE_WORD: u64 = u64::from_le_bytes(*b"PRI * HT");
 
