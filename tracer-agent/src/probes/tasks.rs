@@ -42,6 +42,8 @@ pub struct TaskProbes {
     /// What shows the work of executors.
     pools: FxHashMap<u32, Attached>,
     files: FxHashMap<(FileId, What), Vec<Point>>,
+    /// Times that there were too many.
+    left_out: u64,
 }
 
 impl TaskProbes {
@@ -51,9 +53,21 @@ impl TaskProbes {
         all.iter().any(|attached| attached.contains_key(&tgid))
     }
 
+    /// All processes that something is attached to; some more than once.
+    pub fn processes(&self) -> impl Iterator<Item = u32> {
+        let all = [&self.processes, &self.early, &self.pools];
+        all.into_iter()
+            .flat_map(|attached| attached.keys().copied())
+    }
+
+    /// How often a process was one too many.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
     /// Attaches what has to be seen of a process that may serve with tokio later, if it has that.
     pub fn foresee(&mut self, ebpf: &SharedEbpf, proc: &ProcFs, tgid: u32) {
-        if self.early.contains_key(&tgid) || self.early.len() >= MAX_PROCESSES {
+        if self.early.contains_key(&tgid) {
             return;
         }
         let Some(exe) = proc.open_exe(tgid) else {
@@ -64,6 +78,10 @@ impl TaskProbes {
             .points(&exe, What::TokioEarly)
             .is_ok_and(|points| points.is_empty())
         {
+            return;
+        }
+        if self.early.len() >= MAX_PROCESSES {
+            self.left_out += 1;
             return;
         }
         match self.attach(&mut ebpf.lock_first(), tgid, vec![(exe, What::TokioEarly)]) {
@@ -77,7 +95,11 @@ impl TaskProbes {
 
     /// Attaches what shows the work that executors of Python hand to their threads, once the process has loaded it.
     pub fn follow_pools(&mut self, ebpf: &SharedEbpf, proc: &ProcFs, tgid: u32) {
-        if self.pools.contains_key(&tgid) || self.pools.len() >= MAX_PROCESSES {
+        if self.pools.contains_key(&tgid) {
+            return;
+        }
+        if self.pools.len() >= MAX_PROCESSES {
+            self.left_out += 1;
             return;
         }
         let mappings = proc.executable_mappings(tgid).unwrap_or_default();
@@ -107,6 +129,7 @@ impl TaskProbes {
         let result = if self.processes.contains_key(&tgid) {
             Ok(())
         } else if self.processes.len() >= MAX_PROCESSES {
+            self.left_out += 1;
             Err("too many processes are followed".to_owned())
         } else {
             self.follow_new(ebpf, proc, tgid, runtime)
