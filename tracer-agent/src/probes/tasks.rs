@@ -6,9 +6,7 @@
 
 use std::fs::File;
 use std::num::NonZeroU32;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 
 use aya::Ebpf;
 use aya::programs::UProbe;
@@ -21,6 +19,7 @@ use crate::discover::Runtime;
 use crate::discover::binary::{self, PythonEvent, PythonPoint};
 use crate::meta::ProcFs;
 use crate::meta::proc_fs::Mapping;
+use crate::sys;
 
 /// Processes that probes are attached to at a time.
 const MAX_PROCESSES: usize = 256;
@@ -181,10 +180,10 @@ impl TaskProbes {
     ) -> Result<Attached, String> {
         let pid = NonZeroU32::new(tgid).ok_or("it is gone")?;
         let mut points = Vec::new();
-        // Where the files can be opened as long as they are held.
+        // As long as they are held the files have their paths.
         let mut held = Vec::new();
         for (file, what) in files {
-            let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            let path = sys::path_of(&file);
             let found = self.points(&file, what)?;
             points.extend(found.into_iter().map(|point| (path.clone(), point)));
             held.push(file);
