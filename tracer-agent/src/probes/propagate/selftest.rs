@@ -55,7 +55,7 @@ impl Fault {
 /// Sizes of messages of which the first carries an option, with it in one segment and in many.
 const OPTION_SIZES: [usize; 4] = [100, 1460, 20_000, 300_000];
 
-/// Where lines go, two at a time: within a piece, across pieces (of 32 KiB, mostly), and near the last offset.
+/// Where lines go, two at a time: within a piece, and across pieces, of 32 KiB mostly.
 const IN_PIECES: [(usize, usize); 4] =
     [(16, 500), (100, 33_000), (32_700, 32_800), (40_000, 60_000)];
 
@@ -139,7 +139,7 @@ fn try_run(mut enter: impl FnMut(&TcpStream) -> io::Result<()>) -> Result<(), Fa
     }
     // As fields are put into frames: several, the last one first, while what is behind them stays in its pieces.
     for (first, second) in IN_PIECES {
-        for size in [second + 2, second + 1000, 70_000, 300_000] {
+        for size in [second + 1000, 70_000] {
             let message = message(size, first, second);
             let expected = with_line(&with_line(&message, second), first);
             pass(&mut client, &mut server, &message, &expected, size)?;
@@ -199,7 +199,8 @@ fn pass(
     let mut rest = message;
     let mut arrived: Vec<u8> = Vec::with_capacity(expected.len());
     let mut buffer = vec![0; 64 * 1024];
-    let deadline = Instant::now() + PATIENCE;
+    // Counted in waits, not by the clock: on a busy host this thread itself may have to wait for long.
+    let mut waits = 0;
     server.set_nonblocking(true)?;
     while !rest.is_empty() || arrived.len() < expected.len() {
         let mut moved = false;
@@ -219,12 +220,15 @@ fn pass(
             Err(error) if is_retry(&error) => {}
             Err(error) => return Err(error.into()),
         }
-        if !moved {
-            if Instant::now() > deadline {
-                return Err(Failure::Fault(Fault::Stall { size }));
-            }
-            sys::wait_readable(std::os::fd::AsFd::as_fd(server), Duration::from_millis(1));
+        if moved {
+            waits = 0;
+            continue;
         }
+        if waits > PATIENCE.as_millis() {
+            return Err(Failure::Fault(Fault::Stall { size }));
+        }
+        waits += 1;
+        sys::wait_readable(std::os::fd::AsFd::as_fd(server), Duration::from_millis(1));
     }
     if arrived == expected {
         Ok(())
