@@ -56,8 +56,7 @@ impl Fault {
 const OPTION_SIZES: [usize; 4] = [100, 1460, 20_000, 300_000];
 
 /// Where lines go, two at a time: within a piece, and across pieces, of 32 KiB mostly.
-const IN_PIECES: [(usize, usize); 4] =
-    [(16, 500), (100, 33_000), (32_700, 32_800), (40_000, 60_000)];
+const IN_PIECES: [(usize, usize); 3] = [(16, 500), (100, 33_000), (32_700, 32_800)];
 
 /// The same for TCP options. `expect` is told the port to which connections get one; `arrived` says how many came.
 pub fn options(
