@@ -43,8 +43,20 @@ struct Script {
     oddity: Oddity,
 }
 
-/// One head: method, scheme, path, and some fields.
-fn block(rng: &mut fastrand::Rng, path: &str, context: Option<Vec<u8>>, names: bool) -> Vec<u8> {
+/// Longest heads. A test that counts spans has short ones: what a call moves is looked at in some 16 steps.
+const SHORT: usize = 0;
+const LONG: usize = 60_000;
+/// Longest payload of a frame, as long as nobody says otherwise.
+const FRAME: usize = 16_384;
+
+/// One head: method, scheme, path, and some fields; one in 20 is longer than 3000 bytes, if any may be.
+fn block(
+    rng: &mut fastrand::Rng,
+    path: &str,
+    context: Option<Vec<u8>>,
+    names: bool,
+    longest: usize,
+) -> Vec<u8> {
     let mut block = vec![0x83, 0x86, 0x04];
     string(&mut block, path.as_bytes());
     // :authority, indexed.
@@ -67,11 +79,32 @@ fn block(rng: &mut fastrand::Rng, path: &str, context: Option<Vec<u8>>, names: b
             "\u{b}traceparent\u{2}b3x-b3-traceid",
         );
     }
+    if longest > 3000 && rng.u8(..20) == 0 {
+        let length = rng.usize(3000..longest);
+        for i in 0.. {
+            if block.len() >= length {
+                break;
+            }
+            let value = "w".repeat(rng.usize(1..1500));
+            literal(&mut block, 0, &format!("x-long-{i}"), &value);
+        }
+    }
     block.extend(context.unwrap_or_default());
     block
 }
 
-fn script(rng: &mut fastrand::Rng, prefix: &str) -> Script {
+/// Writes a block as a HEADERS frame that ends at `cut`, and CONTINUATION frames that are not longer than `most`.
+fn continued(out: &mut Vec<u8>, flags: u8, stream: u32, block: &[u8], cut: usize, most: usize) {
+    let (begin, rest) = block.split_at(cut);
+    frame(out, kind::HEADERS, flags, stream, begin);
+    let last = rest.chunks(most).count().saturating_sub(1);
+    for (i, piece) in rest.chunks(most).enumerate() {
+        let flags = if i == last { flag::END_HEADERS } else { 0 };
+        frame(out, kind::CONTINUATION, flags, stream, piece);
+    }
+}
+
+fn script(rng: &mut fastrand::Rng, prefix: &str, longest: usize) -> Script {
     let oddity = match rng.u8(..10) {
         0 => Oddity::Cut,
         1 => Oddity::Continued,
@@ -115,15 +148,18 @@ fn script(rng: &mut fastrand::Rng, prefix: &str) -> Script {
         });
         let path = format!("{prefix}-{stream}");
         let names = oddity == Oddity::Value;
-        let mut payload = block(rng, &path, context, names);
+        let mut payload = block(rng, &path, context, names, longest);
         let ending = rng.u8(..3);
         let mut flags = if ending == 0 { flag::END_STREAM } else { 0 };
-        if oddity == Oddity::Continued && is_odd {
+        let is_continued = oddity == Oddity::Continued && is_odd;
+        if is_continued || payload.len() > FRAME - 300 {
             may_have = may_have.min(i);
-            let cut = rng.usize(1..payload.len());
-            frame(out, kind::HEADERS, flags, stream, &payload[..cut]);
-            let goes_on = flag::END_HEADERS;
-            frame(out, kind::CONTINUATION, goes_on, stream, &payload[cut..]);
+            let cut = rng.usize(1..payload.len().min(FRAME));
+            let most = match longest {
+                SHORT => FRAME,
+                _ => rng.usize(payload.len() / 16 + 1..=FRAME),
+            };
+            continued(out, flags, stream, &payload, cut, most);
         } else {
             flags |= flag::END_HEADERS;
             if rng.u8(..4) == 0 {
@@ -200,8 +236,13 @@ struct Arrived {
 }
 
 /// Runs a script over a connection of its own, compares what arrives with what was sent, answers.
-fn exchange(listener: &TcpListener, rng: &mut fastrand::Rng, prefix: &str) -> Arrived {
-    let script = script(rng, prefix);
+fn exchange(
+    listener: &TcpListener,
+    rng: &mut fastrand::Rng,
+    prefix: &str,
+    longest: usize,
+) -> Arrived {
+    let script = script(rng, prefix, longest);
     let mut client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
     let (mut server, _) = listener.accept().expect("accept");
     for stream in [&client, &server] {
@@ -300,7 +341,7 @@ fn only_the_field_is_added() {
     let (mut sent, mut headers) = (0, HashMap::new());
     for i in 0..CONNECTIONS {
         let prefix = format!("/h2/{}-{i}", session.run);
-        let arrived = exchange(&listener, &mut rng, &prefix);
+        let arrived = exchange(&listener, &mut rng, &prefix, SHORT);
         sent += arrived.streams;
         for (stream, value) in arrived.fields {
             headers.insert(format!("{prefix}-{stream}"), value);
@@ -373,7 +414,7 @@ fn a_long_soak() {
                     let (mut sent, mut got) = (0, 0);
                     for i in 0..count / 4 {
                         let prefix = format!("/h2/{run}-{thread}-{i}");
-                        let arrived = exchange(&listener, &mut rng, &prefix);
+                        let arrived = exchange(&listener, &mut rng, &prefix, LONG);
                         sent += arrived.streams;
                         got += arrived.fields.len();
                     }

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Reads a clock. `clock` must exist on every supported kernel (`CLOCK_BOOTTIME`, `CLOCK_REALTIME`).
@@ -18,6 +19,11 @@ pub fn clock(clock: libc::clockid_t) -> Duration {
     // SAFETY: the pointer is to a live timespec; the call has no other effect.
     unsafe { libc::clock_gettime(clock, &mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Where a file can be opened by a path as long as it is held.
+pub fn path_of(file: &impl AsRawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// Waits until `fd` is readable or the time is over; an interrupted wait just ends early. True if

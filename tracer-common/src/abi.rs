@@ -243,8 +243,13 @@ pub mod drop_reason {
     pub const TLS_BUSY: u32 = 6;
     /// Calls by io_uring whose bytes are not looked for: with vectors, or answered many times.
     pub const IO_URING: u32 = 7;
+    /// Of a connection's frames some were not looked at: which of its streams are open is not known any more, and calls
+    /// made for them have no parents.
+    pub const STREAMS_GIVEN_UP: u32 = 8;
+    /// Of a connection's header blocks some were not looked at: the traces of its requests are not known any more.
+    pub const BLOCKS_GIVEN_UP: u32 = 9;
     /// Number of reasons.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 10;
     /// Names of the reasons, as they appear in the ledger and in metrics.
     pub const NAMES: [&str; COUNT as usize] = [
         "ring_full_data",
@@ -255,6 +260,8 @@ pub mod drop_reason {
         "tls_call_unmatched",
         "tls_busy",
         "io_uring",
+        "streams_given_up",
+        "blocks_given_up",
     ];
 }
 

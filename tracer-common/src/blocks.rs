@@ -11,7 +11,7 @@
 use crate::context::{self, incoming as known};
 use crate::frame::Window;
 use crate::hpack::{self, phase};
-use crate::http2::{CONTINUATION, HEADERS, flag};
+use crate::http2::{CONTINUATION, HEADERS, Margins, flag};
 
 /// The field as it is written, from its name's length on: the name, and a value of 55 bytes with its length.
 const NAME: u32 = 12;
@@ -187,20 +187,13 @@ unsafe fn next(
         flags,
         ..
     } = frame;
-    let mut end = at.wrapping_add(length);
-    let mut skip = 0;
-    if is_head && flags & flag::PADDED != 0 {
-        let padding = window.byte(at) as u32;
-        // How many is cut off, or more than all.
-        if at >= limit || padding >= length {
-            return Progress::Lost;
-        }
-        at += 1;
-        end = end.wrapping_sub(padding);
+    let around = Margins::new(if is_head { flags } else { 0 }, window.byte(at) as u32);
+    // How much padding there is is cut off, or it is more than all.
+    if around.padded > 0 && at >= limit || !around.fit(length) {
+        return Progress::Lost;
     }
-    if is_head && flags & flag::PRIORITY != 0 {
-        skip = 5;
-    }
+    let end = at.wrapping_add(length).wrapping_sub(around.padding);
+    at += around.padded;
     // SAFETY: as above.
     unsafe {
         (&raw mut (*place).frame).write_volatile(now.frame + 1);
@@ -211,7 +204,7 @@ unsafe fn next(
         if is_head {
             (&raw mut (*place).inside).write_volatile(1);
             (&raw mut (*place).stream).write_volatile(frame.stream);
-            (&raw mut (*place).skip).write_volatile(skip);
+            (&raw mut (*place).skip).write_volatile(around.priority);
             (&raw mut (*place).carried).write_volatile(0);
             (&raw mut (*place).phase).write_volatile(phase::FIELD);
             (&raw mut (*place).state).write_volatile(known::ABSENT);

@@ -23,6 +23,36 @@ pub mod flag {
     pub const PRIORITY: u8 = 0x20;
 }
 
+/// What is around the fields of a HEADERS frame, and no field (RFC 9113 section 6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Margins {
+    /// Bytes before them that say how long the padding is.
+    pub padded: u32,
+    /// Bytes behind these that give a priority.
+    pub priority: u32,
+    /// Bytes of padding behind the fields.
+    pub padding: u32,
+}
+
+impl Margins {
+    /// By the frame's flags; `first` is the first byte of the payload.
+    #[inline(always)]
+    pub fn new(flags: u8, first: u32) -> Self {
+        let is_padded = flags & flag::PADDED != 0;
+        Margins {
+            padded: is_padded as u32,
+            priority: if flags & flag::PRIORITY != 0 { 5 } else { 0 },
+            padding: if is_padded { first } else { 0 },
+        }
+    }
+
+    /// True if a payload of this length has room for them.
+    #[inline(always)]
+    pub fn fit(&self, length: u32) -> bool {
+        self.padded + self.priority + self.padding <= length
+    }
+}
+
 /// Longest frame other than DATA that is believed.
 pub const LONGEST: u32 = 1 << 20;
 

@@ -125,6 +125,11 @@ offsets! {
 #[unsafe(no_mangle)]
 pub static TASK_REGS_HELPER: Global<u32> = Global::new(0);
 
+/// 1 where the kernel may leave out programs for beginnings of system calls (since 7.x, see `probes/raw.rs`): what
+/// one took note of must not be left for the next call.
+#[unsafe(no_mangle)]
+pub static SKIPS_ENTRIES: Global<u32> = Global::new(0);
+
 /// Bits of a task's word that are set while it makes a call of 32 bits.
 #[unsafe(no_mangle)]
 pub static COMPAT: Global<u32> = Global::new(u32::MAX);

@@ -393,6 +393,7 @@ impl Loaded {
             }
             if now_ns.saturating_sub(rarely_ns) >= RARELY_NS {
                 rarely_ns = now_ns;
+                self.status.unfollowed(self.followers.unfollowed());
                 let costs = self.kernel.program_costs();
                 self.status.rarely(&self.pipeline.sessions(), costs);
                 self.status.skipped_runs(programs::skipped_runs());

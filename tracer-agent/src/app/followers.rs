@@ -7,7 +7,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,10 @@ use crate::probes::{Follower, immediate};
 
 /// Processes that may wait for the thread; calls of more of them have no parents.
 const MOST: usize = 4096;
+/// Jobs that may wait if they are ends of processes; of more of them the next look at all processes finds out.
+const MOST_ENDS: usize = 4 * MOST;
+/// Time between such looks: an end may also have been lost on its way here.
+const SWEEP: Duration = Duration::from_secs(60);
 /// Longest wait for those that run already.
 const LONGEST: Duration = Duration::from_secs(15);
 
@@ -76,11 +80,20 @@ impl Questions {
     }
 }
 
+/// What was not done, for the metrics.
+#[derive(Debug, Default)]
+struct Undone {
+    queue_full: AtomicU64,
+    table_full: AtomicU64,
+    end_later: AtomicU64,
+}
+
 /// The capture thread's end.
 pub struct Followers {
     jobs: Sender<(u64, Job)>,
     answers: Receiver<Answer>,
     waiting: Arc<AtomicUsize>,
+    undone: Arc<Undone>,
     questions: Questions,
     /// Processes with [`Job::Wakes`].
     woken: FxHashSet<u32>,
@@ -93,14 +106,30 @@ impl Followers {
         let (answer, answers) = channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let done = Arc::clone(&waiting);
+        let undone = Arc::new(Undone::default());
+        let told = Arc::clone(&undone);
         std::thread::Builder::new()
             .name("followers".into())
             .spawn(move || {
                 let mut worker = Worker { follower, proc };
-                while let Ok((number, job)) = to_do.recv() {
+                let mut swept = Instant::now();
+                loop {
+                    let wait = SWEEP.saturating_sub(swept.elapsed());
+                    if wait.is_zero() {
+                        worker.follower.sweep(&worker.proc);
+                        swept = Instant::now();
+                        continue;
+                    }
+                    let (number, job) = match to_do.recv_timeout(wait) {
+                        Ok(job) => job,
+                        Err(RecvTimeoutError::Timeout) => continue,
+                        Err(RecvTimeoutError::Disconnected) => break,
+                    };
                     let answered = worker.work(job).map(|(tgid, kind)| (tgid, number, kind));
                     // The receiver is gone only when the agent is ending.
                     let heard = answered.is_none_or(|answered| answer.send(answered).is_ok());
+                    let left_out = worker.follower.left_out();
+                    told.table_full.store(left_out, Ordering::Relaxed);
                     done.fetch_sub(1, Ordering::Release);
                     if !heard {
                         break;
@@ -112,6 +141,7 @@ impl Followers {
             jobs,
             answers,
             waiting,
+            undone,
             questions: Questions::default(),
             woken: FxHashSet::default(),
         })
@@ -169,9 +199,30 @@ impl Followers {
     pub fn gone(&mut self, tgid: u32, may_have_probes: bool) {
         self.questions.forget(tgid);
         if self.woken.remove(&tgid) || may_have_probes {
-            // Beyond the limit too: probes of a process that is gone would stay.
-            self.send(0, Job::Forget(tgid));
+            // Beyond the limit of others: probes of a process that is gone would stay.
+            if self.waiting.load(Ordering::Acquire) < MOST_ENDS {
+                self.send(0, Job::Forget(tgid));
+            } else {
+                self.undone.end_later.fetch_add(1, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// What was not done, by reason.
+    pub fn unfollowed(&self) -> Vec<(&'static str, u64)> {
+        let Undone {
+            queue_full,
+            table_full,
+            end_later,
+        } = &*self.undone;
+        let counts = [
+            ("queue_full", queue_full),
+            ("table_full", table_full),
+            ("end_later", end_later),
+        ];
+        counts
+            .map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))
+            .to_vec()
     }
 
     /// A process, and the kind that it is of from now on.
@@ -215,7 +266,7 @@ impl Followers {
     fn is_full(&self) -> bool {
         let full = self.waiting.load(Ordering::Acquire) >= MOST;
         if full {
-            tracing::debug!("too many processes wait to be followed");
+            self.undone.queue_full.fetch_add(1, Ordering::Relaxed);
         }
         full
     }

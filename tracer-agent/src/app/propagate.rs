@@ -2,7 +2,7 @@
 
 use crate::causes::chain;
 use crate::config::{Config, Propagate};
-use crate::kernel::features::{Cgroup, Features};
+use crate::kernel::features::{self, Cgroup};
 use crate::kernel::host::Host;
 use crate::probes::{Kernel, PropagateOptions, Propagation, SampledFrom, TcpOptions as Options};
 use crate::trace::sampling;
@@ -36,7 +36,7 @@ pub fn start(
     options: PropagateOptions,
     settings: &sampling::Settings,
 ) -> Option<Propagation> {
-    let cgroup = match Features::of(&Host::real()).cgroup {
+    let cgroup = match features::cgroup(&Host::real()) {
         Cgroup::Unified(point) | Cgroup::Hybrid(point) => Some(point),
         Cgroup::Absent => None,
     };

@@ -130,6 +130,11 @@ impl Status {
         latest.waiting_spans = waiting as u64;
     }
 
+    /// What was not followed.
+    pub fn unfollowed(&self, counts: Vec<(&'static str, u64)>) {
+        self.lock().unfollowed = counts;
+    }
+
     /// What became of requests that could have got a header.
     pub fn propagated(&self, outcomes: Vec<(&'static str, u64)>) {
         self.lock().propagated = outcomes;

@@ -358,7 +358,8 @@ fn jit(host: &Host, config: Option<&KernelConfig>) -> Option<bool> {
         .or_else(|| config.map(|config| config.has("BPF_JIT_DEFAULT_ON")))
 }
 
-fn cgroup(host: &Host) -> Cgroup {
+/// Where cgroup v2 is mounted.
+pub fn cgroup(host: &Host) -> Cgroup {
     match (
         host.mounts("cgroup2").into_iter().next(),
         host.mounts("cgroup").is_empty(),

@@ -6,10 +6,10 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
 use tracer_common::abi::kind_of_process as kind;
 
 use super::futex::FutexHooks;
-use super::raw;
 use super::runtime::RuntimeProbes;
 use super::shared::SharedEbpf;
 use super::tasks::TaskProbes;
@@ -35,12 +35,12 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(ebpf: Arc<SharedEbpf>) -> Self {
+    pub(super) fn new(ebpf: Arc<SharedEbpf>, by_number: bool) -> Self {
         Follower {
             ebpf,
             runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
             tasks: TaskProbes::default(),
-            futexes: FutexHooks::new(!raw::is_needed()),
+            futexes: FutexHooks::new(!by_number),
         }
     }
 
@@ -70,6 +70,20 @@ impl Follower {
     /// Attaches what shows which threads of a process wake which.
     pub fn follow_wakes(&mut self, tgid: u32) {
         self.futexes.follow(&mut self.ebpf.lock_first(), tgid);
+    }
+
+    /// How often a process was not followed because too many are.
+    pub fn left_out(&self) -> u64 {
+        self.tasks.left_out() + self.futexes.left_out()
+    }
+
+    /// Gives back what was attached to processes that are there no more, of which nobody said so.
+    pub fn sweep(&mut self, proc: &ProcFs) {
+        let followed = self.tasks.processes().chain(self.futexes.processes());
+        let gone: FxHashSet<u32> = followed.filter(|tgid| proc.stat(*tgid).is_none()).collect();
+        for tgid in gone {
+            self.forget(tgid);
+        }
     }
 
     /// Gives back what was attached to a process that ended, or runs something else now.

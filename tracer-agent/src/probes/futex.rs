@@ -26,6 +26,8 @@ pub struct FutexHooks {
     detaching: Option<JoinHandle<()>>,
     /// It was tried in vain, which was said.
     refused: bool,
+    /// Processes that were too many.
+    left_out: u64,
 }
 
 impl FutexHooks {
@@ -37,6 +39,7 @@ impl FutexHooks {
             attached: Vec::new(),
             detaching: None,
             refused: !may,
+            left_out: 0,
         }
     }
 
@@ -45,9 +48,23 @@ impl FutexHooks {
         self.processes.contains(&tgid)
     }
 
+    /// All that are.
+    pub fn processes(&self) -> impl Iterator<Item = u32> {
+        self.processes.iter().copied()
+    }
+
+    /// How many were too many.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
     /// A process has to be followed from now on.
     pub fn follow(&mut self, ebpf: &mut Ebpf, tgid: u32) {
-        if self.refused || self.processes.len() >= MAX_PROCESSES {
+        if self.refused {
+            return;
+        }
+        if self.processes.len() >= MAX_PROCESSES {
+            self.left_out += 1;
             return;
         }
         self.processes.insert(tgid);

@@ -12,7 +12,7 @@ use super::error::{LoadError, failed};
 use super::follower::Follower;
 use super::futex;
 use super::load::{
-    Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
+    Opened, Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
     sees_io_uring,
 };
 use super::maps::Maps;
@@ -65,6 +65,8 @@ pub struct Kernel {
     /// Shared with the threads that attach probes to runtimes and TLS libraries.
     ebpf: Arc<SharedEbpf>,
     sees_tls: bool,
+    /// System calls come by one hook for all of them.
+    by_number: bool,
     /// While it is open the kernel measures every program of the host.
     measuring: Option<OwnedFd>,
     ring_bytes: u32,
@@ -79,7 +81,7 @@ pub struct Kernel {
 impl Kernel {
     /// Loads all programs without attaching any: what the verifier says of them.
     pub fn verify(options: &Options) -> Result<Vec<Verified>, LoadError> {
-        let mut ebpf = open(options)?;
+        let Opened { mut ebpf, .. } = open(options)?;
         let mut verified = load_programs(&mut ebpf, Set::Always)?;
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
         verified.extend(load_programs(&mut ebpf, Set::Propagate)?);
@@ -93,8 +95,10 @@ impl Kernel {
         let turn = Turn::new();
         // Agents that end wait for all of it.
         let _held = turn.hold();
-        let mut ebpf = open(options)?;
-        let by_number = raw::is_needed();
+        let Opened {
+            mut ebpf,
+            by_number,
+        } = open(options)?;
         let mut sets = vec![Set::Always];
         sets.extend(options.tls.then_some(Set::Tls));
         sets.extend(by_number.then_some(Set::Raw));
@@ -124,6 +128,7 @@ impl Kernel {
             logger,
             ebpf: Arc::new(SharedEbpf::new(ebpf, turn)),
             sees_tls,
+            by_number,
             measuring: options.bpf_stats.then(measure).and_then(|measuring| {
                 measuring
                     .map_err(|error| {
@@ -136,12 +141,12 @@ impl Kernel {
             attached: Vec::new(),
             missing: Vec::new(),
         };
-        kernel.attach(by_number)?;
+        kernel.attach()?;
         Ok(kernel)
     }
 
-    /// `by_number`: ends of system calls come by one hook.
-    fn attach(&mut self, by_number: bool) -> Result<(), LoadError> {
+    fn attach(&mut self) -> Result<(), LoadError> {
+        let by_number = self.by_number;
         let mut ebpf = self.ebpf.lock();
         if by_number {
             self.attached = attach_by_number(&mut ebpf)?;
@@ -177,7 +182,7 @@ impl Kernel {
 
     /// What attaches probes to what processes run; to be taken once.
     pub fn follower(&self) -> Follower {
-        Follower::new(Arc::clone(&self.ebpf))
+        Follower::new(Arc::clone(&self.ebpf), self.by_number)
     }
 
     /// What each program cost since it was loaded; empty unless the kernel counts it, because this
@@ -260,7 +265,8 @@ impl Kernel {
         sampled: SampledFrom,
         cgroup: Option<&str>,
     ) -> Result<Propagation, PropagateError> {
-        Propagation::start(&mut self.ebpf.lock(), options, sampled, cgroup)
+        let by_number = self.by_number;
+        Propagation::start(&mut self.ebpf.lock(), options, sampled, cgroup, by_number)
     }
 
     /// Whether there are programs for TLS libraries.
@@ -296,12 +302,9 @@ fn attach_by_number(ebpf: &mut Ebpf) -> Result<Vec<String>, LoadError> {
     let exits: Vec<String> = exits.filter(|name| is_exit(name)).collect();
     let mut seen = Vec::new();
     for name in &exits {
-        raw::enter(ebpf, raw::End::Exit, name, targets(&name.as_str()))?;
-        seen.extend(
-            targets(&name.as_str())
-                .iter()
-                .map(|event| (*event).to_owned()),
-        );
+        let name = name.as_str();
+        let events = raw::enter(ebpf, raw::End::Exit, name, targets(&name))?;
+        seen.extend(events.into_iter().map(str::to_owned));
     }
     let (name, event) = raw::EXIT;
     let Some(Program::TracePoint(point)) = ebpf.program_mut(name) else {

@@ -12,7 +12,7 @@ use super::parallel;
 use super::propagate::{OPTION_PROGRAMS, PropagateOptions};
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
-use crate::kernel::{prepare, uring};
+use crate::kernel::{calls, prepare, uring};
 
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
 pub(super) static OBJECT: &[u8] =
@@ -96,11 +96,24 @@ const SHARED_BY_CPUS: [(&str, u32); 13] = [
 const PER_CPU: u32 = 256;
 const ALL_CPUS: u32 = 16_384;
 
-pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
+/// The kernel side before its programs are loaded, and what was found out of the kernel for it.
+pub(super) struct Opened {
+    /// The object: its maps are there.
+    pub ebpf: Ebpf,
+    /// Ends of system calls come by one hook for all of them (see [`super::raw`]).
+    pub by_number: bool,
+}
+
+/// Reads the kernel's types, the only time; makes the maps.
+pub(super) fn open(options: &Options) -> Result<Opened, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
     }
-    let offsets = offsets::resolve(&Btf::of_running_kernel().map_err(OffsetError::from)?)?;
+    let types = Btf::of_running_kernel().map_err(OffsetError::from)?;
+    let offsets = offsets::resolve(&types)?;
+    let by_number = calls::come_by_number(&types);
+    drop(types);
+    let skips = u32::from(by_number);
     let helper = u32::from(kernel_version() >= (5, 15));
     let cookies = u32::from(has_cookies());
     let ring = options.ring_size();
@@ -128,6 +141,7 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
         .override_global("PROPAGATES", &propagates, true)
         .override_global("ID_SECRET_0", &secret_0, true)
         .override_global("ID_SECRET_1", &secret_1, true)
+        .override_global("SKIPS_ENTRIES", &skips, true)
         .override_global("COMPAT", &offsets::COMPAT.1, true)
         .override_global("TASK_REGS_HELPER", &helper, true)
         .override_global("COOKIES", &cookies, true)
@@ -140,13 +154,14 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
         allocate_at_once: kernel_version() < ALLOCATES,
     };
     let object = object::with(OBJECT, changes).ok_or(LoadError::Mismatch("table of maps"))?;
-    loader.load(&object).map_err(|error| {
+    let ebpf = loader.load(&object).map_err(|error| {
         if is_permission(&error) {
             LoadError::NotPermitted
         } else {
             LoadError::Object(error)
         }
-    })
+    })?;
+    Ok(Opened { ebpf, by_number })
 }
 
 /// Whether the kernel tells which request of io_uring was completed.

@@ -10,8 +10,6 @@ use aya::programs::Program;
 use tracer_common::abi::wanted;
 
 use super::error::{LoadError, failed};
-use crate::kernel::btf::Btf;
-use crate::kernel::calls;
 
 /// The program for the ends of calls, and its event.
 pub(super) const EXIT: (&str, &str) = ("raw_sys_exit", "sys_exit");
@@ -19,11 +17,6 @@ pub(super) const EXIT: (&str, &str) = ("raw_sys_exit", "sys_exit");
 pub(super) const ENTER: (&str, &str) = ("raw_sys_enter", "sys_enter");
 /// Where these events are.
 pub(super) const CATEGORY: &str = "raw_syscalls";
-
-/// Whether this kernel needs it.
-pub(super) fn is_needed() -> bool {
-    Btf::of_running_kernel().is_ok_and(|btf| calls::come_by_number(&btf))
-}
 
 /// One of both ends of system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,13 +43,13 @@ impl End {
     }
 }
 
-/// Enters a program for the calls of these events (`sys_exit_read`); returns how many this architecture has.
-pub(super) fn enter(
+/// Enters a program for the calls of these events (`sys_exit_read`); returns those that this architecture has.
+pub(super) fn enter<'a>(
     ebpf: &mut Ebpf,
     end: End,
     name: &str,
-    events: &[&str],
-) -> Result<usize, LoadError> {
+    events: &[&'a str],
+) -> Result<Vec<&'a str>, LoadError> {
     let Some(Program::TracePoint(program)) = ebpf.program(name) else {
         return Err(LoadError::Mismatch("program of a system call"));
     };
@@ -66,23 +59,26 @@ pub(super) fn enter(
     let fd = fd
         .try_clone()
         .map_err(|_| LoadError::Mismatch("program of a system call"))?;
-    let numbers: Vec<u32> = events.iter().filter_map(|event| number(event)).collect();
+    let known: Vec<(&str, u32)> = events
+        .iter()
+        .filter_map(|event| Some((*event, number(event)?)))
+        .collect();
     let map = ebpf
         .map_mut(end.map())
         .ok_or(LoadError::Mismatch(end.map()))?;
     let mut programs: ProgramArray<_> = map.try_into()?;
-    for number in &numbers {
+    for (_, number) in &known {
         programs.set(*number, &fd, 0)?;
     }
     let map = ebpf
         .map_mut("WANTED")
         .ok_or(LoadError::Mismatch("WANTED"))?;
     let mut wanted: Array<_, u32> = map.try_into()?;
-    for number in &numbers {
+    for (_, number) in &known {
         let before = wanted.get(number, 0)?;
         wanted.set(*number, before | end.bit(), 0)?;
     }
-    Ok(numbers.len())
+    Ok(known.into_iter().map(|(event, _)| event).collect())
 }
 
 /// The number of the call that an event is named after; `None` where this architecture has no such call.

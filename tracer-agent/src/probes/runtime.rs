@@ -5,9 +5,8 @@
 //! none: its calls have no parents then, which is said once.
 
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::Ebpf;
 use aya::programs::UProbe;
@@ -18,6 +17,7 @@ use tracer_common::abi::kind_of_process as kind;
 use super::shared::SharedEbpf;
 use super::symbols;
 use crate::discover::{Runtime, binary};
+use crate::sys;
 
 /// Programs that probes are attached to at a time, replaced ones included.
 const MAX_PROGRAMS: usize = 256;
@@ -168,8 +168,7 @@ impl RuntimeProbes {
         if let Some(kind) = self.programs.get(&id) {
             return *kind;
         }
-        // Where the file can be opened as long as it is held.
-        let path = PathBuf::from(format!("/proc/self/fd/{}", exe.as_raw_fd()));
+        let path = sys::path_of(exe);
         let kind = if self.programs.len() >= MAX_PROGRAMS {
             tracing::warn!("too many programs are followed: calls of more of them get no parents");
             return kind::NONE;

@@ -6,9 +6,7 @@
 
 use std::fs::File;
 use std::num::NonZeroU32;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 
 use aya::Ebpf;
 use aya::programs::UProbe;
@@ -21,6 +19,7 @@ use crate::discover::Runtime;
 use crate::discover::binary::{self, PythonEvent, PythonPoint};
 use crate::meta::ProcFs;
 use crate::meta::proc_fs::Mapping;
+use crate::sys;
 
 /// Processes that probes are attached to at a time.
 const MAX_PROCESSES: usize = 256;
@@ -42,6 +41,8 @@ pub struct TaskProbes {
     /// What shows the work of executors.
     pools: FxHashMap<u32, Attached>,
     files: FxHashMap<(FileId, What), Vec<Point>>,
+    /// Times that there were too many.
+    left_out: u64,
 }
 
 impl TaskProbes {
@@ -51,9 +52,21 @@ impl TaskProbes {
         all.iter().any(|attached| attached.contains_key(&tgid))
     }
 
+    /// All processes that something is attached to; some more than once.
+    pub fn processes(&self) -> impl Iterator<Item = u32> {
+        let all = [&self.processes, &self.early, &self.pools];
+        all.into_iter()
+            .flat_map(|attached| attached.keys().copied())
+    }
+
+    /// How often a process was one too many.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
     /// Attaches what has to be seen of a process that may serve with tokio later, if it has that.
     pub fn foresee(&mut self, ebpf: &SharedEbpf, proc: &ProcFs, tgid: u32) {
-        if self.early.contains_key(&tgid) || self.early.len() >= MAX_PROCESSES {
+        if self.early.contains_key(&tgid) {
             return;
         }
         let Some(exe) = proc.open_exe(tgid) else {
@@ -64,6 +77,10 @@ impl TaskProbes {
             .points(&exe, What::TokioEarly)
             .is_ok_and(|points| points.is_empty())
         {
+            return;
+        }
+        if self.early.len() >= MAX_PROCESSES {
+            self.left_out += 1;
             return;
         }
         match self.attach(&mut ebpf.lock_first(), tgid, vec![(exe, What::TokioEarly)]) {
@@ -77,7 +94,11 @@ impl TaskProbes {
 
     /// Attaches what shows the work that executors of Python hand to their threads, once the process has loaded it.
     pub fn follow_pools(&mut self, ebpf: &SharedEbpf, proc: &ProcFs, tgid: u32) {
-        if self.pools.contains_key(&tgid) || self.pools.len() >= MAX_PROCESSES {
+        if self.pools.contains_key(&tgid) {
+            return;
+        }
+        if self.pools.len() >= MAX_PROCESSES {
+            self.left_out += 1;
             return;
         }
         let mappings = proc.executable_mappings(tgid).unwrap_or_default();
@@ -107,6 +128,7 @@ impl TaskProbes {
         let result = if self.processes.contains_key(&tgid) {
             Ok(())
         } else if self.processes.len() >= MAX_PROCESSES {
+            self.left_out += 1;
             Err("too many processes are followed".to_owned())
         } else {
             self.follow_new(ebpf, proc, tgid, runtime)
@@ -158,10 +180,10 @@ impl TaskProbes {
     ) -> Result<Attached, String> {
         let pid = NonZeroU32::new(tgid).ok_or("it is gone")?;
         let mut points = Vec::new();
-        // Where the files can be opened as long as they are held.
+        // As long as they are held the files have their paths.
         let mut held = Vec::new();
         for (file, what) in files {
-            let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            let path = sys::path_of(&file);
             let found = self.points(&file, what)?;
             points.extend(found.into_iter().map(|point| (path.clone(), point)));
             held.push(file);

@@ -240,6 +240,10 @@ metrics! {
         for (reason, count) in &now.unjoined {
             out.count(&[reason], *count);
         };
+    "tracer_agent_unfollowed_total" Counter ["reason"] "Times that a process was not looked into for what its calls are made for, because too many waited for it (queue_full) or too many are followed (table_full); ends of followed processes of which not all was taken back at once (end_later)." => |now, out|
+        for (reason, count) in &now.unfollowed {
+            out.count(&[reason], *count);
+        };
     "tracer_agent_propagated_total" Counter ["outcome"] "With --propagate: requests by what became of them. injected: got a header; option: context went out in a TCP option; received: came in in one, which is not one of the requests sent; all others were left as they were." => |now, out|
         for (outcome, count) in &now.propagated {
             out.count(&[outcome], *count);

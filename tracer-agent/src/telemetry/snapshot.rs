@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub parents: Vec<(&'static str, u64)>,
     /// What could not be joined, by reason.
     pub unjoined: Vec<(&'static str, u64)>,
+    /// What was not followed, by reason.
+    pub unfollowed: Vec<(&'static str, u64)>,
     /// Requests that could have got a header, by what became of them; empty when none is written.
     pub propagated: Vec<(&'static str, u64)>,
     /// Spans that wait until their trace is certain.

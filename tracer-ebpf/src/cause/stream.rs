@@ -12,7 +12,9 @@
 //! stream was seen in both directions.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use tracer_common::abi::{cause_method as method, direction, kind_of_process as kind, role};
+use tracer_common::abi::{
+    cause_method as method, direction, drop_reason, kind_of_process as kind, role,
+};
 use tracer_common::http2::{CONTINUATION, DATA, FrameHeader, HEADERS};
 
 use super::Cause;
@@ -233,6 +235,9 @@ impl Cause {
 /// What some frames said was not looked at: which streams are open, and who works for whom, is not known any more.
 #[inline(always)]
 pub fn gives_up(connection: &mut Connection) {
+    if connection.newest != OVER {
+        emit::drop_one(drop_reason::STREAMS_GIVEN_UP);
+    }
     connection.newest = OVER;
 }
 

@@ -1,5 +1,6 @@
 //! Looks at one head or a stretch of chunks in the window, and ships what user space has to see.
 
+use aya_ebpf::helpers::generated::bpf_probe_read_user as read_user_into;
 use aya_ebpf::macros::{tracepoint, uprobe};
 use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use tracer_common::abi::{
@@ -13,12 +14,13 @@ use super::window::{action, at_most};
 use crate::cause;
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit;
-use crate::maps::{CHUNKS_PROGRAM, Call, Found, Scratch, WINDOW_PROGRAM, Walk};
+use crate::kernel::opaque;
+use crate::maps::{BUFFER, CHUNKS_PROGRAM, Call, Found, Scratch, WINDOW_PROGRAM, Walk};
 use crate::memory::{Forgotten, word};
 use crate::way::{Syscalls, Uprobes, Way};
 
 /// Runs per call after which a window is shipped whole instead of head by head; the kernel allows
-/// 33 tail calls, two or three for each run.
+/// 33 tail calls, one to three for each run.
 const FRAMED_RUNS: u32 = 8;
 /// Runs per call after which the rest of a call whose framing is not known is only counted.
 const UNFRAMED_RUNS: u32 = 14;
@@ -98,7 +100,46 @@ fn try_chunks<W: Way>(ctx: &W::Context) -> Option<()> {
     let side = side(connection, scratch.call.direction as u8);
     let seen = walk_chunks(&bytes, side, scratch.found.seen, scratch.found.len);
     finish(scratch, connection, seen, seen);
+    if reads_on(scratch, connection) {
+        scratch.call.runs += 1;
+        go_on::<W>(ctx, scratch, connection, CHUNKS_PROGRAM);
+        return None;
+    }
     next_part::<W>(ctx, scratch, connection)
+}
+
+/// Has what follows of a chunked body in the window, which saves every other tail call: a call may have a chunk for
+/// every few thousand of its bytes. False where the window program has to see to it: of vectors, and
+/// where something else follows.
+#[inline(always)]
+fn reads_on(scratch: &mut Scratch, connection: &mut Connection) -> bool {
+    let side = side(connection, scratch.call.direction as u8);
+    let Call {
+        offset,
+        total,
+        vectors,
+        base,
+        ..
+    } = scratch.call;
+    if side.mode != mode::CHUNKED || side.skip > 0 || vectors != BUFFER || offset >= total {
+        return false;
+    }
+    let left = total - offset;
+    let len = opaque(if left < WINDOW as u32 {
+        left
+    } else {
+        WINDOW as u32
+    });
+    if len > WINDOW as u32 {
+        return false;
+    }
+    let window = scratch.window.as_mut_ptr();
+    // SAFETY: the window is WINDOW long at least; the helper checks the source.
+    let read = unsafe { read_user_into(window.cast(), len, (base + offset as u64) as *const _) };
+    scratch.found.len = len;
+    scratch.found.left = left;
+    scratch.found.seen = 0;
+    read == 0
 }
 
 /// Goes to the next window, or to the next message of a `*mmsg` call.

@@ -49,6 +49,10 @@ macro_rules! exits {
             #[tracepoint]
             pub fn $name(ctx: TracePointContext) -> u32 {
                 let _ = data(&ctx, direction::$direction, Shape::$shape);
+                // Nobody looked at the call: those that are looked at do not come back here.
+                if direction::$direction == direction::WRITE && kernel::SKIPS_ENTRIES.load() != 0 {
+                    forget_entry();
+                }
                 0
             }
         )*
@@ -89,7 +93,8 @@ pub fn sys_enter_write(_ctx: TracePointContext) -> u32 {
     0
 }
 
-/// `splice(fd_in, off_in, fd_out, off_out, length, flags)`: one of the two is a pipe.
+/// `splice(fd_in, off_in, fd_out, off_out, length, flags)`: one of the two is a pipe. Nobody takes note of its
+/// beginning: it moves bodies.
 #[tracepoint]
 pub fn sys_exit_splice(ctx: TracePointContext) -> u32 {
     let _ = splice(&ctx);
@@ -114,7 +119,7 @@ fn splice(ctx: &TracePointContext) -> Option<()> {
             NO_BYTES,
             ret as u32,
             None,
-            Begun::AtEntry,
+            Begun::Now,
         );
         return None;
     }
@@ -128,7 +133,7 @@ fn splice(ctx: &TracePointContext) -> Option<()> {
         NO_BYTES,
         ret as u32,
         None,
-        Begun::AtEntry,
+        Begun::Now,
     );
     None
 }
@@ -602,8 +607,7 @@ fn whole_call_is_skipped(verdict: u8, side: &mut Direction, total: u32) -> bool 
     skipped
 }
 
-/// When this thread entered the call it is leaving. It is forgotten then: newer kernels may leave out the program
-/// that takes note of the next one (see `probes::raw`).
+/// When this thread entered the call it is leaving. It is forgotten then: see [`kernel::SKIPS_ENTRIES`].
 #[inline(always)]
 fn entered(tid: u32, time_ns: u64) -> u64 {
     let Some(slot) = ENTERED.get_ptr_mut(tid & (ENTERED_SLOTS - 1)) else {
@@ -621,5 +625,19 @@ fn entered(tid: u32, time_ns: u64) -> u64 {
         }
         (*slot).tid = 0;
         entered
+    }
+}
+
+/// Forgets when this thread entered the call it is leaving.
+#[inline(always)]
+fn forget_entry() {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    if let Some(slot) = ENTERED.get_ptr_mut(tid & (ENTERED_SLOTS - 1)) {
+        // SAFETY: the pointer is into the map; the slot is this thread's, which the thread id tells.
+        unsafe {
+            if (*slot).tid == tid {
+                (*slot).tid = 0;
+            }
+        }
     }
 }

@@ -8,13 +8,14 @@
 use aya_ebpf::macros::{map, tracepoint, uprobe};
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::{ProbeContext, TracePointContext};
-use tracer_common::abi::{direction, role};
+use tracer_common::abi::{direction, drop_reason, role};
 use tracer_common::blocks::{self, Blocks, Frame, Progress};
 use tracer_common::context::incoming as known;
 
 use super::{Incoming, PROPAGATES, Place, RECEIVED, REQUEST_CONTEXTS};
 use crate::cause::{Cause, NOTED, Noted, wanted};
 use crate::connection::{self, Connection};
+use crate::emit;
 use crate::kernel::Socket;
 use crate::maps::{BLOCKS_PROGRAM, STREAMS_PROGRAM, Scratch};
 use crate::memory::Forgotten;
@@ -183,8 +184,8 @@ pub fn followed(key: Socket, connection: &Connection, direction: u32) {
 /// Some of the connection's blocks were not gone over.
 #[inline(always)]
 pub fn lost(key: Socket) {
-    if PROPAGATES.load() != 0 {
-        let _ = BLOCKS.remove(&key);
+    if PROPAGATES.load() != 0 && BLOCKS.remove(&key).is_ok() {
+        emit::drop_one(drop_reason::BLOCKS_GIVEN_UP);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Access to the bytes of a message, in sk_msg programs.
 
-use aya_ebpf::helpers::bpf_msg_pull_data;
+use aya_ebpf::helpers::{bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data};
 use aya_ebpf::programs::SkMsgContext;
 
 use crate::kernel::opaque;
@@ -8,6 +8,8 @@ use crate::kernel::opaque;
 /// Offsets from here on are not looked at. With what is loaded there it has to stay below 64 KiB, which
 /// is where the verifier's knowledge of packets ends.
 pub const LONGEST: u32 = 0xfc00;
+/// Room for what is put into a message.
+pub const TEXT: usize = 72;
 /// Longer messages are in pieces anyway.
 const ONE_PIECE: u32 = 0x1_0000;
 
@@ -47,6 +49,56 @@ pub fn bounds(ctx: &SkMsgContext) -> (u64, u64) {
             (&raw const (*ctx.msg).__bindgen_anon_2.data_end).read_volatile() as u64,
         )
     }
+}
+
+/// Makes room at an offset and writes the first `N` bytes of a text there; `also` is what has to succeed with it. False
+/// if nothing was changed.
+#[inline(always)]
+pub fn put<const N: usize>(
+    ctx: &SkMsgContext,
+    at: u32,
+    text: &[u8; TEXT],
+    also: impl FnOnce() -> bool,
+) -> bool {
+    const { assert!(N <= TEXT) };
+    let at = opaque(at);
+    // In one piece from the beginning on: kernels without commit f72eed9b84fb put what is behind the place together
+    // wrongly when that is within any piece but the first.
+    if at > LONGEST || !pull(ctx, 0, at) {
+        return false;
+    }
+    // SAFETY: the helpers check the ranges.
+    unsafe {
+        if bpf_msg_push_data(ctx.msg, at, N as u32, 0) != 0 {
+            return false;
+        }
+        // What was just made is one piece: this only points at it.
+        if pull(ctx, at, at + N as u32) && write::<N>(ctx, text) && also() {
+            return true;
+        }
+        // What is there now must not leave.
+        bpf_msg_pop_data(ctx.msg, at, N as u32, 0);
+    }
+    false
+}
+
+/// Over the first bytes that can be reached.
+#[inline(always)]
+fn write<const N: usize>(ctx: &SkMsgContext, text: &[u8; TEXT]) -> bool {
+    let (data, end) = bounds(ctx);
+    if data + N as u64 > end {
+        return false;
+    }
+    let mut i = 0;
+    while i < N {
+        // SAFETY: within the bounds that were checked.
+        unsafe {
+            let letter = (&raw const text[i]).read_volatile();
+            ((data + i as u64) as *mut u8).write_volatile(letter);
+        }
+        i += 1;
+    }
+    true
 }
 
 /// Address of `length` bytes at an offset, if they are there.

@@ -13,7 +13,9 @@ use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use tracer_common::abi::propagated;
 use tracer_common::hpack::{self, phase};
-use tracer_common::http2::{CONTINUATION, DATA, FrameHeader, HEADER, HEADERS, PREFACE, flag};
+use tracer_common::http2::{
+    CONTINUATION, DATA, FrameHeader, HEADER, HEADERS, Margins, PREFACE, flag,
+};
 
 use super::bytes::{byte, pull, size, word};
 use super::message::{FRAMES, STREAM, tail_call};
@@ -260,24 +262,14 @@ fn frame(ctx: &SkMsgContext, walk: *mut FrameWalk, framing: &mut Framing) -> u32
     {
         return UNCLEAR;
     }
-    let (mut field, mut padding) = (HEADER, 0);
-    if flags & flag::PADDED != 0 {
-        let Some(length) = byte(ctx, HEADER) else {
-            return UNCLEAR;
-        };
-        padding = length;
-        field += 1;
-    }
-    if flags & flag::PRIORITY != 0 {
-        field += 5;
-    }
-    if field + padding > HEADER + header.length {
+    let around = Margins::new(flags, byte(ctx, HEADER).unwrap_or(0));
+    if !around.fit(header.length) {
         return UNCLEAR;
     }
     // SAFETY: as above.
     unsafe {
-        (&raw mut (*walk).field).write_volatile(field);
-        (&raw mut (*walk).end).write_volatile(HEADER + header.length - padding);
+        (&raw mut (*walk).field).write_volatile(HEADER + around.padded + around.priority);
+        (&raw mut (*walk).end).write_volatile(HEADER + header.length - around.padding);
         (&raw mut (*walk).next).write_volatile(next);
         (&raw mut (*walk).stream).write_volatile(header.stream);
     }

@@ -9,20 +9,17 @@
 //! behind it, what the kernel returns is what is left of the process's own bytes.
 
 use aya_ebpf::bindings::sk_action::SK_PASS;
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_msg_pop_data, bpf_msg_pull_data,
-    bpf_msg_push_data,
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use tracer_common::abi::{Header, InjectedEvent, kind, propagated};
 use tracer_common::context::{self, HEADER_BYTES, field};
 use tracer_common::ids::purpose;
 
-use super::bytes::{LONGEST, bounds, byte, half, join_pieces, size, word};
+use super::bytes::{self, LONGEST, byte, half, join_pieces, pull, size, word};
 use super::{
-    ADOPTED, FLOWS, Flow, LEAVING, MESSAGE_PROGRAMS, NAMELESS, PLANS, Plan, SELFTEST_PLAN, count,
-    frames, id_of, name, number, state,
+    ADOPTED, FLOWS, Flow, LEAVING, MESSAGE_PROGRAMS, NAMELESS, PLANS, Plan, count, frames, id_of,
+    name, number, state,
 };
 use crate::cause::Cause;
 use crate::connection::{self, mode};
@@ -129,8 +126,7 @@ fn begin(ctx: &SkMsgContext) -> Option<()> {
     if length < 32 {
         return None;
     }
-    // SAFETY: the helper checks the range; it copies only what is in several pieces.
-    if unsafe { bpf_msg_pull_data(ctx.msg, 0, length, 0) } != 0 {
+    if !pull(ctx, 0, length) {
         count(propagated::FAILED);
         return None;
     }
@@ -273,7 +269,7 @@ fn insert(ctx: &SkMsgContext) -> Option<u32> {
         (*event).flags = plan.flags;
         (*event).adopted = plan.adopted;
     }
-    if !put(ctx, plan) {
+    if !bytes::put::<HEADER_BYTES>(ctx, plan.end, &plan.text, || true) {
         entry.discard(0);
         return Some(propagated::FAILED);
     }
@@ -282,79 +278,6 @@ fn insert(ctx: &SkMsgContext) -> Option<u32> {
     unsafe { (*flow).added = added.wrapping_add(HEADER_BYTES as u32) };
     join_pieces(ctx);
     Some(propagated::INJECTED)
-}
-
-/// Reached only by the self-test's own sockets: a message that begins with `SELFTEST` gets a line of
-/// text at the offset in its next two bytes.
-#[sk_msg]
-pub fn propagate_selftest(ctx: SkMsgContext) -> u32 {
-    let _ = try_selftest(&ctx);
-    SK_PASS
-}
-
-#[inline(always)]
-fn try_selftest(ctx: &SkMsgContext) -> Option<()> {
-    let size = size(ctx);
-    let length = if size > LONGEST { LONGEST } else { size };
-    // SAFETY: the helper checks the range.
-    if length < 16 || unsafe { bpf_msg_pull_data(ctx.msg, 0, length, 0) } != 0 {
-        return None;
-    }
-    if word(ctx, 0)? != u64::from_le_bytes(*b"SELFTEST") {
-        return None;
-    }
-    let end = half(ctx, 8)?;
-    // SAFETY: the pointer is into the map; there is one self-test at a time.
-    let plan = unsafe { SELFTEST_PLAN.get_ptr_mut(0)?.as_mut()? };
-    plan.end = end;
-    let mut i = 0;
-    while i < HEADER_BYTES {
-        // SAFETY: within the text.
-        unsafe { (&raw mut plan.text[i]).write_volatile(b'#') };
-        i += 1;
-    }
-    if put(ctx, plan) {
-        join_pieces(ctx);
-    }
-    None
-}
-
-/// Makes room and writes the header there. False if nothing was changed.
-#[inline(always)]
-fn put(ctx: &SkMsgContext, plan: &Plan) -> bool {
-    const BYTES: u32 = HEADER_BYTES as u32;
-    let end = opaque(plan.end);
-    // SAFETY: the helpers check the ranges.
-    unsafe {
-        if bpf_msg_push_data(ctx.msg, end, BYTES, 0) != 0 {
-            return false;
-        }
-        // What was just made is one piece: this only points at it.
-        if bpf_msg_pull_data(ctx.msg, end, end + BYTES, 0) == 0 && write(ctx, plan) {
-            return true;
-        }
-        // What is there now must not leave.
-        bpf_msg_pop_data(ctx.msg, end, BYTES, 0);
-    }
-    false
-}
-
-#[inline(always)]
-fn write(ctx: &SkMsgContext, plan: &Plan) -> bool {
-    let (data, end) = bounds(ctx);
-    if data + HEADER_BYTES as u64 > end {
-        return false;
-    }
-    let mut i = 0;
-    while i < HEADER_BYTES {
-        // SAFETY: within the bounds that were checked.
-        unsafe {
-            let letter = (&raw const plan.text[i]).read_volatile();
-            ((data + i as u64) as *mut u8).write_volatile(letter);
-        }
-        i += 1;
-    }
-    true
 }
 
 /// Servers refuse heads that are longer than some round number; what was accepted without the header

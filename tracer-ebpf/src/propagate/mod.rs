@@ -22,6 +22,7 @@ pub mod message;
 pub mod offer;
 pub mod option;
 pub mod plan;
+pub mod selftest;
 pub mod sockets;
 pub mod stream;
 
@@ -289,7 +290,7 @@ pub struct Plan {
     pub reserved: u32,
     /// Halves of the trace id, and the span id.
     pub ids: [u64; 3],
-    pub text: [u8; 72],
+    pub text: [u8; bytes::TEXT],
 }
 
 /// Value of [`REQUEST_CONTEXTS`].

@@ -4,16 +4,14 @@
 //! Reached by tail call only, two for each request. Why the byte stream stays right: see [`super::message`].
 
 use aya_ebpf::bindings::sk_action::SK_PASS;
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_msg_pop_data, bpf_msg_push_data,
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use tracer_common::abi::{Header, InjectedEvent, kind, propagated};
 use tracer_common::context::{self, FIELD_BYTES};
 use tracer_common::ids::purpose;
 
-use super::bytes::{LONGEST, bounds, join_pieces, pull};
+use super::bytes::{self, LONGEST, bounds, join_pieces, pull};
 use super::frames::LONGEST_BLOCK;
 use super::message::{FIELD, STREAM, plan, tail_call};
 use super::{
@@ -187,48 +185,11 @@ fn insert(ctx: &SkMsgContext, sock: u64, plan: &mut Plan, framing: &mut Framing)
 /// nothing was changed.
 #[inline(always)]
 fn put(ctx: &SkMsgContext, plan: &Plan, begun: &Begun) -> bool {
-    let end = opaque(begun.at + begun.length);
     let frame = opaque(begun.at);
-    // In one piece from the beginning on: kernels without commit f72eed9b84fb put what is behind the place together
-    // wrongly when that is within any piece but the first.
-    if end > LONGEST || !pull(ctx, 0, end) {
-        return false;
-    }
-    // SAFETY: the helpers check the ranges.
-    unsafe {
-        if bpf_msg_push_data(ctx.msg, end, BYTES, 0) != 0 {
-            return false;
-        }
-        // What was just made is one piece, as was the frame's header: these only point at them.
-        if pull(ctx, end, end + BYTES)
-            && write(ctx, plan)
-            && pull(ctx, frame, frame + 3)
-            && lengthen(ctx, begun.frame + BYTES)
-        {
-            return true;
-        }
-        // What is there now must not leave.
-        bpf_msg_pop_data(ctx.msg, end, BYTES, 0);
-    }
-    false
-}
-
-#[inline(always)]
-fn write(ctx: &SkMsgContext, plan: &Plan) -> bool {
-    let (data, end) = bounds(ctx);
-    if data + FIELD_BYTES as u64 > end {
-        return false;
-    }
-    let mut i = 0;
-    while i < FIELD_BYTES {
-        // SAFETY: within the bounds that were checked.
-        unsafe {
-            let letter = (&raw const plan.text[i]).read_volatile();
-            ((data + i as u64) as *mut u8).write_volatile(letter);
-        }
-        i += 1;
-    }
-    true
+    bytes::put::<FIELD_BYTES>(ctx, begun.at + begun.length, &plan.text, || {
+        // Of one piece as well.
+        pull(ctx, frame, frame + 3) && lengthen(ctx, begun.frame + BYTES)
+    })
 }
 
 /// The frame's length, which its header begins with.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use super::kernels::Kernel;
 use super::{Smoke, directory};
 use crate::dist::arch::Arch;
-use crate::sh;
+use crate::{sh, sys};
 
 /// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,10 +151,12 @@ fn console_of(
         ));
     let start = Instant::now();
     let mut said = TOOK;
-    let mut child = command
+    command
         .stdin(Stdio::null())
         .stdout(file.try_clone().context("cannot share a file")?)
-        .stderr(Stdio::null())
+        .stderr(Stdio::null());
+    // With this thread, which waits for it: killed, we would leave an emulator that takes a core for an hour.
+    let mut child = sys::die_with_us(&mut command)
         .spawn()
         .with_context(|| format!("cannot start `{}`", sh::line(&command)))?;
     while child.try_wait().context("cannot wait for qemu")?.is_none() {

@@ -20,13 +20,7 @@ use crate::{setup, sh};
 
 const INIT: &str = "#!/bin/sh\n\
     b=/bin/busybox\n\
-    $b mount -t proc proc /proc\n\
-    $b mount -t sysfs sys /sys\n\
-    $b mount -t devtmpfs dev /dev\n\
-    $b mount -t tracefs tracefs /sys/kernel/tracing\n\
-    $b mount -t bpf bpf /sys/fs/bpf\n\
-    $b mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
-    $b mount -t tmpfs tmpfs /tmp\n\
+    @mounts@\
     $b ifconfig lo 127.0.0.1 up\n\
     echo \"hooks-kernel $($b uname -r)\"\n\
     /hooks /t/target/release/tracer-agent\n\
@@ -60,7 +54,7 @@ fn build(agent: &Path) -> Result<PathBuf> {
     let mut compile = Command::new("cc");
     compile.args(["-O1", "-static", "-pthread", "-o"]);
     sh::run(compile.arg(root.join("hooks")).arg(source))?;
-    image::write(&root.join("init"), INIT)?;
+    image::write(&root.join("init"), &INIT.replace("@mounts@", image::MOUNTS))?;
     image::pack(&root, "initramfs-hooks.gz")
 }
 

@@ -231,26 +231,30 @@ fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
+/// What a machine's script begins with: everything that the agent looks at; `$b` is busybox.
+pub const MOUNTS: &str = "$b mount -t proc proc /proc\n\
+    $b mount -t sysfs sys /sys\n\
+    $b mount -t devtmpfs dev /dev\n\
+    $b mount -t tracefs tracefs /sys/kernel/tracing\n\
+    $b mount -t securityfs securityfs /sys/kernel/security\n\
+    $b mount -t bpf bpf /sys/fs/bpf\n\
+    $b mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
+    $b mount -t tmpfs tmpfs /tmp\n";
+
 fn script(build: &str, smokes: &[Smoke], prepare: &str) -> String {
     let mut text = String::from(
         "#!/bin/sh\n\
          b=/bin/busybox\n\
          export PATH=/bin TRACER_TESTS_REQUIRED=1 TRACER_TESTS_KERNEL_MAY_SKIP=1 TRACER_TESTS_ONE_IN=@one-in@\n\
          $b mkdir -p /sys /proc /dev /tmp\n\
-         $b mount -t proc proc /proc\n\
-         $b mount -t sysfs sys /sys\n\
-         $b mount -t devtmpfs dev /dev\n\
-         $b mount -t tracefs tracefs /sys/kernel/tracing\n\
-         $b mount -t securityfs securityfs /sys/kernel/security\n\
-         $b mount -t bpf bpf /sys/fs/bpf\n\
-         $b mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
-         $b mount -t tmpfs tmpfs /tmp\n\
+         @mounts@\
          $b ifconfig lo 127.0.0.1 up\n\
          echo \"vm-kernel $($b uname -r)\"\n\
          echo \"vm-build @build@\"\n\
          /t/target/release/tracer-agent verify\n\
          echo \"vm-verify $?\"\n",
     )
+    .replace("@mounts@", MOUNTS)
     .replace("@build@", build)
     // Emulated, all of it takes half an hour for each kernel.
     .replace("@one-in@", &one_in());

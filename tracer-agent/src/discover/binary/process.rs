@@ -5,7 +5,6 @@
 //! any time; what is reported was mapped when it was looked at.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use super::libraries::Contents;
 use super::types::{FileId, Target, TlsLibrary};
 use super::{BinaryError, contents};
 use crate::meta::proc_fs::{Mapping, ProcFs};
+use crate::sys;
 
 /// Files whose result is kept. A host has some thousand libraries at most; a result is small.
 const CACHE_MAX: usize = 8192;
@@ -119,7 +119,7 @@ impl Scanner {
                     return;
                 }
                 let handle = Arc::new(file);
-                let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+                let path = sys::path_of(&*handle);
                 let libraries = contents.libraries.iter();
                 found.targets.extend(libraries.map(|library| Target {
                     file: id,

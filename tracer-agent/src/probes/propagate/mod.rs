@@ -146,12 +146,13 @@ pub enum Options {
 }
 
 impl Propagation {
-    /// Tests, loads, attaches. On an error nothing is attached that changes traffic.
+    /// Tests, loads, attaches; to system calls by their numbers where that has to be so (see [`raw`]). On an error nothing is attached that changes traffic.
     pub(super) fn start(
         ebpf: &mut Ebpf,
         options: PropagateOptions,
         sampled: SampledFrom,
         cgroup: Option<&str>,
+        by_number: bool,
     ) -> Result<Self, PropagateError> {
         // The right to everything stands for it.
         if !rights::effective().intersects(CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN) {
@@ -200,7 +201,7 @@ impl Propagation {
         if sends {
             put(ebpf, "PROGRAMS", OFFER_PROGRAM, OFFER)?;
         }
-        if raw::is_needed() {
+        if by_number {
             attach_by_number(ebpf)?;
         } else {
             for (name, points) in ENTRIES {
@@ -348,7 +349,7 @@ fn attach_message(
 /// Where programs of single system calls can be preempted: those for their beginnings, by their numbers.
 fn attach_by_number(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     for (name, points) in ENTRIES {
-        if raw::enter(ebpf, raw::End::Enter, name, points)? == 0 {
+        if raw::enter(ebpf, raw::End::Enter, name, points)?.is_empty() {
             return Err(LoadError::Mismatch(name));
         }
     }
