@@ -5,9 +5,9 @@
 
 use tracer_common::abi::direction;
 
+use super::crowd::ends;
 use super::pool::leaves_pool;
 use super::stream;
-use super::woken::ends;
 use crate::connection::{Connection, mark, mode, open, verdict};
 use crate::maps::{EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES};
 use crate::memory::zero;

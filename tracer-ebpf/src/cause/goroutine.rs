@@ -6,7 +6,7 @@ use tracer_common::abi::cause_method as method;
 
 use super::Cause;
 use super::actor::{Actor, flag, goroutine_slot, reset, thread, thread_slot};
-use super::stream;
+use super::begun;
 use super::turn::handed_key;
 use crate::maps::{HANDED, SITES};
 
@@ -76,7 +76,7 @@ pub fn goroutine_begins(g: u64, stream: u32) {
         return;
     };
     if actor.flags & flag::SHARED != 0 {
-        stream::made(tgid, g, stream, actor.cause, method::GOROUTINE);
+        begun::made(tgid, g, stream, actor.cause, method::GOROUTINE);
     }
 }
 

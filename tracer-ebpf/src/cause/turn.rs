@@ -8,8 +8,8 @@ use tracer_common::abi::{cause_method as method, direction, kind_of_process as k
 
 use super::Cause;
 use super::actor::{flag, reset, thread, thread_slot};
+use super::crowd::uncounted;
 use super::tokio;
-use super::woken::uncounted;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel;
 use crate::maps::{HANDED, Handed};
