@@ -20,6 +20,7 @@ mod incoming;
 mod noted;
 mod outgoing;
 mod pool;
+mod server;
 mod session;
 mod stream;
 mod task;
