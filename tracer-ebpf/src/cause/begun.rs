@@ -9,7 +9,7 @@ use super::Cause;
 use super::actor::{actor, flag, kind_of, thread};
 use super::goroutine;
 use super::outgoing::used;
-use super::stream::Stream;
+use super::stream::{Begun, Stream};
 use super::thread::created_thread_calls;
 use super::turn::handed_key;
 use crate::connection::Connection;
@@ -62,16 +62,23 @@ fn bound(tid: u32, connection: &Connection, kind: u32) -> u64 {
 
 /// A stream is begun: tells for whom.
 #[inline(always)]
-pub(super) fn begins(call: &Call, connection: &mut Connection, kind: u32, id: u32) {
-    let (cause, found) = begun_for(connection, kind, call.tgid, call.tid, id);
-    if !cause.is_open() || found == method::NONE {
+pub(super) fn begins(call: &Call, connection: &Connection, begun: *const Begun, id: u32) {
+    // SAFETY: the caller's slot of map memory.
+    let (streams, remembers) = unsafe {
+        (
+            (&raw const (*begun).streams).read_volatile(),
+            (&raw const (*begun).remembers).read_volatile(),
+        )
+    };
+    let (cause, found) = streams.of(call.tgid, id);
+    if found == method::NONE {
         return;
     }
     let own = Cause {
         connection: connection.id,
         key: id as u64,
     };
-    if kind & kind::MASK == kind::CALLBACKS {
+    if remembers != 0 {
         let stream = Stream {
             cause,
             socket: call.socket,
@@ -86,30 +93,24 @@ pub(super) fn begins(call: &Call, connection: &mut Connection, kind: u32, id: u3
 pub fn ahead(connection: &mut Connection, tgid: u32, tid: u32, id: u32) -> (Cause, u32) {
     let kind = kind_of(tgid);
     binds(tid, connection, kind);
-    let (cause, found) = begun_for(connection, kind, tgid, tid, id);
-    if cause.is_open() {
-        (cause, found)
-    } else {
-        (Cause::NONE, method::NONE)
-    }
+    streams_by(connection, kind, tgid, tid).of(tgid, id)
 }
 
+/// What streams are for that the thread writes, which [`binds`] has seen.
 #[inline(always)]
-fn begun_for(connection: &Connection, kind: u32, tgid: u32, tid: u32, id: u32) -> (Cause, u32) {
-    let streams = streams_for(connection, connection.place, kind, tgid, tid);
-    if streams.maker == 0 {
-        return (streams.cause, streams.method);
-    }
-    due(tgid, streams.maker, id)
+pub(super) fn streams_by(connection: &Connection, kind: u32, tgid: u32, tid: u32) -> Streams {
+    streams_for(connection, connection.place, kind, tgid, tid)
 }
 
 /// What streams are for that one write begins.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Streams {
     /// Who makes them, each for a cause of its own; 0: they have this one.
     pub maker: u64,
     pub cause: Cause,
     pub method: u32,
+    pub reserved: u32,
 }
 
 /// What streams will be found to be for that the thread is about to write to this connection.
@@ -119,18 +120,38 @@ pub fn streams_ahead(connection: &Connection, tgid: u32, tid: u32) -> Streams {
     streams_for(connection, bound(tid, connection, kind), kind, tgid, tid)
 }
 
-/// What one of them is for.
+/// What one of them is for; see [`Streams`].
 #[inline(always)]
 pub fn written(maker: u64, cause: Cause, method: u32, tgid: u32, id: u32) -> (Cause, u32) {
-    let (cause, method) = if maker == 0 {
-        (cause, method)
-    } else {
-        due(tgid, maker, id)
+    let streams = Streams {
+        maker,
+        cause,
+        method,
+        reserved: 0,
     };
-    if cause.is_open() {
-        (cause, method)
-    } else {
-        (Cause::NONE, method::NONE)
+    streams.of(tgid, id)
+}
+
+impl Streams {
+    /// True if whatever is begun is for nobody.
+    #[inline(always)]
+    pub(super) fn is_nobody(&self) -> bool {
+        self.maker == 0 && (self.cause.connection == 0 || self.method == method::NONE)
+    }
+
+    /// What one of them is for, if that is open.
+    #[inline(always)]
+    pub(super) fn of(&self, tgid: u32, id: u32) -> (Cause, u32) {
+        let (cause, method) = if self.maker == 0 {
+            (self.cause, self.method)
+        } else {
+            due(tgid, self.maker, id)
+        };
+        if cause.is_open() {
+            (cause, method)
+        } else {
+            (Cause::NONE, method::NONE)
+        }
     }
 }
 
@@ -140,6 +161,7 @@ fn streams_for(connection: &Connection, place: u64, kind: u32, tgid: u32, tid: u
         maker: 0,
         cause: Cause::NONE,
         method: method::NONE,
+        reserved: 0,
     };
     match kind & kind::MASK {
         kind::CALLBACKS if kind & kind::OWN_STREAMS != 0 => {

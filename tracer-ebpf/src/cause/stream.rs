@@ -15,7 +15,7 @@ use tracer_common::http2::HEADERS;
 
 use super::Cause;
 use super::actor::{actor, kind_of};
-use super::begun::{begins, binds};
+use super::begun::{Streams, begins, binds, streams_by};
 use super::goroutine;
 use super::noted::{END_STREAM, NOTED, Noted, RESET};
 use super::tokio;
@@ -28,8 +28,8 @@ use crate::memory::Forgotten;
 const OVER: u32 = u32::MAX;
 /// [`Call::streams`] and [`Call::fresh`]: more than one.
 pub const MANY: u32 = u32::MAX;
-/// Streams that are begun in one window and noted.
-pub const MOST: usize = 8;
+/// Streams that are begun in one window, all of which are noted ([`NOTED`]).
+const MOST: usize = NOTED as usize;
 
 /// Value of `STREAMS`: of a stream that came in itself, of one that was begun what it is for.
 #[repr(C)]
@@ -45,8 +45,11 @@ pub struct Stream {
 #[derive(Clone, Copy)]
 pub struct Begun {
     pub count: u32,
-    /// That of the process: by way of map memory, or every flag of it would be a way of its own through the loop.
-    pub kind: u32,
+    /// 1 if the writer's callbacks read what is answered.
+    pub remembers: u32,
+    /// Whom they are for, as far as it is the same for all: by way of map memory, or everything that it can be would be a way of its
+    /// own through the loop.
+    pub streams: Streams,
     pub ids: [u32; MOST],
 }
 
@@ -227,20 +230,31 @@ pub fn seen(
         binds(call.tid, connection, kind);
         let begun = begun.pointer();
         // SAFETY: the caller's slot of map memory.
-        unsafe { (&raw mut (*begun).kind).write_volatile(kind) };
+        if unsafe { (&raw const (*begun).count).read_volatile() } == 0 {
+            return;
+        }
+        let streams = streams_by(connection, kind, call.tgid, call.tid);
+        if streams.is_nobody() {
+            return;
+        }
+        let remembers = (kind & kind::MASK == kind::CALLBACKS) as u32;
+        // SAFETY: the caller's slot of map memory.
+        unsafe {
+            (&raw mut (*begun).remembers).write_volatile(remembers);
+            (&raw mut (*begun).streams).write_volatile(streams);
+        }
         let mut i = 0;
         while i < MOST as u32 {
             // SAFETY: the caller's slot of map memory; the masked index is within it.
-            let (count, kind, id) = unsafe {
+            let (count, id) = unsafe {
                 let ids = (&raw const (*begun).ids).cast::<u32>();
                 (
                     (&raw const (*begun).count).read_volatile(),
-                    (&raw const (*begun).kind).read_volatile(),
                     ids.add((i & (MOST as u32 - 1)) as usize).read_volatile(),
                 )
             };
             if i < count {
-                begins(call, connection, kind, id);
+                begins(call, connection, begun, id);
             }
             i += 1;
         }
