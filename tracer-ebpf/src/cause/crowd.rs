@@ -110,9 +110,7 @@ pub(super) fn ends(cause: &Cause) {
 /// A process ended, or is another program from now on.
 #[inline(always)]
 pub(super) fn crowd_ended(tgid: u32) {
-    if kind_of(tgid) & kind::WOKEN != 0 {
-        let _ = CROWDS.remove(&tgid);
-    }
+    let _ = CROWDS.remove(&tgid);
 }
 
 /// A connection speaks a protocol whose exchanges are not counted.

@@ -43,7 +43,9 @@ pub use noted::{NOTED, Noted, wanted};
 pub use outgoing::{Opener, opening, take_opener};
 pub use pool::answer_read;
 pub use session::{session_makes, session_reads, session_writes};
-pub use stream::{Begun, Stream, gives_up, goes_on as frame_goes_on, seen as frames_seen};
+pub use stream::{
+    Begun, Stream, gives_up, goes_on as frame_goes_on, misses as frames_missed, seen as frames_seen,
+};
 pub use task::{Task, Wake, accepted, context_made, enters_context, leaves_context, wakes};
 pub use thread::{thread_ended, thread_made};
 pub use tokio::{

@@ -14,7 +14,7 @@ use tracer_common::abi::{cause_method as method, direction, kind_of_process as k
 use tracer_common::http2::HEADERS;
 
 use super::Cause;
-use super::actor::{actor, kind_of};
+use super::actor::{actor, kind_of, thread};
 use super::begun::{Streams, begins, binds, streams_by};
 use super::goroutine;
 use super::noted::{END_STREAM, NOTED, Noted, RESET};
@@ -63,12 +63,34 @@ impl Cause {
         };
         stream.cause == *self
             && connection::find(stream.socket).is_some_and(|connection| {
-                connection.id == self.connection && connection.newest != OVER
+                connection.id == self.connection
+                    && connection.newest != OVER
+                    && self.key > connection.place
             })
     }
 }
 
-/// What some frames said was not looked at: which streams are open, and who works for whom, is not known any more.
+/// What frames of this window said was not looked at. Streams that they may have ended count as ended, and who reads works for nobody
+/// that is known.
+#[inline(always)]
+pub fn misses(call: &mut Call, connection: &mut Connection) {
+    call.streams = MANY;
+    call.fresh = MANY;
+    match is_client(connection) {
+        // What it begins is told apart by later frames too; these have no cause.
+        Some(true) => {}
+        Some(false) => connection.place = connection.newest as u64,
+        None => gives_up(connection),
+    }
+    if call.direction == direction::READ as u32
+        && let Some(actor) = thread(call.tid)
+        && actor.kind as u32 == kind::CALLBACKS
+    {
+        actor.cause.clear();
+    }
+}
+
+/// Where frames begin is not known any more: nor which streams are open, and who works for whom.
 #[inline(always)]
 pub fn gives_up(connection: &mut Connection) {
     connection.newest = OVER;

@@ -312,10 +312,8 @@ pub(super) fn woken_calls(kind: u32, tgid: u32, tid: u32) -> Cause {
     worker.cause
 }
 
-/// A thread of a process of this kind ended.
+/// A thread ended: whatever its process is by now.
 #[inline(always)]
-pub(super) fn worker_ended(tgid: u32, tid: u32) {
-    if kind_of(tgid) & kind::WOKEN != 0 {
-        let _ = WORKERS.remove(&tid);
-    }
+pub(super) fn worker_ended(tid: u32) {
+    let _ = WORKERS.remove(&tid);
 }
