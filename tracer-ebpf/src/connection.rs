@@ -109,6 +109,7 @@ const _: () = {
     assert!(offset_of!(Connection, verdict) == connection_entry::VERDICT_BYTE);
     assert!(offset_of!(Connection, since_ns) == 8 * connection_entry::SINCE_WORD);
     assert!(verdict::IGNORED == connection_entry::IGNORED);
+    assert!(offset_of!(Connection, open_key) == 8 * connection_entry::OPEN_KEY_WORD);
 };
 
 impl Connection {
