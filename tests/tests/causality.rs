@@ -43,7 +43,9 @@ fn front(name: &str) -> PathBuf {
 
 /// The unique part of `/r/ID?..` and `/b/ID/N`.
 fn id_of(span: &Span) -> Option<(char, String, String)> {
-    let url = span.text("url.path").or_else(|| span.text("url.full"))?;
+    let url = span.text("url.path").or_else(|| span.text("url.full"));
+    let method = || span.text("rpc.method").map(|method| format!("/{method}"));
+    let url = url.map(str::to_owned).or_else(method)?;
     let at = url.find("/r/").or_else(|| url.find("/b/"))?;
     let path = url.get(at..)?.split('?').next()?;
     let kind = path.chars().nth(1)?;
@@ -111,6 +113,12 @@ fn compare(spans: &[Span]) -> Outcome {
         match (kind, span.kind == Kind::Server) {
             ('r', true) => {
                 requests.insert(id, span);
+            }
+            // What a service asks of itself is a request too, by the last part of its path.
+            ('b', true) => {
+                if let Some(own) = path.rsplit('/').next().filter(|own| own.contains('.')) {
+                    requests.insert(own.to_owned(), span);
+                }
             }
             ('b', false) => {
                 calls.insert(path, (id, span));
@@ -270,6 +278,34 @@ fn go_goroutines() {
             return;
         };
         at_least(test, &outcome, 4, 90);
+    }
+}
+
+/// Scenario: a service asks itself over one connection of HTTP/2 for all, of which many streams begin in one write and are read
+/// in one call; each of them makes a call over HTTP/1 and one over HTTP/2. In Go the connection is there before the program is
+/// followed. Guarantees: as above.
+#[test]
+fn streams() {
+    let test = "causality::streams";
+    let built = target_dir().join("services").join("causality-grpc-go");
+    let mut build = Command::new("go");
+    build
+        .args(["build", "-o"])
+        .arg(&built)
+        .current_dir(front("grpc-go"));
+    if let Err(reason) = process::run(&mut build) {
+        return skipped(test, &reason);
+    }
+    let go = built.display().to_string();
+    let node = front("http2.js").display().to_string();
+    let scenes: [(&str, &[&str]); 3] = [("h2", &[&go]), ("grpc", &[&go]), ("h2", &["node", &node])];
+    for (mode, service) in scenes {
+        let env = [("MODE", mode)];
+        let Some(outcome) = play(test, "row=1&fan=3", service, &env, FOLLOWED) else {
+            return;
+        };
+        println!("{mode} {service:?}: {outcome:?}");
+        at_least(test, &outcome, 12, 90);
     }
 }
 

@@ -223,6 +223,24 @@ pub mod connection_entry {
     pub const VERDICT_BYTE: usize = 107;
     /// The verdict that stops looking.
     pub const IGNORED: u8 = 2;
+    /// Word with the position of the request that is being served.
+    pub const OPEN_KEY_WORD: usize = 15;
+}
+
+/// The kernel side's table of exchanges that are being served: connection and position of the request, in one of a few slots.
+pub mod exchanges {
+    /// Slots in all; a power of two, so that a slot is a mask.
+    pub const SLOTS: u32 = 32768;
+    /// Slots where one exchange may be; a power of two.
+    pub const WAYS: u32 = 4;
+
+    /// The first of the slots where an exchange may be.
+    #[inline(always)]
+    pub const fn first_slot(connection: u64, key: u64) -> u32 {
+        const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mixed = (connection ^ key.wrapping_mul(MIX)).wrapping_mul(MIX);
+        (mixed >> 40) as u32 & (SLOTS - 1) & !(WAYS - 1)
+    }
 }
 
 /// Why the kernel side gave something up; indexes the per-CPU `DROPS` array.

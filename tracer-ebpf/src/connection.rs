@@ -65,7 +65,7 @@ pub struct Connection {
     /// Of a socket: the process whose TLS session it carries, 0 if none is known.
     pub tls_tgid: u32,
     /// Where it leads, of address and port mixed; 0 until that is asked for. As a client that speaks HTTP/2: who
-    /// writes to it (`cause/stream.rs`).
+    /// writes to it (`cause/begun.rs`). As a server that does: streams up to this one count as ended (`cause/stream.rs`).
     pub place: u64,
     /// TCP sequence numbers of the bytes at position 0; of a session those of its socket.
     pub read_sequence: u32,
@@ -109,6 +109,7 @@ const _: () = {
     assert!(offset_of!(Connection, verdict) == connection_entry::VERDICT_BYTE);
     assert!(offset_of!(Connection, since_ns) == 8 * connection_entry::SINCE_WORD);
     assert!(verdict::IGNORED == connection_entry::IGNORED);
+    assert!(offset_of!(Connection, open_key) == 8 * connection_entry::OPEN_KEY_WORD);
 };
 
 impl Connection {

@@ -4,7 +4,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting, wanted};
+use tracer_common::abi::{DataEvent, MappedFile, drop_reason, exchanges, setting, wanted};
 use tracer_common::limits::WINDOW;
 
 use crate::cause::{
@@ -66,11 +66,7 @@ pub const GOROUTINE_WAYS: u32 = 4;
 /// Exchanges that are being served, in one of a few slots that a hash names. One that loses its slot
 /// to another is taken for ended: what is called for it has no parent.
 #[map]
-pub static EXCHANGES: Array<Cause> = Array::with_max_entries(EXCHANGE_SLOTS, 0);
-/// Power of two, so that the slot is a mask.
-pub const EXCHANGE_SLOTS: u32 = 32768;
-/// Slots where one exchange may be; a power of two.
-pub const EXCHANGE_WAYS: u32 = 4;
+pub static EXCHANGES: Array<Cause> = Array::with_max_entries(exchanges::SLOTS, 0);
 
 /// How processes run what they serve (tgid to `abi::kind_of_process`).
 #[map]

@@ -397,6 +397,8 @@ impl Loaded {
                 let costs = self.kernel.program_costs();
                 self.status.rarely(&self.pipeline.sessions(), costs);
                 self.status.skipped_runs(programs::skipped_runs());
+                let pipeline = &self.pipeline;
+                self.followers.sweep(|tgid| pipeline.hands_over(tgid));
             }
             if stopping {
                 // What is left in the ring is for the end, when no more can come.

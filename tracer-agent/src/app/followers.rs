@@ -225,6 +225,17 @@ impl Followers {
             .to_vec()
     }
 
+    /// Gives back what was attached for processes that are gone by now, whose end was not told: the record may
+    /// have been lost.
+    pub fn sweep(&mut self, is_there: impl Fn(u32) -> bool) {
+        let gone: Vec<u32> = self.woken.iter().copied().collect();
+        for tgid in gone {
+            if !is_there(tgid) {
+                self.gone(tgid, false);
+            }
+        }
+    }
+
     /// A process, and the kind that it is of from now on.
     pub fn answer(&mut self) -> Option<(u32, u32)> {
         while let Ok(answer) = self.answers.try_recv() {

@@ -3,7 +3,7 @@
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use rustc_hash::FxHashSet;
-use tracer_common::abi::{connection_entry, drop_reason, policy, setting};
+use tracer_common::abi::{connection_entry, drop_reason, exchanges, policy, setting};
 
 use super::error::LoadError;
 
@@ -57,6 +57,7 @@ pub struct Maps {
     settings: Array<MapData, u32>,
     connections: HashMap<MapData, u64, ConnectionValue>,
     kinds: HashMap<MapData, u32, u32>,
+    exchanges: Array<MapData, [u64; 2]>,
 }
 
 /// Only update what is there (`BPF_EXIST`).
@@ -90,6 +91,7 @@ impl Maps {
             settings: Array::try_from(take("SETTINGS")?)?,
             connections: HashMap::try_from(take("CONNECTIONS")?)?,
             kinds: HashMap::try_from(take("KINDS")?)?,
+            exchanges: Array::try_from(take("EXCHANGES")?)?,
         })
     }
 
@@ -194,11 +196,29 @@ impl Maps {
     pub fn forget_connections(&mut self, time_ns: u64, known: impl Fn(u64) -> bool) {
         let sockets: Vec<u64> = self.connections.keys().filter_map(Result::ok).collect();
         for socket in sockets {
-            let old = self.connections.get(&socket, 0).is_ok_and(|value| {
-                value[connection_entry::SINCE_WORD] < time_ns && !known(value[0])
-            });
-            if old {
+            if let Ok(value) = self.connections.get(&socket, 0)
+                && value[connection_entry::SINCE_WORD] < time_ns
+                && !known(value[0])
+            {
                 let _ = self.connections.remove(&socket);
+                self.end_exchange(&value);
+            }
+        }
+    }
+
+    /// When the exchange of a forgotten connection ends is not seen any more: what is called from now on is not taken for its own.
+    /// Among those that are in flight it still counts: it may well be.
+    fn end_exchange(&mut self, value: &ConnectionValue) {
+        let exchange = [value[0], value[connection_entry::OPEN_KEY_WORD]];
+        let first = exchanges::first_slot(exchange[0], exchange[1]);
+        for slot in first..first + exchanges::WAYS {
+            if self
+                .exchanges
+                .get(&slot, 0)
+                .is_ok_and(|held| held == exchange)
+            {
+                // Another one that takes the slot meanwhile loses it, and calls for it have no parent.
+                let _ = self.exchanges.set(slot, [0, 0], 0);
             }
         }
     }
@@ -212,8 +232,11 @@ impl Maps {
 
     /// Takes a connection out of the kernel's table, if it still is the one meant.
     pub fn forget_connection(&mut self, socket: u64, id: u64) {
-        if self.tracks_connection(socket, id) {
+        if let Ok(value) = self.connections.get(&socket, 0)
+            && value[0] == id
+        {
             let _ = self.connections.remove(&socket);
+            self.end_exchange(&value);
         }
     }
 

@@ -3,8 +3,8 @@
 use tracer_common::abi::kind_of_process as kind;
 
 use super::Cause;
+use super::crowd::crowd_ended;
 use super::tokio::running;
-use super::woken::crowd_ended;
 use crate::kernel::Arguments;
 use crate::maps::{ACTOR_SLOTS, GOROUTINE_SLOTS, GOROUTINE_WAYS, GOROUTINES, KINDS, THREADS};
 

@@ -3,13 +3,13 @@
 //! In: where a request begins, bytes of its answer, ends of connections. Out: whether an exchange is
 //! still open: what is called for it later is not its own any more.
 
-use tracer_common::abi::direction;
+use tracer_common::abi::{direction, exchanges};
 
+use super::crowd::ends;
 use super::pool::leaves_pool;
 use super::stream;
-use super::woken::ends;
 use crate::connection::{Connection, mark, mode, open, verdict};
-use crate::maps::{EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES};
+use crate::maps::EXCHANGES;
 use crate::memory::zero;
 
 /// An exchange that came in.
@@ -39,9 +39,7 @@ impl Cause {
     /// The first of the slots where it may be.
     #[inline(always)]
     fn slot(&self) -> u32 {
-        const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mixed = (self.connection ^ self.key.wrapping_mul(MIX)).wrapping_mul(MIX);
-        (mixed >> 40) as u32 & (EXCHANGE_SLOTS - 1) & !(EXCHANGE_WAYS - 1)
+        exchanges::first_slot(self.connection, self.key)
     }
 
     /// The slot that holds `what`, of those where this may be.
@@ -49,7 +47,7 @@ impl Cause {
     fn find(&self, what: Cause) -> Option<*mut Cause> {
         let first = self.slot();
         let mut way = 0;
-        while way < EXCHANGE_WAYS {
+        while way < exchanges::WAYS {
             let entry = EXCHANGES.get_ptr_mut(first + way)?;
             // SAFETY: the pointer is into the map.
             if unsafe { *entry } == what {

@@ -6,7 +6,8 @@ use tracer_common::abi::cause_method as method;
 
 use super::Cause;
 use super::actor::{Actor, flag, goroutine_slot, reset, thread, thread_slot};
-use super::stream;
+use super::begun;
+use super::server::connection_of;
 use super::turn::handed_key;
 use crate::maps::{HANDED, SITES};
 
@@ -76,7 +77,7 @@ pub fn goroutine_begins(g: u64, stream: u32) {
         return;
     };
     if actor.flags & flag::SHARED != 0 {
-        stream::made(tgid, g, stream, actor.cause, method::GOROUTINE);
+        begun::made(tgid, g, stream, actor.cause, method::GOROUTINE);
     }
 }
 
@@ -136,8 +137,20 @@ pub(super) fn reads_for(actor: &Actor, tgid: u32) {
 #[inline(always)]
 pub fn session_serves(g: u64, server: u64, stream: u32) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: the value is only read.
-    let Some(connection) = (unsafe { HANDED.get(&handed_key(tgid, server)) }) else {
+    let handed = handed_key(tgid, server);
+    let mut key = Cause {
+        connection: 0,
+        key: stream as u64,
+    };
+    // SAFETY: the value is copied.
+    if let Some(known) = unsafe { HANDED.get(&handed) } {
+        key.connection = known.connection;
+    } else if let Some(found) = connection_of(server, stream) {
+        // Its goroutine began to read before the agent came.
+        let _ = HANDED.insert(&handed, &found, 0);
+        key.connection = found.connection;
+    }
+    if key.connection == 0 {
         // What it has is another stream's.
         if let Some(actor) = goroutine_slot(g, tgid)
             && actor.owner == g
@@ -146,11 +159,7 @@ pub fn session_serves(g: u64, server: u64, stream: u32) {
             actor.cause.clear();
         }
         return;
-    };
-    let cause = Cause {
-        connection: connection.connection,
-        key: stream as u64,
-    };
+    }
     let Some(actor) = goroutine_slot(g, tgid) else {
         return;
     };
@@ -158,7 +167,7 @@ pub fn session_serves(g: u64, server: u64, stream: u32) {
         reset(actor, g, tgid);
     }
     actor.flags |= READS_STREAMS;
-    actor.cause = cause;
+    actor.cause = key;
     actor.method = method::GOROUTINE as u8;
 }
 

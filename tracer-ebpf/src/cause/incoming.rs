@@ -5,8 +5,8 @@ use tracer_common::abi::{cause_method as method, direction, kind_of_process as k
 
 use super::Cause;
 use super::actor::{actor, add_to_kind, flag, kind_of};
+use super::crowd::{begins, ends};
 use super::outgoing::goes_out;
-use super::woken::{begins, ends};
 use crate::connection::{Connection, mark, open, verdict};
 use crate::maps::Call;
 

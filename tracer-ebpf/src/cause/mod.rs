@@ -11,12 +11,17 @@
 //! (`woken.rs`).
 
 mod actor;
+mod begun;
+mod crowd;
 mod exchange;
 mod executor;
 mod goroutine;
 mod incoming;
+mod noted;
 mod outgoing;
 mod pool;
+mod server;
+mod session;
 mod stream;
 mod task;
 mod thread;
@@ -25,6 +30,8 @@ mod turn;
 mod woken;
 
 pub use actor::{Actor, process_ended, process_made};
+pub use begun::{Due, Streams, ahead as stream_ahead, streams_ahead, written as stream_written};
+pub use crowd::{Crowd, Flight};
 pub use exchange::{Cause, answered, closed};
 pub use executor::{gets, got, puts};
 pub use goroutine::{
@@ -32,12 +39,12 @@ pub use goroutine::{
     goroutine_sends, goroutine_serves, goroutine_writes, goroutine_writes_many, session_serves,
 };
 pub use incoming::{perhaps_request, request, request_goes_on};
+pub use noted::{NOTED, Noted, wanted};
 pub use outgoing::{Opener, opening, take_opener};
 pub use pool::answer_read;
+pub use session::{session_makes, session_reads, session_writes};
 pub use stream::{
-    Begun, Due, NOTED, Noted, Stream, Streams, ahead as stream_ahead, gives_up,
-    goes_on as frame_goes_on, seen as frames_seen, session_makes, session_reads, session_writes,
-    streams_ahead, wanted, written as stream_written,
+    Begun, Stream, gives_up, goes_on as frame_goes_on, misses as frames_missed, seen as frames_seen,
 };
 pub use task::{Task, Wake, accepted, context_made, enters_context, leaves_context, wakes};
 pub use thread::{thread_ended, thread_made};
@@ -46,4 +53,4 @@ pub use tokio::{
     tokio_receives, tokio_runs, tokio_sends,
 };
 pub use turn::{forget, goes_on, hands_over, read_elsewhere, touched, waited};
-pub use woken::{Crowd, Flight, Waker, Worker, waited_at, waits_are_followed, waits_at, wakes_at};
+pub use woken::{Waker, Worker, waited_at, waits_are_followed, waits_at, wakes_at};

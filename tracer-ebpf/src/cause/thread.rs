@@ -38,7 +38,7 @@ pub fn thread_made(tgid: u32, child: u32) {
 pub fn thread_ended() {
     let id = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
-    worker_ended(tgid, tid);
+    worker_ended(tid);
     let Some(actor) = thread(tid) else {
         return;
     };

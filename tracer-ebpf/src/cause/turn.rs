@@ -4,22 +4,34 @@
 //! the thread works for now.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use tracer_common::abi::{cause_method as method, direction, kind_of_process as kind};
+use tracer_common::abi::{cause_method as method, direction, kind_of_process as kind, role};
 
 use super::Cause;
 use super::actor::{flag, reset, thread, thread_slot};
+use super::crowd::uncounted;
 use super::tokio;
-use super::woken::uncounted;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel;
 use crate::maps::{HANDED, Handed};
 use crate::memory::zero;
 use crate::probes::io::Caller;
 
+/// True if what is read may ask for work that is no counted exchange: streams, what follows an upgrade, other protocols, TLS of
+/// the program's own, ports that are left out. Where it is not known which end asks, it may be the other one.
+#[inline(always)]
+fn brings_other_work(connection: &Connection) -> bool {
+    match connection.verdict {
+        verdict::HTTP2 | verdict::UPGRADED => connection.requests == direction::READ,
+        // The plaintext is looked at where there is any.
+        verdict::IGNORED => connection.role != role::CLIENT && connection.other == 0,
+        _ => false,
+    }
+}
+
 /// Bytes moved on a connection.
 #[inline(always)]
 pub fn touched(connection: &Connection, direction: u8, caller: &Caller) {
-    if connection.verdict == verdict::HTTP2 && connection.requests == direction::READ {
+    if direction == direction::READ && brings_other_work(connection) {
         uncounted(caller.tgid);
     }
     let Some(actor) = thread(caller.tid) else {

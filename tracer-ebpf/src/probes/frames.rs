@@ -69,7 +69,7 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
     if spent(&scratch.call) > NOTING && (rests || Noted::too_many(&scratch.noted)) {
         // Bytes that are lost would be worse.
         if says {
-            cause::gives_up(connection);
+            cause::frames_missed(&mut scratch.call, connection);
         }
         if says || looks {
             blocks::lost(scratch.call.socket);
@@ -84,7 +84,7 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
     if says {
         scratch.call.noting += 1;
         W::tail_call(ctx, STREAMS_PROGRAM);
-        cause::gives_up(connection);
+        cause::frames_missed(&mut scratch.call, connection);
     }
     over::<W>(ctx, scratch, connection)
 }

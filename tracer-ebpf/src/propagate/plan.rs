@@ -194,6 +194,7 @@ fn plan_frames(connection: &Connection, file: &SocketFile, caller: &Caller) -> O
         maker,
         cause,
         method,
+        reserved: _,
     } = streams;
     insert(connection, file, caller, cause, method, maker, 1);
     None

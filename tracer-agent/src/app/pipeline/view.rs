@@ -107,6 +107,12 @@ impl Pipeline {
         event_loops.look(may_have_some, look);
     }
 
+    /// True if threads of this process may work for others: the kernel side forgets it when the process ends.
+    pub fn hands_over(&self, tgid: u32) -> bool {
+        let kind = self.host.maps.kind(tgid).unwrap_or_default();
+        kind & kind_of_process::WOKEN != 0
+    }
+
     /// Says how a process runs what it serves.
     pub fn set_kind(&mut self, tgid: u32, kind: u32) {
         if let Err(error) = self.host.maps.set_kind(tgid, kind) {
