@@ -41,6 +41,7 @@ impl Layers {
                 max_connections: self
                     .one(keys::MAX_CONNECTIONS, parse::number(1024..=1_048_576))?,
                 tls: self.one(keys::TLS, parse::boolean)?,
+                tier: self.one(keys::TIER, parse::tier)?,
             },
             export: self.export()?,
             propagate: self.propagate()?,
@@ -246,7 +247,8 @@ pub(super) fn accept<T>(
 ) -> Result<T, ConfigError> {
     parse(&value.text).map_err(|problem| ConfigError::Value {
         place: value.place.naming(key),
-        problem,
+        // What was refused is in it, and a value of YAML may have several lines.
+        problem: problem.replace(['\n', '\r'], " "),
     })
 }
 
