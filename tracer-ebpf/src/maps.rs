@@ -196,6 +196,15 @@ pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entrie
 /// Tail calls, by the indexes below.
 #[map]
 pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
+/// The same for programs of functions, by the same indexes; see `hook`.
+#[map]
+pub static FUNCTION_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
+
+/// Threads that were in a call when the programs of functions came, until the first one that is told of them
+/// (tid to `abi::left_behind`).
+#[map]
+pub static LEFT_BEHIND: HashMap<u32, u32> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;
 /// Index of the head program.
@@ -242,7 +251,8 @@ pub mod count {
 pub struct Entered {
     pub time_ns: u64,
     pub tid: u32,
-    pub reserved: u32,
+    /// The thread whose call was told by the program of a function, until its tracepoint; see `hook`.
+    pub told: u32,
 }
 
 /// A data event under construction and the call it comes from.

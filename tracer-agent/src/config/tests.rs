@@ -48,6 +48,7 @@ fn nothing_said_gives_the_defaults_of_the_table() {
             ring_size: 16 << 20,
             max_connections: 32_768,
             tls: true,
+            tier: Choice::Auto,
         }
     );
     assert_eq!(config.discovery, Discovery::default());
@@ -330,6 +331,8 @@ fn wrong_values_name_key_place_and_what_is_allowed() {
         "",
         &["OTEL_TRACES_SAMPLER_ARG: `nan` is not a ratio"],
     );
+    // A plain value of two lines, told in one.
+    file("admin: a\n\n a", &["line 1: admin: `a a`"]);
     file("propagate: maybe", &["line 1: propagate"]);
     file(
         "propagate: true\npropagators: [b3]\n",

@@ -1,7 +1,8 @@
 //! A small reader of BTF (kernel Documentation/bpf/btf.rst): where is this member of that struct?
 //!
 //! In: the bytes of `/sys/kernel/btf/vmlinux`. Out: byte offsets of members, looked up by name
-//! through anonymous structs and unions. It knows nothing of functions, variables or split BTF.
+//! through anonymous structs and unions. Of functions it knows only
+//! those that do system calls; it knows nothing of variables or split BTF.
 
 use rustc_hash::FxHashMap;
 
@@ -33,6 +34,7 @@ const KIND_ENUM: u32 = 6;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -50,7 +52,18 @@ pub struct Btf {
     /// Byte position of every type; index 0 is `void`.
     types: Vec<u32>,
     structs: FxHashMap<Box<str>, u32>,
+    /// Functions that do system calls, by the names of the calls.
+    calls: FxHashMap<Box<str>, u32>,
 }
+
+/// What the names of functions begin with that do system calls; `None` where they are not called by that.
+const CALL: Option<&str> = if cfg!(target_arch = "x86_64") {
+    Some("__x64_sys_")
+} else if cfg!(target_arch = "aarch64") {
+    Some("__arm64_sys_")
+} else {
+    None
+};
 
 impl Btf {
     /// The running kernel's.
@@ -76,6 +89,7 @@ impl Btf {
         let end = at.saturating_add(type_len).min(bytes.len());
         let mut types = vec![0];
         let mut structs = FxHashMap::default();
+        let mut calls = FxHashMap::default();
         while at < end {
             let (name, info, size) = (word(at)?, word(at + 4)?, at + 8);
             let _ = word(size)?;
@@ -85,6 +99,12 @@ impl Btf {
                 && let Some(name) = text(&bytes, strings, name)
             {
                 structs.entry(name.into()).or_insert(types.len() as u32);
+            }
+            if kind == KIND_FUNC
+                && let Some(name) = text(&bytes, strings, name)
+                && let Some(call) = CALL.and_then(|prefix| name.strip_prefix(prefix))
+            {
+                calls.entry(call.into()).or_insert(types.len() as u32);
             }
             types.push(at as u32);
             at += 12
@@ -101,7 +121,13 @@ impl Btf {
             strings,
             types,
             structs,
+            calls,
         })
+    }
+
+    /// Type id of the function that does this system call.
+    pub fn call(&self, name: &str) -> Option<u32> {
+        self.calls.get(name).copied()
     }
 
     /// Byte offset of a member of a struct; `path` may go into embedded structs by dots

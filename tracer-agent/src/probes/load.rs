@@ -7,11 +7,13 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 
 use super::error::{LoadError, failed, is_permission};
+use super::functions::blocked;
 use super::object::{self, Changes};
 use super::parallel;
 use super::propagate::{OPTION_PROGRAMS, PropagateOptions};
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
+use crate::kernel::tier::{Choice, Tier};
 use crate::kernel::{prepare, uring};
 
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
@@ -47,6 +49,8 @@ pub struct Options {
     pub propagate: Option<PropagateOptions>,
     /// Sees into TLS libraries.
     pub tls: bool,
+    /// Where system calls are seen.
+    pub tier: Choice,
 }
 
 impl Options {
@@ -90,11 +94,17 @@ const SHARED_BY_CPUS: [(&str, u32); 9] = [
 const PER_CPU: u32 = 256;
 const ALL_CPUS: u32 = 16_384;
 
-pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
+/// Types of the running kernel, as this crate reads them.
+pub(super) fn types() -> Result<Btf, LoadError> {
+    Ok(Btf::of_running_kernel().map_err(OffsetError::from)?)
+}
+
+pub(super) fn open(options: &Options, tier: Tier, types: &Btf) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
     }
-    let offsets = offsets::resolve(&Btf::of_running_kernel().map_err(OffsetError::from)?)?;
+    let offsets = offsets::resolve(types)?;
+    let hands_over = u32::from(tier == Tier::Fast);
     let helper = u32::from(kernel_version() >= (5, 15));
     let cookies = u32::from(has_cookies());
     let ring = options.ring_size();
@@ -118,7 +128,11 @@ pub(super) fn open(options: &Options) -> Result<Ebpf, LoadError> {
             loader.map_max_entries(map, 64);
         }
     }
+    if tier == Tier::Base {
+        loader.map_max_entries("LEFT_BEHIND", 1);
+    }
     loader
+        .override_global("HANDS_OVER", &hands_over, true)
         .override_global("PROPAGATES", &propagates, true)
         .override_global("ID_SECRET_0", &secret_0, true)
         .override_global("ID_SECRET_1", &secret_1, true)
@@ -157,6 +171,8 @@ const ALLOCATES: (u32, u32) = (6, 1);
 pub(super) enum Set {
     /// With the agent's start.
     Always,
+    /// With it, in the base tier: tracepoints of calls that move no bytes, or of what comes before.
+    Base,
     /// With it, if TLS is seen into.
     Tls,
     /// When trace context is written into requests.
@@ -174,6 +190,8 @@ impl Set {
             Set::Propagate
         } else if name.starts_with("tls_") || name.starts_with("go_tls_") {
             Set::Tls
+        } else if name.starts_with("sys_") && !blocked::programs().any(|data| data == name) {
+            Set::Base
         } else {
             Set::Always
         }

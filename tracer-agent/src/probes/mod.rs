@@ -2,6 +2,7 @@
 
 pub mod error;
 mod follower;
+mod functions;
 pub mod kernel;
 pub mod load;
 pub mod maps;
@@ -19,6 +20,7 @@ pub mod turn;
 
 pub use error::LoadError;
 pub use follower::{Follower, immediate};
+pub use functions::refused as functions_refused;
 pub use kernel::{Kernel, RunTime, measure};
 pub use load::{Options, check_rights, object_size};
 pub use maps::{KernelCounts, Maps, Switches};
