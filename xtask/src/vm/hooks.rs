@@ -1,5 +1,5 @@
-//! `cargo xtask vm hooks`: what the two ways to see data calls cost, and what each misses: tracepoints of system
-//! calls, which the agent uses, and fentry/fexit programs of the socket layer, which it does not.
+//! `cargo xtask vm hooks`: what ways to see data calls cost, and what each misses: tracepoints of system
+//! calls, fentry/fexit programs of the socket layer, and the agent itself in both of its tiers.
 //!
 //! `xtask/hooks/hooks.c` measures, in machines that count instructions, so that the numbers are the same
 //! whatever else this machine does.
@@ -114,9 +114,11 @@ impl Found {
         )
     }
 
-    /// What hooks and programs cost for a request whose both ends are traced: two writes and two reads.
-    fn for_a_request(&self, with: &str) -> Option<u64> {
-        Some(self.value("request/programs")? + 2 * self.added(with, "tcp")?)
+    /// Instructions more of a request whose both ends are traced, all that is done for it included.
+    fn for_a_request(&self, tier: &str) -> Option<u64> {
+        let alone = self.value(&format!("request/{tier}/alone"))?;
+        let traced = self.value(&format!("request/{tier}/traced"))?;
+        Some(traced.saturating_sub(alone))
     }
 }
 
@@ -127,13 +129,13 @@ fn word(value: Option<u64>) -> String {
 fn tables(found: &[Found]) -> String {
     let mut text = String::from(
         "| instructions added | write and read, TCP: tracepoints | fentry/fexit | write and read, file: tracepoints | fentry/fexit | \
-         a request, programs included: tracepoints | fentry/fexit | ratio |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         a request, with all the agent does: base | fast | ratio |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for kernel in found {
-        let request = ["tracepoints", "functions"].map(|with| kernel.for_a_request(with));
+        let request = ["base", "fast"].map(|tier| kernel.for_a_request(tier));
         let ratio = match request {
-            [Some(tracepoints), Some(functions)] if tracepoints > 0 => {
-                format!("{:.2}", functions as f64 / tracepoints as f64)
+            [Some(base), Some(fast)] if base > 0 => {
+                format!("{:.2}", fast as f64 / base as f64)
             }
             _ => "not there".to_owned(),
         };
@@ -143,8 +145,8 @@ fn tables(found: &[Found]) -> String {
                 let _ = write!(text, " {} |", word(kernel.added(with, what)));
             }
         }
-        let [tracepoints, functions] = request.map(word);
-        let _ = writeln!(text, " {tracepoints} | {functions} | {ratio} |");
+        let [base, fast] = request.map(word);
+        let _ = writeln!(text, " {base} | {fast} | {ratio} |");
     }
     text.push_str(
         "\n| missed | call that blocked when it was attached: tracepoint | fexit | runs left out, 8 threads on one CPU: tracepoint | fexit | \
@@ -185,13 +187,15 @@ mod tests {
     #[test]
     fn consoles() {
         let console = "\x1b[2Jhooks-kernel 6.1.0-50\r\nhooks nothing/tcp 19100\r\nhooks nothing/tcp 19300\r\nhooks tracepoints/tcp 20200\r\n\
-             hooks functions/tcp 19800\r\nhooks request/programs 23000\r\nhooks: no: such\r\nhooks odd x\r\n\
+             hooks functions/tcp 19800\r\nhooks request/base/alone 20000\r\nhooks request/base/traced 45200\r\n\
+             hooks request/fast/alone 20000\r\nhooks request/fast/traced 44400\r\nhooks: no: such\r\nhooks odd x\r\n\
              hooks blocked/function 0\r\nhooks skipped/tracepoint 5012\r\n";
         let found = parse(console);
         assert_eq!(found.release, "6.1.0-50");
         assert_eq!(found.added("tracepoints", "tcp"), Some(1100));
         assert_eq!(found.added("functions", "tcp"), Some(700));
-        assert_eq!(found.for_a_request("tracepoints"), Some(25_200));
+        assert_eq!(found.for_a_request("base"), Some(25_200));
+        assert_eq!(found.for_a_request("none"), None);
         assert_eq!(found.added("functions", "file"), None);
         let text = tables(&[found]);
         for part in [

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{Smoke, directory};
+use super::{FAST, Smoke, directory};
 use crate::sh;
 
 /// Where the programs are in the image: laid out like cargo's target directory, which is how the
@@ -221,9 +221,24 @@ fn script(smokes: &[Smoke], prepare: &str) -> String {
     );
     text.push_str(prepare);
     for smoke in smokes {
+        let Smoke {
+            name,
+            program,
+            filter,
+            tier,
+        } = smoke;
+        // What is skipped says so, as tests do.
+        let condition = match *tier {
+            FAST => {
+                "if /t/target/release/tracer-agent doctor | $b grep -q 'not at functions'; then\n\
+                 echo 'skipped: this kernel has not got the fast tier'; $b true\nel"
+            }
+            _ => "",
+        };
         text.push_str(&format!(
-            "/t/target/debug/deps/{} {}\necho \"vm-smoke {} $?\"\n",
-            smoke.program, smoke.filter, smoke.name
+            "{condition}if true; then\n\
+             TRACER_TIER={tier} /t/target/debug/deps/{program} {filter}\nfi\n\
+             echo \"vm-smoke {name} $?\"\n",
         ));
     }
     text.push_str("$b poweroff -f\n");

@@ -83,7 +83,12 @@ pub struct Smoke {
     pub program: &'static str,
     /// Its tests.
     pub filter: &'static str,
+    /// The agent's `capture.tier`. Kernels that have not got the fast one skip its tests.
+    pub tier: &'static str,
 }
+
+/// The tier that not every kernel has.
+pub const FAST: &str = "fast";
 
 /// What runs in each machine.
 const SMOKES: &[Smoke] = &[
@@ -91,26 +96,55 @@ const SMOKES: &[Smoke] = &[
         name: "HTTP/1",
         program: "live_http1",
         filter: "rust::",
+        tier: "base",
+    },
+    Smoke {
+        name: "HTTP/1, fast",
+        program: "live_http1",
+        filter: "rust::",
+        tier: FAST,
     },
     Smoke {
         name: "gRPC",
         program: "kernels",
         filter: "grpc --ignored",
+        tier: "base",
+    },
+    Smoke {
+        name: "gRPC, fast",
+        program: "kernels",
+        filter: "grpc --ignored",
+        tier: FAST,
     },
     Smoke {
         name: "TLS",
         program: "kernels",
         filter: "tls --ignored",
+        tier: "base",
     },
     Smoke {
         name: "propagation",
         program: "propagate",
         filter: "only_the_header_is_added",
+        tier: "base",
+    },
+    Smoke {
+        name: "propagation, fast",
+        program: "propagate",
+        filter: "only_the_header_is_added",
+        tier: FAST,
     },
     Smoke {
         name: "io_uring",
         program: "uring",
         filter: "sockets_of_io_uring",
+        tier: "base",
+    },
+    Smoke {
+        name: "io_uring, fast",
+        program: "uring",
+        filter: "sockets_of_io_uring",
+        tier: FAST,
     },
 ];
 
