@@ -200,6 +200,10 @@ pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
 #[map]
 pub static FUNCTION_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
 
+/// The same for functions whose signature the kernel counts as another one.
+#[map]
+pub static FUNCTION_PROGRAMS_TOO: ProgramArray = ProgramArray::with_max_entries(6, 0);
+
 /// Threads that were in a call when the programs of functions came, until the first one that is told of them
 /// (tid to `abi::left_behind`).
 #[map]

@@ -52,8 +52,17 @@ pub struct Btf {
     /// Byte position of every type; index 0 is `void`.
     types: Vec<u32>,
     structs: FxHashMap<Box<str>, u32>,
-    /// Functions that do system calls, by the names of the calls.
-    calls: FxHashMap<Box<str>, u32>,
+    /// Functions that do system calls, by the names of the calls: there may be several of one name, which are the same function.
+    calls: FxHashMap<Box<str>, Vec<u32>>,
+}
+
+/// A function of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its type id.
+    pub id: u32,
+    /// The type id of its signature: the same types and the same names of arguments.
+    pub signature: u32,
 }
 
 /// What the names of functions begin with that do system calls; `None` where they are not called by that.
@@ -89,7 +98,7 @@ impl Btf {
         let end = at.saturating_add(type_len).min(bytes.len());
         let mut types = vec![0];
         let mut structs = FxHashMap::default();
-        let mut calls = FxHashMap::default();
+        let mut calls: FxHashMap<Box<str>, Vec<u32>> = FxHashMap::default();
         while at < end {
             let (name, info, size) = (word(at)?, word(at + 4)?, at + 8);
             let _ = word(size)?;
@@ -104,7 +113,8 @@ impl Btf {
                 && let Some(name) = text(&bytes, strings, name)
                 && let Some(call) = CALL.and_then(|prefix| name.strip_prefix(prefix))
             {
-                calls.entry(call.into()).or_insert(types.len() as u32);
+                let of_call = calls.entry(call.into()).or_default();
+                of_call.push(types.len() as u32);
             }
             types.push(at as u32);
             at += 12
@@ -125,9 +135,17 @@ impl Btf {
         })
     }
 
-    /// Type id of the function that does this system call.
-    pub fn call(&self, name: &str) -> Option<u32> {
-        self.calls.get(name).copied()
+    /// The function that does this system call; with this signature if it is there with several.
+    pub fn call(&self, name: &str, signature: Option<u32>) -> Option<Function> {
+        let found = self.calls.get(name)?.iter().filter_map(|id| {
+            let signature = self.word(*id, 2)?;
+            Some(Function { id: *id, signature })
+        });
+        let found: Vec<Function> = found.collect();
+        let same = found
+            .iter()
+            .find(|function| Some(function.signature) == signature);
+        same.or(found.first()).copied()
     }
 
     /// Byte offset of a member of a struct; `path` may go into embedded structs by dots

@@ -62,10 +62,9 @@ pub(super) fn with(object: &[u8], changes: Changes) -> Option<Cow<'_, [u8]>> {
 }
 
 /// Names that are exchanged for programs of functions (`tracer-ebpf/src/hook.rs`).
-const EXCHANGED: [(&str, &str); 2] = [
-    ("AT_TRACEPOINT", "AT_FUNCTION"),
-    ("PROGRAMS", "FUNCTION_PROGRAMS"),
-];
+const CONSTANT: (&str, &str) = ("AT_TRACEPOINT", "AT_FUNCTION");
+/// And the map of tail-called programs, for the one that is wanted.
+const TABLE: &str = "PROGRAMS";
 /// Size of an entry of a table of relocations: place, kind and symbol.
 const RELOCATION: usize = 16;
 /// Where its kind is in it.
@@ -74,7 +73,7 @@ const KIND: usize = 8;
 const SYMBOL: usize = 12;
 
 /// The object with the code that it has for programs of functions: what refers to one name refers to the other.
-pub(super) fn for_functions(object: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn for_functions(object: &[u8], table: &str) -> Option<Vec<u8>> {
     use object::read::elf::{FileHeader as _, SectionHeader as _};
 
     let file = object::read::elf::ElfFile64::<object::LittleEndian>::parse(object).ok()?;
@@ -82,10 +81,10 @@ pub(super) fn for_functions(object: &[u8]) -> Option<Vec<u8>> {
         let symbol = file.symbol_by_name(name)?;
         u32::try_from(symbol.index().0).ok()
     };
-    let mut pairs = Vec::with_capacity(EXCHANGED.len());
-    for (from, to) in EXCHANGED {
-        pairs.push((number(from)?, number(to)?));
-    }
+    let pairs = [
+        (number(CONSTANT.0)?, number(CONSTANT.1)?),
+        (number(TABLE)?, number(table)?),
+    ];
     let endian = file.endian();
     let header = file.elf_header();
     let mut changed = object.to_vec();
@@ -136,13 +135,15 @@ mod tests {
             println!("skipped: no kernel side");
             return;
         }
-        let changed = for_functions(OBJECT).expect("symbols");
+        let changed = for_functions(OBJECT, "FUNCTION_PROGRAMS").expect("symbols");
         assert_eq!(changed.len(), OBJECT.len());
         let pairs = OBJECT.iter().zip(&changed);
         let differ = pairs.filter(|(before, after)| before != after).count();
         assert!((32..4096).contains(&differ), "{differ} bytes");
-        assert_eq!(for_functions(&changed).expect("symbols"), changed);
-        assert!(for_functions(b"no object").is_none());
+        let again = for_functions(&changed, "FUNCTION_PROGRAMS").expect("symbols");
+        assert_eq!(again, changed);
+        assert!(for_functions(b"no object", "FUNCTION_PROGRAMS").is_none());
+        assert!(for_functions(OBJECT, "NO_TABLE").is_none());
     }
 
     /// Scenario: the object built in. Guarantees: of some maps one bit is taken away, of two the type changes, and

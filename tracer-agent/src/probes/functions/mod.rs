@@ -23,7 +23,7 @@ use super::error::LoadError;
 use super::load::{OBJECT, TAIL_CALLED, Verified};
 use super::{object, parallel};
 use crate::causes::chain;
-use crate::kernel::btf::Btf;
+use crate::kernel::btf::{Btf, Function};
 use sys::{Code, When};
 
 /// Programs, and the system calls that they are for; where there are several, not every architecture or kernel has all.
@@ -70,8 +70,10 @@ pub(super) const PROGRAMS: &[(&str, When, &[&str])] = &[
 
 /// The function that tail-called programs are loaded for; they are attached to none.
 const ANY: &str = "read";
-/// The map that they are in.
-const TABLE: &str = "FUNCTION_PROGRAMS";
+/// The maps that they are in, one for each signature that the functions have. They all take `const struct pt_regs *`, but in some
+/// kernels the argument has another name where a call can be left out of the kernel (`COND_SYSCALL`), as those of sockets can, and the kernel
+/// counts that as another signature.
+const TABLES: [&str; 2] = ["FUNCTION_PROGRAMS", "FUNCTION_PROGRAMS_TOO"];
 /// Where context in requests is looked for, and its index there.
 const CONTEXT: (&str, u32) = ("propagate_context", 4);
 
@@ -84,10 +86,10 @@ pub fn obstacle(kernel: &Btf) -> Option<String> {
         instructions: NOTHING.to_vec(),
         ..Code::default()
     };
-    let Some(function) = kernel.call(ANY) else {
+    let Some(function) = kernel.call(ANY, None) else {
         return Some(chain(&absent(ANY)));
     };
-    let refused = sys::load("nothing", &code, None, When::Exit, function).err()?;
+    let refused = sys::load("nothing", &code, None, When::Exit, function.id).err()?;
     Some(format!(
         "this kernel refuses programs of functions: {refused}"
     ))
@@ -104,7 +106,7 @@ pub fn refused() -> Option<String> {
 /// A loaded program.
 struct Loaded {
     /// Its name in the object.
-    program: String,
+    program: &'static str,
     /// The call; none of those that are tail-called.
     call: Option<&'static str>,
     file: OwnedFd,
@@ -116,12 +118,19 @@ struct Loaded {
 /// Programs at functions; detached with it.
 pub(super) struct Functions {
     programs: Vec<Loaded>,
-    table: OwnedFd,
-    /// Kept until context is written, or nobody can ask for that any more.
-    context: Code,
+    families: Vec<Family>,
+}
+
+/// Programs that go on to each other.
+struct Family {
+    signature: u32,
+    /// A function of this signature.
+    function: u32,
+    code: HashMap<String, Code>,
     /// Types of the programs.
     types: Option<OwnedFd>,
-    any: u32,
+    /// Those that are tail-called.
+    table: OwnedFd,
 }
 
 /// What is to be loaded.
@@ -130,84 +139,78 @@ struct Wanted {
     when: When,
     call: Option<&'static str>,
     function: u32,
+    /// Which family it is of; also the table's number.
+    family: usize,
+    /// Where it is in that table, if it is.
+    index: Option<u32>,
 }
 
 impl Functions {
     /// Loads them. The object's maps have to be all there still.
     pub(super) fn load(ebpf: &Ebpf, kernel: &Btf) -> Result<Self, LoadError> {
-        let (code, types) = code(ebpf)?;
-        let types = types.as_ref();
-        let any = kernel.call(ANY).ok_or_else(|| absent(ANY))?;
-        let mut wanted: Vec<Wanted> = TAIL_CALLED
-            .into_iter()
-            .map(|program| Wanted {
-                program,
-                when: When::Exit,
-                call: None,
-                function: any,
-            })
-            .collect();
+        let any = kernel.call(ANY, None).ok_or_else(|| absent(ANY))?;
+        let mut families = vec![Family::new(ebpf, 0, any)?];
+        let mut wanted = Vec::new();
         for (program, when, calls) in PROGRAMS {
             let mut found = false;
             for call in *calls {
-                if let Some(function) = kernel.call(call) {
-                    found = true;
-                    wanted.push(Wanted {
-                        program,
-                        when: *when,
-                        call: Some(call),
-                        function,
-                    });
+                let Some(function) = kernel.call(call, Some(any.signature)) else {
+                    continue;
+                };
+                found = true;
+                let mut family = 0;
+                // Others never go on.
+                if blocked::programs().any(|data| data == *program) {
+                    let of = |family: &Family| family.signature == function.signature;
+                    family = match families.iter().position(of) {
+                        Some(family) => family,
+                        None => {
+                            families.push(Family::new(ebpf, families.len(), function)?);
+                            families.len() - 1
+                        }
+                    };
                 }
+                wanted.push(Wanted {
+                    program,
+                    when: *when,
+                    call: Some(call),
+                    function: function.id,
+                    family,
+                    index: None,
+                });
             }
             if !found {
                 return Err(absent(calls.first().copied().unwrap_or(program)));
             }
         }
+        for (number, family) in families.iter().enumerate() {
+            for (index, program) in (0..).zip(TAIL_CALLED) {
+                wanted.push(Wanted {
+                    program,
+                    when: When::Exit,
+                    call: None,
+                    function: family.function,
+                    family: number,
+                    index: Some(index),
+                });
+            }
+        }
+        // Those that take long go first.
+        wanted.sort_by_key(|wanted| wanted.index.is_none());
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let loaded = parallel::each(wanted, threads.min(8), |wanted| {
-            let start = Instant::now();
-            let code = code
-                .get(wanted.program)
+            let family = families
+                .get(wanted.family)
                 .ok_or(LoadError::Mismatch(wanted.program))?;
-            let file = sys::load(
-                wanted.program,
-                code,
-                types.map(OwnedFd::as_fd),
-                wanted.when,
-                wanted.function,
-            )
-            .map_err(|source| because("load", wanted.program, source))?;
-            Ok(Loaded {
-                program: wanted.program.to_owned(),
-                call: wanted.call,
-                file,
-                link: None,
-                elapsed: start.elapsed(),
-            })
+            let loaded = family.load(wanted.program, wanted.when, wanted.call, wanted.function)?;
+            match wanted.index {
+                Some(index) => family.put(index, &loaded)?,
+                None => {}
+            }
+            Ok(loaded)
         });
         let programs: Vec<Loaded> = loaded.into_iter().collect::<Result<_, LoadError>>()?;
-        let table = ebpf.map(TABLE).and_then(descriptor);
-        let table = table.ok_or(LoadError::Mismatch(TABLE))?;
-        let functions = Functions {
-            programs,
-            table: table
-                .try_clone_to_owned()
-                .map_err(|source| because("load", TABLE, source))?,
-            context: code.get(CONTEXT.0).cloned().unwrap_or_default(),
-            types: types.and_then(|types| types.try_clone().ok()),
-            any,
-        };
-        // In the order of their indexes, and the first ones.
-        for (index, loaded) in (0..).zip(functions.programs.iter().take(TAIL_CALLED.len())) {
-            functions.put(index, &loaded.program, loaded.file.as_fd())?;
-        }
-        Ok(functions)
-    }
-
-    fn put(&self, index: u32, program: &str, file: BorrowedFd<'_>) -> Result<(), LoadError> {
-        sys::set_program(self.table.as_fd(), index, file)
-            .map_err(|source| because("load", program, source))
+        Ok(Functions { programs, families })
     }
 
     /// Attaches all of them; names of what they are attached to.
@@ -219,7 +222,7 @@ impl Functions {
         let threads = programs.len();
         let attached = parallel::each(programs, threads, |(call, loaded)| {
             let link = sys::attach(loaded.file.as_fd());
-            loaded.link = Some(link.map_err(|source| because("attach", &loaded.program, source))?);
+            loaded.link = Some(link.map_err(|source| because("attach", loaded.program, source))?);
             Ok(format!("{} at the function of {call}", loaded.program))
         });
         attached.into_iter().collect()
@@ -228,24 +231,11 @@ impl Functions {
     /// Has context looked for in requests.
     pub(super) fn propagate(&mut self) -> Result<(), LoadError> {
         let (program, index) = CONTEXT;
-        let start = Instant::now();
-        let code = std::mem::take(&mut self.context);
-        let file = sys::load(
-            program,
-            &code,
-            self.types.as_ref().map(OwnedFd::as_fd),
-            When::Exit,
-            self.any,
-        )
-        .map_err(|source| because("load", program, source))?;
-        self.put(index, program, file.as_fd())?;
-        self.programs.push(Loaded {
-            program: program.to_owned(),
-            call: None,
-            file,
-            link: None,
-            elapsed: start.elapsed(),
-        });
+        for family in &self.families {
+            let loaded = family.load(program, When::Exit, None, family.function)?;
+            family.put(index, &loaded)?;
+            self.programs.push(loaded);
+        }
         Ok(())
     }
 
@@ -264,6 +254,53 @@ impl Functions {
             let value = |name| loaded.info(name).unwrap_or(0);
             (loaded.name(), value("run_cnt"), value("run_time_ns"))
         })
+    }
+}
+
+impl Family {
+    fn new(ebpf: &Ebpf, number: usize, function: Function) -> Result<Self, LoadError> {
+        let name = TABLES.get(number).ok_or(LoadError::Mismatch(
+            "map for a third signature of functions",
+        ))?;
+        let table = ebpf.map(name).and_then(descriptor);
+        let table = table.ok_or(LoadError::Mismatch(name))?;
+        let table = table
+            .try_clone_to_owned()
+            .map_err(|source| because("load", name, source))?;
+        let (code, types) = code(ebpf, name)?;
+        Ok(Family {
+            signature: function.signature,
+            function: function.id,
+            code,
+            types,
+            table,
+        })
+    }
+
+    fn load(
+        &self,
+        program: &'static str,
+        when: When,
+        call: Option<&'static str>,
+        function: u32,
+    ) -> Result<Loaded, LoadError> {
+        let start = Instant::now();
+        let code = self.code.get(program).ok_or(LoadError::Mismatch(program))?;
+        let types = self.types.as_ref().map(OwnedFd::as_fd);
+        let file = sys::load(program, code, types, when, function)
+            .map_err(|source| because("load", program, source))?;
+        Ok(Loaded {
+            program,
+            call,
+            file,
+            link: None,
+            elapsed: start.elapsed(),
+        })
+    }
+
+    fn put(&self, index: u32, loaded: &Loaded) -> Result<(), LoadError> {
+        sys::set_program(self.table.as_fd(), index, loaded.file.as_fd())
+            .map_err(|source| because("load", loaded.program, source))
     }
 }
 
@@ -287,8 +324,9 @@ impl Loaded {
 }
 
 /// All programs as they are for functions, with the maps of the loaded object, and their types.
-fn code(ebpf: &Ebpf) -> Result<(HashMap<String, Code>, Option<OwnedFd>), LoadError> {
-    let bytes = object::for_functions(OBJECT).ok_or(LoadError::Mismatch("table of symbols"))?;
+fn code(ebpf: &Ebpf, table: &str) -> Result<(HashMap<String, Code>, Option<OwnedFd>), LoadError> {
+    let bytes =
+        object::for_functions(OBJECT, table).ok_or(LoadError::Mismatch("table of symbols"))?;
     let failed = |error: aya_obj::relocation::EbpfRelocationError| LoadError::Object(error.into());
     let mut object =
         aya_obj::Object::parse(&bytes).map_err(|error| LoadError::Object(error.into()))?;
@@ -402,7 +440,7 @@ mod tests {
         };
         let types = types().expect("types");
         let ebpf = open(&options, Tier::Fast, &types).expect("maps");
-        let (code, _) = code(&ebpf).expect("code");
+        let (code, _) = code(&ebpf, TABLES[1]).expect("code");
         let names = PROGRAMS.iter().map(|(program, ..)| *program);
         for name in names.chain(TAIL_CALLED).chain([CONTEXT.0]) {
             let code = code
@@ -419,9 +457,9 @@ mod tests {
             assert!(!maps.is_empty() && !maps.contains(&0), "{name}: {maps:?}");
         }
         for call in ["read", "write", "sendto", "recvfrom", "close"] {
-            assert!(types.call(call).is_some(), "no function of {call}");
+            assert!(types.call(call, None).is_some(), "no function of {call}");
         }
-        assert!(types.call("no_such_call").is_none());
+        assert!(types.call("no_such_call", None).is_none());
         if obstacle(&types).is_some() {
             return println!("not loaded: this kernel takes no programs of functions");
         }
