@@ -203,9 +203,8 @@ impl Functions {
                 .get(wanted.family)
                 .ok_or(LoadError::Mismatch(wanted.program))?;
             let loaded = family.load(wanted.program, wanted.when, wanted.call, wanted.function)?;
-            match wanted.index {
-                Some(index) => family.put(index, &loaded)?,
-                None => {}
+            if let Some(index) = wanted.index {
+                family.put(index, &loaded)?;
             }
             Ok(loaded)
         });
