@@ -14,6 +14,7 @@ pub mod collector;
 pub mod container;
 pub mod driver;
 pub mod finish;
+pub mod frames;
 pub mod grpc;
 pub mod hosts;
 pub mod http;

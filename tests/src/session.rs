@@ -71,6 +71,14 @@ pub fn lock() -> File {
     file
 }
 
+/// How much of `n` is done: all, or one in as many as `TRACER_TESTS_ONE_IN` says, where each takes long (emulated
+/// machines).
+pub fn share(n: usize) -> usize {
+    let one_in = std::env::var("TRACER_TESTS_ONE_IN");
+    let one_in = one_in.ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    (n / one_in.max(1)).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -59,6 +59,18 @@ fn play(
     env: &[(&str, &str)],
     wait: Duration,
 ) -> Option<Outcome> {
+    play_at(CONCURRENCY, test, query, service, env, wait)
+}
+
+/// The same with so many clients at a time.
+fn play_at(
+    concurrency: usize,
+    test: &str,
+    query: &str,
+    service: &[&str],
+    env: &[(&str, &str)],
+    wait: Duration,
+) -> Option<Outcome> {
     let _session = Session::begin(test)?;
     let files = tempfile::TempDir::new().expect("a directory");
     let spans = files.path().join("spans.jsonl");
@@ -71,7 +83,7 @@ fn play(
         .arg("--")
         .arg(python())
         .arg(source("causality/scene.py"))
-        .args([&CONCURRENCY.to_string(), &REQUESTS.to_string(), query])
+        .args([&concurrency.to_string(), &REQUESTS.to_string(), query])
         .args(service)
         .env("SPANS", &spans)
         .env("WAIT", wait.as_secs().to_string())
@@ -169,6 +181,33 @@ fn python_threads() {
         };
         at_least(test, &outcome, each, percent);
     }
+}
+
+/// Scenario: requests give their calls to one pool of threads and wait for them, and so does a thread of nobody's, which
+/// does not wait. Guarantees: the calls are the children of the request that gave them, of eight at a time; none has a
+/// wrong parent.
+#[test]
+fn python_shared_pool() {
+    let test = "causality::python_shared_pool";
+    let script = source("causality/odd.py").display().to_string();
+    let service = [python(), script.as_str()];
+    let Some(outcome) = play(test, "how=pool", &service, &[], FOLLOWED) else {
+        return;
+    };
+    at_least(test, &outcome, 3, 80);
+}
+
+/// Scenario: an event loop gives the calls of its requests to a pool of two threads. Guarantees: none has a wrong parent,
+/// and some have the right one once the loop's tasks and the pool are followed.
+#[test]
+fn python_pool_of_an_event_loop() {
+    let test = "causality::python_pool_of_an_event_loop";
+    let script = source("causality/odd_tasks.py").display().to_string();
+    let service = [python(), script.as_str()];
+    let Some(outcome) = play(test, "how=pool", &service, &[], FOLLOWED) else {
+        return;
+    };
+    at_least(test, &outcome, 1, 80);
 }
 
 /// Scenario: a task of asyncio for each connection, calls in a row and in tasks made for them, a task
@@ -269,12 +308,10 @@ fn work_that_is_not_the_requests() {
     let test = "causality::work_that_is_not_the_requests";
     for (script, how) in [
         ("odd.py", "after"),
-        ("odd.py", "pool"),
         ("odd.py", "queue"),
         ("odd.py", "selected"),
         ("odd_tasks.py", "after"),
         ("odd_tasks.py", "queue"),
-        ("odd_tasks.py", "pool"),
     ] {
         let query = format!("how={how}");
         let script = source("causality").join(script).display().to_string();
@@ -284,5 +321,72 @@ fn work_that_is_not_the_requests() {
         if how == "after" {
             assert_eq!(outcome.right, 0, "{how}: {outcome:?}");
         }
+    }
+}
+
+/// Compiles a service of Java's into a directory that is given back with its path.
+fn java(test: &str, source: &std::path::Path) -> Option<(tempfile::TempDir, String)> {
+    let classes = tempfile::TempDir::new().expect("a directory");
+    let mut compile = Command::new("javac");
+    compile.arg("-d").arg(classes.path()).arg(source);
+    if let Err(reason) = process::run(&mut compile) {
+        skipped(test, &reason);
+        return None;
+    }
+    let path = classes.path().display().to_string();
+    Some((classes, path))
+}
+
+/// Runs a class of these; answers leave at once, not after the client's delayed acknowledgement.
+fn java_command<'a>(classes: &'a str, class: &'a str) -> [&'a str; 6] {
+    let at_once = "-Dsun.net.httpserver.nodelay=true";
+    let fast = "-XX:TieredStopAtLevel=1";
+    ["java", fast, at_once, "-cp", classes, class]
+}
+
+/// Scenario: requests one after the other give their calls to a pool of threads and wait for them, while a thread
+/// calls in the background all the time; then eight at a time. Guarantees: never a wrong parent; one at a time, threads
+/// of the pool are believed once they were seen to be waited for.
+#[test]
+fn java_shared_executor() {
+    let test = "causality::java_shared_executor";
+    let Some((_classes, path)) = java(test, &front("Front.java")) else {
+        return;
+    };
+    let service = java_command(&path, "Front");
+    for concurrency in [1, CONCURRENCY] {
+        let env = [("FAN", "pool")];
+        let query = "row=0&fan=3";
+        let Some(outcome) = play_at(concurrency, test, query, &service, &env, SETTLED) else {
+            return;
+        };
+        assert_eq!(outcome.calls, 3 * REQUESTS, "{outcome:?}");
+        if concurrency == 1 {
+            assert!(outcome.right > 0, "{outcome:?}");
+        }
+    }
+}
+
+/// Scenario: work in other threads that is easily taken for a request's (see the service), one request at a time and
+/// two. Guarantees: no wrong parent.
+#[test]
+fn java_work_that_is_not_the_requests() {
+    let test = "causality::java_work_that_is_not_the_requests";
+    let Some((_classes, path)) = java(test, &source("causality/Odd.java")) else {
+        return;
+    };
+    let service = java_command(&path, "Odd");
+    for (how, concurrency) in [
+        ("pool", 1),
+        ("batch", 1),
+        ("lock", 1),
+        ("after", 2),
+        ("schedule", 1),
+    ] {
+        let env = [("HOW", how)];
+        let Some(outcome) = play_at(concurrency, test, "", &service, &env, SETTLED) else {
+            return;
+        };
+        println!("{how}: {outcome:?}");
     }
 }

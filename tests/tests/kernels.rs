@@ -10,7 +10,7 @@ use tracer_tests::finish::{finish, finish_own};
 use tracer_tests::grpc::{Peer, Run, mixed};
 use tracer_tests::receiver::Receiver;
 use tracer_tests::services::build;
-use tracer_tests::session::Session;
+use tracer_tests::session::{Session, share};
 use tracer_tests::span::Kind;
 use tracer_tests::tls::{Certificate, Client, Sent, start};
 
@@ -35,7 +35,7 @@ fn grpc() {
     };
     let receiver = Receiver::start();
     let agent = Start::new().export_http(&receiver).ready();
-    let calls = mixed(fastrand::u64(1..), 1, CALLS);
+    let calls = mixed(fastrand::u64(1..), 1, share(CALLS));
     let done = client.run(&calls, CONCURRENCY);
     let run = Run {
         calls: &calls,

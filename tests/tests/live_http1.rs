@@ -8,7 +8,7 @@ use tracer_tests::driver::{Driver, Plan, Report};
 use tracer_tests::finish::finish;
 use tracer_tests::receiver::Receiver;
 use tracer_tests::services::{Language, Service};
-use tracer_tests::session::{Session, skipped};
+use tracer_tests::session::{Session, share, skipped};
 
 const REQUESTS: usize = 5_000;
 const CONCURRENCY: usize = 32;
@@ -31,7 +31,7 @@ fn check(test: &str, language: Language, opened: Opened) {
         Err(reason) => return skipped(test, &reason),
     };
     let receiver = Receiver::start();
-    let mut plan = Plan::load(service.address, &session.run, REQUESTS, CONCURRENCY);
+    let mut plan = Plan::load(service.address, &session.run, share(REQUESTS), CONCURRENCY);
     let (agent, report, _driver) = match opened {
         Opened::After => {
             let agent = Start::new().export_http(&receiver).ready();
@@ -75,7 +75,7 @@ fn compare(
         agent,
         receiver,
         &format!("/r/{}-", report.run),
-        2 * REQUESTS,
+        2 * share(REQUESTS),
     );
     let server = Server {
         name: &service.name,

@@ -18,10 +18,19 @@ use tracer_tests::tls::Certificate;
 
 const ARRIVAL: Duration = Duration::from_secs(120);
 const REQUESTS: usize = 20;
-/// Exchanges of one request.
-const HOPS: usize = 5;
+/// Exchanges of one request: HTTP/1 under TLS, gRPC under TLS, gRPC, HTTP/2, HTTP/1 and HTTP/1.
+const HOPS: usize = 6;
 /// What it goes through.
-const SERVICES: [&str; HOPS + 1] = ["ask", "go-hop", "hop", "Hop", "nginx", "serve"];
+const SERVICES: [&str; HOPS + 1] = ["ask", "go-hop", "nginx", "hop", "nginx", "Hop", "serve"];
+/// Versions of HTTP, exchange by exchange, and whether it is a gRPC call.
+const PROTOCOLS: [(&str, bool); HOPS] = [
+    ("1.1", false),
+    ("2", true),
+    ("2", true),
+    ("2", false),
+    ("1.1", false),
+    ("1.1", false),
+];
 
 /// Ended when dropped.
 struct Ended(Child);
@@ -33,7 +42,7 @@ impl Drop for Ended {
 }
 
 /// Starts a program that prints its port.
-fn start(mut command: Command) -> Result<(Ended, String), String> {
+fn start(command: &mut Command) -> Result<(Ended, String), String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let started = command.spawn().map_err(|error| error.to_string())?;
     let mut program = Ended(started);
@@ -57,23 +66,32 @@ fn chain(
 ) -> Result<Chain, String> {
     let hop = |name: &str| services::source("hop").join(name);
     let [here, there] = TwoHosts::ADDRESSES;
-    let mut python = hosts.command(1);
-    python
-        .arg(services::python())
-        .arg(hop("serve.py"))
-        .arg(there)
-        .args(tls.arguments())
-        .arg(marks[1]);
-    let (python, port) = start(python)?;
+    let mut python = hosts.command(0);
+    python.arg(services::python()).arg(hop("serve.py"));
+    let (python, port) = start(python.arg(here).arg(marks[0]))?;
+
+    let mut java = hosts.command(1);
+    java.arg("java").arg(hop("Hop.java")).arg(there);
+    java.arg(format!("http://{here}:{port}")).arg(marks[1]);
+    let (java, java_port) = start(&mut java)?;
+
+    let mut node = hosts.command(1);
+    node.arg("node").arg(hop("hop.js")).arg(there);
+    node.arg(format!("http://{here}:8080")).arg(marks[1]);
+    let (node, node_port) = start(&mut node)?;
 
     let root = files.join(marks[0]);
     std::fs::create_dir_all(&root).map_err(|error| error.to_string())?;
+    let [certificate, key] = tls.arguments();
     let config = std::fs::read_to_string(hop("nginx.conf.in"))
         .map_err(|error| error.to_string())?
         .replace("@ROOT@", &root.display().to_string())
+        .replace("@CERTIFICATE@", &certificate)
+        .replace("@KEY@", &key)
         // Nobody else is on this host.
-        .replace("@ADDRESS@", &format!("{here}:8080"))
-        .replace("@NEXT@", &format!("https://{there}:{port}"));
+        .replace("@ADDRESS@", here)
+        .replace("@GRPC@", &format!("{there}:{node_port}"))
+        .replace("@NEXT@", &format!("http://{there}:{java_port}"));
     let file = root.join("nginx.conf");
     std::fs::write(&file, config).map_err(|error| error.to_string())?;
     let mut nginx = hosts.command(0);
@@ -89,31 +107,21 @@ fn chain(
             .map_err(|error| error.to_string())?,
     );
 
-    let mut java = hosts.command(1);
-    java.arg("java").arg(hop("Hop.java")).arg(there);
-    java.arg(format!("http://{here}:8080")).arg(marks[1]);
-    let (java, port) = start(java)?;
-
-    let mut node = hosts.command(0);
-    node.arg("node").arg(hop("hop.js")).arg(here);
-    node.arg(format!("http://{there}:{port}")).arg(marks[0]);
-    let (node, port) = start(node)?;
-
     let mut go = hosts.command(1);
     go.arg(build::go("go-hop")?).arg(there);
-    go.arg(format!("http://{here}:{port}"))
+    go.arg(format!("{here}:8443"))
         .args(tls.arguments())
         .arg(marks[1]);
-    let (go, port) = start(go)?;
+    let (go, port) = start(&mut go)?;
     Ok(Chain {
         first: format!("https://{there}:{port}"),
-        _programs: vec![python, nginx, java, node, go],
+        _programs: vec![python, java, node, nginx, go],
     })
 }
 
-/// Scenario: five programs in five languages, each on the other host than the one before it, the first and
-/// the last hop under TLS; each host has an agent that sees only its own programs.
-/// Guarantees: a request is one trace of all its ten spans, in the order in which it went through them; but
+/// Scenario: five programs in five languages, one of them passed twice, each hop to the other host, over HTTP/1,
+/// HTTP/2 and gRPC, the first two under TLS; each host has an agent that sees only its own programs.
+/// Guarantees: a request is one trace of all its twelve spans, in the order in which it went through them; but
 /// for some where a program's own link is missing.
 #[test]
 fn five_runtimes_on_two_hosts() {
@@ -164,7 +172,7 @@ fn five_runtimes_on_two_hosts() {
     )
     .expect("the requests");
 
-    let marker = format!("/hop/{}-", session.run);
+    let marker = format!("hop/{}-", session.run);
     for (receiver, agent) in &sides {
         assert!(
             receiver.wait_count(&marker, REQUESTS * HOPS, ARRIVAL),
@@ -210,7 +218,7 @@ fn warm_up(sides: &[(Receiver, Agent); 2], run: &str, ask: impl Fn() -> Command,
         round += 1;
         let name = format!("warm{round}-{run}");
         process::run(ask().args(["2", &name]).arg(mark)).expect("a first request");
-        let marker = format!("/hop/{name}-1");
+        let marker = format!("hop/{name}-1");
         let arrived = sides
             .iter()
             .all(|(receiver, _)| receiver.wait_count(&marker, HOPS, Duration::from_secs(5)));
@@ -230,6 +238,7 @@ fn path(span: &Span) -> String {
     let place = span
         .text("url.path")
         .or(span.text("url.full"))
+        .or(span.text("rpc.method"))
         .unwrap_or_default();
     place.rsplit('/').next().unwrap_or_default().to_owned()
 }
@@ -253,22 +262,47 @@ fn is_chain(path: &str, spans: &[Span]) -> bool {
     problem.is_none()
 }
 
-/// The end and the service whose span a step is.
-fn expected(step: usize) -> (Kind, &'static str) {
-    let kind = match step.is_multiple_of(2) {
-        true => Kind::Client,
-        false => Kind::Server,
-    };
-    (kind, SERVICES[step.div_ceil(2)])
+/// What the span of a step is.
+#[derive(Debug, PartialEq, Eq)]
+struct Step<'a> {
+    kind: Kind,
+    service: Option<&'a str>,
+    version: Option<&'a str>,
+    is_grpc: bool,
+}
+
+impl<'a> Step<'a> {
+    fn expected(step: usize) -> Self {
+        let kind = match step.is_multiple_of(2) {
+            true => Kind::Client,
+            false => Kind::Server,
+        };
+        let (version, is_grpc) = PROTOCOLS[step / 2];
+        Step {
+            kind,
+            service: Some(SERVICES[step.div_ceil(2)]),
+            // A gRPC call has no such attribute.
+            version: (!is_grpc).then_some(version),
+            is_grpc,
+        }
+    }
+
+    fn of(span: &'a Span) -> Self {
+        let is_grpc = span.text("rpc.method").is_some();
+        Step {
+            kind: span.kind,
+            service: span.service(),
+            version: span.text("network.protocol.version").filter(|_| !is_grpc),
+            is_grpc,
+        }
+    }
 }
 
 /// Each span is that of another step, and below the one of the step before it, or below none.
 fn assert_no_wrong_parent(path: &str, spans: &[Span]) {
     let at = |step: usize| {
-        let (kind, service) = expected(step);
-        let mut found = spans
-            .iter()
-            .filter(|span| span.kind == kind && span.service() == Some(service));
+        let expected = Step::expected(step);
+        let mut found = spans.iter().filter(|span| Step::of(span) == expected);
         let (Some(span), None) = (found.next(), found.next()) else {
             panic!("{path}: step {step} is not one span: {spans:#?}");
         };
@@ -296,13 +330,9 @@ fn problem(spans: &[Span]) -> Option<String> {
         let (Some(span), None) = (below.next(), below.next()) else {
             return Some(format!("step {step} is not one span below {parent:?}"));
         };
-        let (kind, service) = expected(step);
-        if span.kind != kind || span.service() != Some(service) {
-            return Some(format!(
-                "step {step} is {:?} of {:?}, not of {service}",
-                span.kind,
-                span.service()
-            ));
+        let (expected, found) = (Step::expected(step), Step::of(span));
+        if found != expected {
+            return Some(format!("step {step} is {found:?}, not {expected:?}"));
         }
         if span.trace_id != spans[0].trace_id {
             return Some(format!("step {step} is in another trace"));

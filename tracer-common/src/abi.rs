@@ -23,6 +23,8 @@ pub mod kind {
     pub const FORK: u8 = 6;
     /// [`super::MappedEvent`]: a process mapped an executable file that nobody has looked into yet.
     pub const MAPPED: u8 = 7;
+    /// [`super::CausedEvent`]: a stream of HTTP/2 that is about to be told is begun for an exchange.
+    pub const CAUSED: u8 = 8;
     /// [`super::InjectedEvent`]: a request that is about to be written got a header of ours.
     pub const INJECTED: u8 = 16;
     /// [`super::CarriedEvent`]: a segment came that carries a request's context.
@@ -122,8 +124,12 @@ pub mod cause_method {
     pub const TASK_CREATED: u32 = 10;
     /// A task that serves that exchange sent it to the task that writes to the connection.
     pub const TASK_HANDED: u32 = 11;
+    /// The thread was woken for that exchange, the only one in its process.
+    pub const THREAD_WOKEN: u32 = 12;
+    /// The thread took work that was handed over for that exchange.
+    pub const THREAD_HANDED: u32 = 13;
     /// Number of methods.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 14;
 }
 
 /// How a process runs what it serves, which decides what can be said about causes. Low byte of
@@ -152,6 +158,17 @@ pub mod kind_of_process {
     pub const THREADS_END: u32 = 0x200;
     /// A thread made while serving a request was seen to serve on after it.
     pub const THREADS_STAY: u32 = 0x400;
+    /// Waits and wakes of its threads say what they work for, where they are seen.
+    pub const WOKEN: u32 = 0x800;
+    /// Threads that were woken for requests were seen to do other work as well, or not all requests are counted: who
+    /// woke a thread says nothing.
+    pub const OTHER_WORK: u32 = 0x1000;
+    /// It was seen to read a request.
+    pub const SERVES: u32 = 0x2000;
+    /// Of one with [`WOKEN`]: a thread that serves nothing sent a request while another one served.
+    pub const STRANGERS: u32 = 0x4000;
+    /// Callbacks write the streams of HTTP/2 that they begin themselves (nginx).
+    pub const OWN_STREAMS: u32 = 0x8000;
 }
 
 /// Indexes of what user space may change while the kernel side runs.
@@ -183,6 +200,16 @@ pub mod left_behind {
     pub const DATA: u32 = 1;
     /// A wait for events of many descriptors.
     pub const EVENTS: u32 = 2;
+}
+
+/// What is wanted of a system call, where all of them come by one hook.
+pub mod wanted {
+    /// Its beginning.
+    pub const ENTER: u32 = 1;
+    /// Its end.
+    pub const EXIT: u32 = 2;
+    /// Numbers of system calls are below this; the highest of today is 471.
+    pub const NUMBERS: u32 = 512;
 }
 
 /// Cookie of a probe in a TLS library: which instruction it is at. 0 at entries and RETs.
@@ -481,6 +508,24 @@ abi! {
 }
 
 abi! {
+    /// What a stream of HTTP/2 is begun for; told before the data of its head.
+    CausedEvent[48] {
+        /// `value` is one of [`cause_method`].
+        header: Header,
+        /// When it was written.
+        time_ns: u64,
+        /// Its connection.
+        connection: u64,
+        /// Its number.
+        stream: u64,
+        /// The connection on which the exchange came in that it is begun for.
+        cause_connection: u64,
+        /// Which exchange of that connection.
+        cause_key: u64,
+    }
+}
+
+abi! {
     /// Context in a TCP option that came in; told before the data of the request.
     CarriedEvent[88] {
         /// No selector.
@@ -564,6 +609,10 @@ pub mod propagation {
     pub const HEADERS: u32 = 3;
     /// Not 0 when context is sent in TCP options.
     pub const OPTIONS: u32 = 4;
+    /// Not 0 during the self-test of options: the port of this host's loopback to which connections get one.
+    pub const SELFTEST: u32 = 5;
+    /// Told by the kernel side: options of the self-test that arrived.
+    pub const ARRIVED: u32 = 6;
     /// Number of settings.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 7;
 }

@@ -44,10 +44,6 @@ pub struct Found {
     pub at: u32,
     /// Bytes that are there.
     pub len: u32,
-    /// Not 0 when digits are none.
-    pub bad: u32,
-    /// Digits read so far.
-    pub value: u64,
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -220,8 +216,7 @@ pub unsafe fn conclude(window: &impl Window, place: *mut Found) -> Traceparent {
         // "traceparent:", all of it.
         let is_whole = lower(window.word(at + 8)) << 32 == text(b"\0\0\0\0ent:");
         match classify(lower(window.word(at))) {
-            // SAFETY: as the caller says.
-            field::TRACEPARENT if is_whole => context = unsafe { parse(window, at + 12, place) },
+            field::TRACEPARENT if is_whole => context = parse(window, at + 12),
             field::NOTHING | field::TRACESTATE => {}
             _ => context.state = incoming::OTHER,
         }
@@ -241,76 +236,67 @@ pub struct Traceparent {
     pub trace: [u64; 2],
 }
 
-/// Parses the value at `at`. Anything but version 00, in lower case, at the line's end is `OTHER`.
-///
-/// # Safety
-/// As for [`scan`].
+/// Parses the value at `at`, behind blanks. Anything but version 00, in lower case, at the line's end is `OTHER`.
 #[inline(always)]
-unsafe fn parse(window: &impl Window, at: u32, place: *mut Found) -> Traceparent {
+fn parse(window: &impl Window, at: u32) -> Traceparent {
     let mut at = at & 0x1fff;
     let mut spaces = 0;
     while spaces < 4 && window.byte(at) == b' ' {
         at += 1;
         spaces += 1;
     }
-    let mut bad = (window.word(at) << 40 != text(b"\0\0\0\0\x0000-")) as u32;
-    bad |= (window.byte(at + 35) != b'-' || window.byte(at + 52) != b'-') as u32;
-    bad |= (window.byte(at + 55) != b'\r') as u32;
-    // SAFETY: as the caller says.
-    let (trace, parent, flags) = unsafe {
-        (&raw mut (*place).bad).write_volatile(bad);
-        (
-            [
-                hex(window, at + 3, 16, place),
-                hex(window, at + 19, 16, place),
-            ],
-            hex(window, at + 36, 16, place),
-            hex(window, at + 53, 2, place),
-        )
+    let mut context = value(window, at);
+    if window.byte(at + 55) != b'\r' {
+        context.state = incoming::OTHER;
+    }
+    context
+}
+
+/// The value of 55 bytes that begins at `at`. Anything but version 00 in lower case is `OTHER`.
+#[inline(always)]
+pub fn value(window: &impl Window, at: u32) -> Traceparent {
+    let mut bad = window.word(at) << 40 ^ text(b"\0\0\0\0\x0000-");
+    bad |= (window.byte(at + 35) ^ b'-' | window.byte(at + 52) ^ b'-') as u64;
+    let mut long = |at| {
+        let (high, wrong) = digits(window.word(at));
+        bad |= wrong;
+        let (low, wrong) = digits(window.word(at + 8));
+        bad |= wrong;
+        (high as u64) << 32 | low as u64
     };
-    // SAFETY: as above.
-    bad = unsafe { (&raw const (*place).bad).read_volatile() };
-    let is_good = bad == 0 && trace[0] | trace[1] != 0 && parent != 0;
+    let trace = [long(at + 3), long(at + 19)];
+    let parent = long(at + 36);
+    // Two digits behind six zeros.
+    let two = window.word(at + 53) << 48 | text(b"000000\0\0");
+    let (flags, wrong) = digits(two);
+    let is_good = bad | wrong == 0 && trace[0] | trace[1] != 0 && parent != 0;
     Traceparent {
         state: if is_good {
             incoming::W3C
         } else {
             incoming::OTHER
         },
-        flags: flags as u32 & 3,
+        flags: flags & 3,
         trace,
     }
 }
 
-/// So many digits. What is read goes through memory, digit by digit: LLVM would keep all of them in
-/// registers, which the kernel's stack has no room for.
-///
-/// # Safety
-/// As for [`scan`].
+/// Eight digits in lower case, the first one the most significant; the second value is not 0 if they are none. Without
+/// branches, as in [`suspicion`].
 #[inline(always)]
-unsafe fn hex(window: &impl Window, at: u32, digits: u32, place: *mut Found) -> u64 {
-    // SAFETY: as the caller says.
-    unsafe {
-        let (value, bad) = (&raw mut (*place).value, &raw mut (*place).bad);
-        value.write_volatile(0);
-        let mut i = 0;
-        while i < digits {
-            let (digit, wrong) = digit(window.byte(at + i));
-            value.write_volatile(value.read_volatile() << 4 | digit);
-            bad.write_volatile(bad.read_volatile() | wrong);
-            i += 1;
-        }
-        value.read_volatile()
-    }
+fn digits(word: u64) -> (u32, u64) {
+    let values = (word & (0xf * ONES)) + 9 * ((word >> 6) & ONES);
+    let letters = (values + 6 * ONES) >> 4 & ONES;
+    let text = values + 0x30 * ONES + 0x27 * letters;
+    let bad = text ^ word | values & (0xf0 * ONES);
+    let mut packed = values.swap_bytes();
+    packed = (packed | packed >> 4) & 0x00ff_00ff_00ff_00ff;
+    packed = (packed | packed >> 8) & 0x0000_ffff_0000_ffff;
+    ((packed | packed >> 16) as u32, bad)
 }
 
-/// A digit in lower case; the second value is not 0 if it is none. Without branches, as in
-/// [`suspicion`].
-#[inline(always)]
-fn digit(b: u8) -> (u64, u32) {
-    let value = ((b & 0xf) + 9 * (b >> 6)) & 0xf;
-    (value as u64, (b ^ letter(value)) as u32)
-}
+/// Bytes of the field that goes into a request of HTTP/2.
+pub const FIELD_BYTES: usize = 69;
 
 /// Writes the header line that goes into a request: the halves of the trace id and the span id, and
 /// `flags` as in [`Traceparent`].
@@ -323,22 +309,52 @@ fn digit(b: u8) -> (u64, u32) {
 pub unsafe fn header(ids: *const [u64; 3], flags: u32, out: *mut u8) {
     const BLANK: &[u8; HEADER_BYTES] =
         b"traceparent: 00-00000000000000000000000000000000-0000000000000000-00\r\n";
-    /// Where the digits of each word are.
-    const PLACES: [usize; 3] = [16, 32, 49];
+    // SAFETY: as the caller says.
+    unsafe { write(ids, flags, BLANK, 13, out) };
+}
+
+/// The same for a header block of HTTP/2: a literal that is not indexed, with a new name, nothing of it in the
+/// Huffman code (RFC 7541 section 6.2.2), so that it means the same whatever the tables of the connection are, and
+/// leaves them alone.
+///
+/// # Safety
+/// As for [`header`]; `out` has room for [`FIELD_BYTES`].
+#[inline(always)]
+pub unsafe fn field(ids: *const [u64; 3], flags: u32, out: *mut u8) {
+    const BLANK: &[u8; FIELD_BYTES] =
+        b"\x00\x0btraceparent\x3700-00000000000000000000000000000000-0000000000000000-00";
+    // SAFETY: as the caller says.
+    unsafe { write(ids, flags, BLANK, 14, out) };
+}
+
+/// Writes `blank` with the ids and flags in the value that begins at `at`.
+///
+/// # Safety
+/// As for [`header`].
+#[inline(always)]
+unsafe fn write<const BYTES: usize>(
+    ids: *const [u64; 3],
+    flags: u32,
+    blank: &[u8; BYTES],
+    at: usize,
+    out: *mut u8,
+) {
+    /// Where the digits of each word are in the value.
+    const PLACES: [usize; 3] = [3, 19, 36];
     let mut i = 0;
-    while i < HEADER_BYTES {
+    while i < BYTES {
         // SAFETY: as the caller says.
-        unsafe { out.add(i).write_volatile(BLANK[i]) };
+        unsafe { out.add(i).write_volatile(blank[i]) };
         i += 1;
     }
     let mut word = 0;
     while word < 3 {
         let mut i = 0;
         while i < 8 {
-            // SAFETY: as the caller says; all of these are within the line. Words are little endian.
+            // SAFETY: as the caller says; all of these are within the value. Words are little endian.
             unsafe {
                 let byte = ids.cast::<u8>().add(8 * word + 7 - i).read_volatile();
-                let place = out.add(PLACES[word] + 2 * i);
+                let place = out.add(at + PLACES[word] + 2 * i);
                 place.write_volatile(letter(byte >> 4));
                 place.add(1).write_volatile(letter(byte & 0xf));
             }
@@ -347,7 +363,7 @@ pub unsafe fn header(ids: *const [u64; 3], flags: u32, out: *mut u8) {
         word += 1;
     }
     // SAFETY: as the caller says.
-    unsafe { out.add(67).write_volatile(b'0' + (flags & 3) as u8) };
+    unsafe { out.add(at + 54).write_volatile(b'0' + (flags & 3) as u8) };
 }
 
 #[inline(always)]

@@ -8,6 +8,21 @@ pub const HEADER: u32 = 9;
 pub const PREFACE: u32 = 24;
 /// Type of DATA frames.
 pub const DATA: u8 = 0;
+/// Type of the frames that begin a header block.
+pub const HEADERS: u8 = 1;
+/// Type of those that it goes on in.
+pub const CONTINUATION: u8 = 9;
+
+/// Flags of frames with parts of a header block (RFC 9113 sections 6.2 and 6.10).
+pub mod flag {
+    /// The block ends.
+    pub const END_HEADERS: u8 = 0x4;
+    /// The first byte says how many of the last ones mean nothing.
+    pub const PADDED: u8 = 0x8;
+    /// Five bytes come before the block.
+    pub const PRIORITY: u8 = 0x20;
+}
+
 /// Longest frame other than DATA that is believed.
 pub const LONGEST: u32 = 1 << 20;
 

@@ -4,6 +4,7 @@
 //! - [`limits`]: every bound that both sides rely on.
 //! - [`infer`]: which protocol the first bytes of a connection speak.
 //! - [`http2`]: frame headers of HTTP/2, for the same purpose.
+//! - [`hpack`]: header blocks of HTTP/2, as far as trace context may be in them.
 //! - [`tls`]: records of TLS, to tell which socket carries a session.
 //! - [`context`]: trace context in a request's head, to be read and to be written.
 //! - [`option`]: trace context in a TCP option.
@@ -14,8 +15,10 @@
 #![no_std]
 
 pub mod abi;
+pub mod blocks;
 pub mod context;
 pub mod frame;
+pub mod hpack;
 pub mod http2;
 pub mod ids;
 pub mod infer;

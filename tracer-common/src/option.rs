@@ -26,6 +26,9 @@ pub const BEGINNING: u32 = u32::from_ne_bytes([254, BYTES as u8, 0x7a, 0xce]);
 /// First word of what `bpf_load_hdr_opt` is asked for: the length is that of kind, length and experiment.
 pub const SEARCH: u32 = u32::from_ne_bytes([254, 4, 0x7a, 0xce]);
 
+/// The trace id in options of the agent's self-test.
+pub const SELFTEST: [u64; 2] = [u64::MAX; 2];
+
 /// Bits of [`Carried::flags`]; the lower ones are those of `traceparent`.
 pub mod flag {
     /// The place is that of a stream of HTTP/2.

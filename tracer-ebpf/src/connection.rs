@@ -64,7 +64,8 @@ pub struct Connection {
     pub pooled: u32,
     /// Of a socket: the process whose TLS session it carries, 0 if none is known.
     pub tls_tgid: u32,
-    /// Where it leads, of address and port mixed; 0 until that is asked for.
+    /// Where it leads, of address and port mixed; 0 until that is asked for. As a client that speaks HTTP/2: who
+    /// writes to it (`cause/stream.rs`).
     pub place: u64,
     /// TCP sequence numbers of the bytes at position 0; of a session those of its socket.
     pub read_sequence: u32,
@@ -77,9 +78,18 @@ pub struct Connection {
     pub ended: u8,
     /// Of a socket that carries a TLS session: calls wait where there is nothing to read.
     pub blocking: u8,
+    /// Bits of [`mark`].
+    pub marks: u8,
+    /// Newest stream of HTTP/2 that was begun.
+    pub newest: u32,
+}
+
+/// Bits of [`Connection::marks`].
+pub mod mark {
     /// As a client: where one of its requests ended was told by the answer alone.
-    pub guessed: u8,
-    pub reserved: [u8; 4],
+    pub const GUESSED: u8 = 1;
+    /// As a server: the request at `open_key` is counted among those of its process.
+    pub const COUNTED: u8 = 2;
 }
 
 /// Values of [`Connection::open`].
@@ -282,8 +292,8 @@ const EMPTY: Connection = Connection {
     is_tls: 0,
     ended: 0,
     blocking: 0,
-    guessed: 0,
-    reserved: [0; 4],
+    marks: 0,
+    newest: 0,
 };
 
 /// Where a connection comes from.

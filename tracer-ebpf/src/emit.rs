@@ -3,12 +3,13 @@
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use tracer_common::abi::{
-    CarriedEvent, ConnectionEvent, EndEvent, ForkEvent, Header, connection_flags, drop_reason,
-    end as end_cause, kind,
+    CarriedEvent, CausedEvent, ConnectionEvent, EndEvent, ForkEvent, Header, connection_flags,
+    drop_reason, end as end_cause, kind,
 };
 use tracer_common::limits::{UNIX_PATH_MAX, WINDOW};
 use tracer_common::option::Carried;
 
+use crate::cause::Cause;
 use crate::connection::Connection;
 use crate::kernel::{self, AF_UNIX, Socket};
 use crate::maps::{COUNTS, DROPS, EVENTS, Scratch, UNIX_SEEN, WAKE_BYTES, count};
@@ -267,6 +268,33 @@ pub fn urgent(event: *const u8, len: u64) -> bool {
         drop_one(drop_reason::RING_FULL_CONTROL);
     }
     result == 0
+}
+
+/// Tells for whom a stream of HTTP/2 is begun.
+#[inline(always)]
+pub fn caused(time_ns: u64, stream: &Cause, cause: &Cause, method: u32) {
+    let Some(mut entry) = EVENTS.reserve::<CausedEvent>(0) else {
+        drop_one(drop_reason::RING_FULL_CONTROL);
+        return;
+    };
+    // SAFETY: the entry is as large as the event.
+    unsafe {
+        entry.as_mut_ptr().write(CausedEvent {
+            header: Header {
+                kind: kind::CAUSED,
+                selector: 0,
+                flags: 0,
+                reserved: 0,
+                value: method,
+            },
+            time_ns,
+            connection: stream.connection,
+            stream: stream.key,
+            cause_connection: cause.connection,
+            cause_key: cause.key,
+        })
+    };
+    submitted(entry);
 }
 
 /// Tells of context that came in a TCP option.

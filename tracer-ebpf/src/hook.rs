@@ -5,8 +5,9 @@
 //! programs that are tail-called becomes the other one. The verifier does not go where the constant does not lead.
 //!
 //! Programs of functions do not see the end of a call that began before they were attached. So while
-//! [`setting::HANDOVER`] is set both are there: the function's program comes first and marks what it told, and the
-//! tracepoint tells what has no mark.
+//! [`setting::HANDOVER`] is set both are there, and user space has written down who was in a call. The function's
+//! program comes first, tells, and takes its thread off that list, because nothing older can come from it then. The
+//! tracepoint tells for threads that are still on it.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::programs::TracePointContext;
@@ -14,7 +15,7 @@ use aya_ebpf::{EbpfContext, Global};
 use tracer_common::abi::{left_behind, setting};
 
 use crate::cause;
-use crate::maps::{ENTERED, ENTERED_SLOTS, LEFT_BEHIND, read_setting};
+use crate::maps::{LEFT_BEHIND, read_setting};
 
 /// What programs ask which of the two they are; of tracepoints this one. Never set by user space.
 #[unsafe(no_mangle)]
@@ -61,32 +62,23 @@ pub fn result(ctx: &TracePointContext) -> i64 {
     value
 }
 
-/// At the end of a call. False if it was told already.
+/// At the end of a call: whether this program is the one that tells it.
 #[inline(always)]
-pub fn is_untold() -> bool {
-    if HANDS_OVER.load() == 0 || read_setting(setting::HANDOVER) == 0 {
+pub fn tells() -> bool {
+    if HANDS_OVER.load() == 0 {
         return true;
+    }
+    if read_setting(setting::HANDOVER) == 0 {
+        return at_function();
     }
     let tid = bpf_get_current_pid_tgid() as u32;
-    let Some(slot) = ENTERED.get_ptr_mut(tid & (ENTERED_SLOTS - 1)) else {
-        return true;
-    };
-    // SAFETY: the pointer is into the map; the mark is this thread's, or another's, which its id tells.
-    unsafe {
-        let mark = &raw mut (*slot).told;
-        if at_function() {
-            mark.write_volatile(tid);
-        } else if mark.read_volatile() == tid {
-            mark.write_volatile(0);
-            return false;
-        }
-    }
     // SAFETY: the value is copied before the map is changed.
-    if let Some(was_in) = unsafe { LEFT_BEHIND.get(&tid) }.copied() {
+    let was_in = unsafe { LEFT_BEHIND.get(&tid) }.copied();
+    if let Some(was_in) = was_in {
         let _ = LEFT_BEHIND.remove(&tid);
         if was_in == left_behind::EVENTS {
             cause::waits_for_events();
         }
     }
-    true
+    at_function() || was_in.is_some()
 }

@@ -27,6 +27,8 @@ offsets! {
     TASK_PID,
     TASK_REAL_PARENT,
     TASK_START_BOOTTIME,
+    /// Where a task's word is that tells calls of 32 bits (see [`COMPAT`]).
+    TASK_COMPAT,
     MM_ARG_START,
     MM_ARG_END,
     MM_ENV_START,
@@ -87,10 +89,12 @@ offsets! {
     REGS_GO1,
     REGS_GO2,
     REGS_GO3,
+    REGS_GO5,
     /// First arguments of a function of C's.
     REGS_C0,
     REGS_C1,
     REGS_C2,
+    REGS_C3,
     /// Result of a function of C's.
     REGS_RESULT,
     /// Where a function returns to, on architectures that have a register for it.
@@ -120,6 +124,10 @@ offsets! {
 /// 1 when the kernel has `bpf_task_pt_regs`.
 #[unsafe(no_mangle)]
 pub static TASK_REGS_HELPER: Global<u32> = Global::new(0);
+
+/// Bits of a task's word that are set while it makes a call of 32 bits.
+#[unsafe(no_mangle)]
+pub static COMPAT: Global<u32> = Global::new(u32::MAX);
 
 /// 1 when uprobes can have cookies (since 5.15).
 #[unsafe(no_mangle)]
@@ -286,6 +294,11 @@ impl Registers {
     pub fn go3(&self) -> Option<u64> {
         self.register(&REGS_GO3)
     }
+    /// Sixth argument of a Go function.
+    #[inline(always)]
+    pub fn go5(&self) -> Option<u64> {
+        self.register(&REGS_GO5)
+    }
     /// First argument of a C function.
     #[inline(always)]
     pub fn c0(&self) -> Option<u64> {
@@ -300,6 +313,11 @@ impl Registers {
     #[inline(always)]
     pub fn c2(&self) -> Option<u64> {
         self.register(&REGS_C2)
+    }
+    /// Fourth argument of a C function.
+    #[inline(always)]
+    pub fn c3(&self) -> Option<u64> {
+        self.register(&REGS_C3)
     }
     /// The stack pointer.
     #[inline(always)]

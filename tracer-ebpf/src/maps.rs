@@ -4,10 +4,13 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting};
+use tracer_common::abi::{DataEvent, MappedFile, drop_reason, setting, wanted};
 use tracer_common::limits::WINDOW;
 
-use crate::cause::{Actor, Cause, Channel, Opener, Task, Wake};
+use crate::cause::{
+    Actor, Begun, Cause, Channel, Crowd, Due, Flight, Noted, Opener, Stream, Task, Wake, Waker,
+    Worker,
+};
 use crate::connection::Connection;
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
 use crate::way::Lock;
@@ -73,6 +76,23 @@ pub const EXCHANGE_WAYS: u32 = 4;
 #[map]
 pub static KINDS: HashMap<u32, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
 
+/// Exchanges in flight of processes whose threads are followed by who wakes them. One that finds no room has none of
+/// that.
+#[map]
+pub static CROWDS: HashMap<u32, Crowd> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Exchanges that are counted in [`CROWDS`].
+#[map]
+pub static FLIGHTS: HashMap<Cause, Flight> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Threads of such processes that were woken by one that serves an exchange, or were seen to call by themselves.
+#[map]
+pub static WORKERS: LruHashMap<u32, Worker> = LruHashMap::with_max_entries(1024, 0);
+
+/// Who woke whoever waits at an address, by process and address: from the wake to the end of the wait.
+#[map]
+pub static WAKERS: LruHashMap<Handed, Waker> = LruHashMap::with_max_entries(1024, 0);
+
 /// Who opens a connection, from the first packet until it is established: as many as are opened at a time,
 /// which backlogs and round trips keep small.
 #[map]
@@ -83,6 +103,15 @@ pub static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(1024,
 /// way in such programs.
 #[map]
 pub static HANDED: LruHashMap<Handed, Cause> = LruHashMap::with_max_entries(2048, 0);
+
+/// Streams of HTTP/2: those that came in and are being served, and what begun ones are for. As many as are under
+/// way on forty connections that allow a hundred each.
+#[map]
+pub static STREAMS: LruHashMap<Cause, Stream> = LruHashMap::with_max_entries(2048, 0);
+
+/// Streams that are made in a process and not written yet, by who makes them.
+#[map]
+pub static DUE: LruHashMap<Handed, Due> = LruHashMap::with_max_entries(1024, 0);
 
 /// Contexts of Python processes, by process and address: one for each task that runs. Like most tables
 /// of this kind it is made larger where there are many CPUs.
@@ -96,11 +125,11 @@ pub static WAKES: LruHashMap<Handed, Wake> = LruHashMap::with_max_entries(1024, 
 /// Channels that tasks of tokio wait for, by process and address. Those that count belong to client
 /// connections, so there are as many as of [`POOLS`]; others come and go with what is used seldom.
 #[map]
-pub static CHANNELS: LruHashMap<Handed, Channel> = LruHashMap::with_max_entries(4096, 0);
+pub static CHANNELS: LruHashMap<Handed, Channel> = LruHashMap::with_max_entries(3072, 0);
 
 /// Client connections of processes with event loops that wait for their next request.
 #[map]
-pub static POOLS: LruHashMap<Pool, u32> = LruHashMap::with_max_entries(4096, 0);
+pub static POOLS: LruHashMap<Pool, u32> = LruHashMap::with_max_entries(3072, 0);
 
 /// Connections of one process to one place.
 #[repr(C)]
@@ -123,6 +152,7 @@ pub static SITES: LruHashMap<Handed, u32> = LruHashMap::with_max_entries(1024, 0
 pub struct Handed {
     pub address: u64,
     pub tgid: u32,
+    /// A stream, of [`DUE`].
     pub reserved: u32,
 }
 
@@ -174,7 +204,7 @@ pub static TLS_LOCKS: PerCpuArray<Lock> = PerCpuArray::with_max_entries(TLS_SCRA
 
 /// Like [`PROGRAMS`], for uprobes.
 #[map]
-pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(5, 0);
+pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(8, 0);
 
 /// Executable files that user space has looked into without finding anything to probe. One that is
 /// forgotten is looked into once more: as many as programs and libraries run all the time on a host.
@@ -195,14 +225,15 @@ pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entrie
 
 /// Tail calls, by the indexes below.
 #[map]
-pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(8, 0);
+
 /// The same for programs of functions, by the same indexes; see `hook`.
 #[map]
-pub static FUNCTION_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
+pub static FUNCTION_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(8, 0);
 
 /// The same for functions whose signature the kernel counts as another one.
 #[map]
-pub static FUNCTION_PROGRAMS_TOO: ProgramArray = ProgramArray::with_max_entries(6, 0);
+pub static FUNCTION_PROGRAMS_TOO: ProgramArray = ProgramArray::with_max_entries(8, 0);
 
 /// Threads that were in a call when the programs of functions came, until the first one that is told of them
 /// (tid to `abi::left_behind`).
@@ -217,10 +248,24 @@ pub const HEAD_PROGRAM: u32 = 1;
 pub const CHUNKS_PROGRAM: u32 = 2;
 /// Index of the frames program.
 pub const FRAMES_PROGRAM: u32 = 3;
+/// Index of the program that looks at what frames say of streams.
+pub const STREAMS_PROGRAM: u32 = 4;
 /// Index of the program that looks for trace context; it is there only when context is written.
-pub const CONTEXT_PROGRAM: u32 = 4;
+pub const CONTEXT_PROGRAM: u32 = 5;
 /// Index of the program that offers context in a TCP option; of those of syscalls only.
-pub const OFFER_PROGRAM: u32 = 5;
+pub const OFFER_PROGRAM: u32 = 6;
+/// Index of the program that looks for trace context in header blocks; it is there only when context is written.
+pub const BLOCKS_PROGRAM: u32 = 7;
+
+/// What is wanted of a system call, by its number (`abi::wanted`); for `probes::raw`.
+#[map]
+pub static WANTED: Array<u32> = Array::with_max_entries(wanted::NUMBERS, 0);
+/// The programs for ends of system calls, by their numbers.
+#[map]
+pub static EXITS: ProgramArray = ProgramArray::with_max_entries(wanted::NUMBERS, 0);
+/// The same for their beginnings.
+#[map]
+pub static ENTERS: ProgramArray = ProgramArray::with_max_entries(wanted::NUMBERS, 0);
 
 /// The agent itself, never looked at.
 #[unsafe(no_mangle)]
@@ -255,8 +300,7 @@ pub mod count {
 pub struct Entered {
     pub time_ns: u64,
     pub tid: u32,
-    /// The thread whose call was told by the program of a function, until its tracepoint; see `hook`.
-    pub told: u32,
+    pub reserved: u32,
 }
 
 /// A data event under construction and the call it comes from.
@@ -270,6 +314,12 @@ pub struct Scratch {
     pub fields: tracer_common::frame::Fields,
     pub found: Found,
     pub walk: Walk,
+    /// Streams that are begun in the window.
+    pub begun: Begun,
+    /// Frames in it that say something of a stream.
+    pub noted: Noted,
+    /// Header blocks that ended in it.
+    pub ended: crate::propagate::blocks::Ended,
     pub context: tracer_common::context::Found,
     pub gather: Gather,
     /// Only a prefix of the call is read; kept here as a value that the verifier should forget.
@@ -305,9 +355,18 @@ pub struct Call {
     pub messages: u32,
     /// Window programs run for this call.
     pub runs: u32,
+    /// Tail calls to programs that look at what frames say.
+    pub noting: u32,
     pub next_message: u64,
     /// Bytes of the call before `base`: in I/O vectors that are done with.
     pub before: u64,
+    /// What the streams of HTTP/2 that were read are (for): 0 for none, 1 for `stream` alone, or many.
+    pub streams: u32,
+    /// Stream that was begun by the other end; 0 for none, or many.
+    pub fresh: u32,
+    pub stream: Cause,
+    /// Stream of the last frame that was noted.
+    pub last: u32,
 }
 
 /// What the window program found out for the deliver program.

@@ -25,7 +25,8 @@ pub trait Way {
     fn tail_call(ctx: &Self::Context, program: u32);
 }
 
-/// Tracepoints of syscalls: they run with preemption disabled, so a buffer for each CPU is enough.
+/// Tracepoints of syscalls: they run with preemption disabled (where those of single calls do not, by the hook of all of
+/// them: see `probes::raw`), so a buffer for each CPU is enough.
 pub struct Syscalls;
 
 impl Way for Syscalls {

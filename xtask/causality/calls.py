@@ -27,19 +27,24 @@ def call(path):
         connection.close()
 
 
+def at_the_same_time(paths):
+    """In threads of their own."""
+    threads = [threading.Thread(target=call, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def serve(target):
-    """/r/ID?row=N&fan=M: N calls in a row, then M in threads of their own."""
+    """/r/ID?row=N&fan=M: N calls in a row, then M at the same time."""
     url = urllib.parse.urlsplit(target)
     query = dict(urllib.parse.parse_qsl(url.query))
     name = url.path.split("/")[2]
     row, fan = int(query.get("row", 0)), int(query.get("fan", 0))
     for n in range(row):
         call(f"/b/{name}/{n}")
-    threads = [threading.Thread(target=call, args=(f"/b/{name}/{row + n}",)) for n in range(fan)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_the_same_time([f"/b/{name}/{row + n}" for n in range(fan)])
 
 
 def work_in_background():

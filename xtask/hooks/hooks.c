@@ -145,9 +145,9 @@ static int program(enum hook hook, const char *at, int counter, int rounds, int 
     return bpf(BPF_PROG_LOAD, &a);
 }
 
-static int on_tracepoint(const char *name, int program) {
+static int on_event(const char *group, const char *name, int program) {
     char path[128], number[32];
-    snprintf(path, sizeof path, "/sys/kernel/tracing/events/syscalls/%s/id", name);
+    snprintf(path, sizeof path, "/sys/kernel/tracing/events/%s/%s/id", group, name);
     if (slurp(path, number, sizeof number) < 0)
         give_up(name);
     struct perf_event_attr a = {
@@ -157,6 +157,8 @@ static int on_tracepoint(const char *name, int program) {
         give_up(name);
     return event;
 }
+
+static int on_tracepoint(const char *name, int program) { return on_event("syscalls", name, program); }
 
 static int on_function(int program) {
     union bpf_attr a = {.raw_tracepoint.prog_fd = program};
@@ -253,6 +255,10 @@ static void compare_costs(void) {
     costs("nothing");
     int other = on_tracepoint("sys_exit_epoll_wait", plain);
     costs("other");
+    int all = on_event("raw_syscalls", "sys_exit", plain);
+    costs("all");
+    close(all);
+    settle();
     int events[] = {on_tracepoint("sys_enter_write", plain), on_tracepoint("sys_exit_write", plain),
                     on_tracepoint("sys_exit_read", plain)};
     costs("tracepoints");
@@ -326,18 +332,21 @@ static void *busy(void *unused) {
     return unused;
 }
 
-// Calls in 10,000 for which a program as long as the agent's did not run, with more threads than processors.
-static void skipped(const char *name, enum hook hook, int counter) {
+// Calls in 10,000 for which a program as long as the agent's did not run, with more threads than processors. By a
+// hook of all system calls it runs for writes too.
+static void skipped(const char *name, enum hook hook, int all, int counter) {
     int loaded = program(hook, "inet_recvmsg", counter, ROUNDS_OF_A_CALL, 0);
     if (loaded < 0)
         return;
-    int attached = hook == TRACEPOINT ? on_tracepoint("sys_exit_read", loaded) : on_function(loaded);
+    int attached = all                  ? on_event("raw_syscalls", "sys_exit", loaded)
+                   : hook == TRACEPOINT ? on_tracepoint("sys_exit_read", loaded)
+                                        : on_function(loaded);
     pthread_t threads[THREADS];
     for (int i = 0; i < THREADS; i++)
         pthread_create(&threads[i], 0, busy, 0);
     for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], 0);
-    double calls = (double)THREADS * CALLS, runs = counted(counter);
+    double calls = (double)THREADS * CALLS * (all ? 2 : 1), runs = counted(counter);
     tell(name, runs < calls ? (calls - runs) / calls * 10000 : 0);
     close(attached);
     close(loaded);
@@ -459,8 +468,9 @@ int main(int count, char **arguments) {
     compare_costs();
     blocked();
     shared();
-    skipped("skipped/tracepoint", TRACEPOINT, 8);
-    skipped("skipped/function", EXIT, 9);
+    skipped("skipped/tracepoint", TRACEPOINT, 0, 8);
+    skipped("skipped/function", EXIT, 0, 9);
+    skipped("skipped/all", TRACEPOINT, 1, 10);
     if (count > 1) {
         agent(arguments[1], "base");
         agent(arguments[1], "fast");

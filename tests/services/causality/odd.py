@@ -1,7 +1,8 @@
 """Work that is easily taken for a request's: each kind of path does it in its own way.
 
 /r/ID?how=after     calls once the answer was written
-/r/ID?how=pool      calls from a pool that all requests share and that grows while they are served
+/r/ID?how=pool      calls from a pool that all requests share and that grows while they are served; a thread
+                    of nobody's gives it work as well, which it does not wait for
 /r/ID?how=queue     hands the call to a worker made by the first request
 /r/ID?how=selected  waits for several descriptors, then calls
 """
@@ -11,6 +12,7 @@ import queue
 import select
 import socket
 import threading
+import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 NEXT = os.environ["NEXT"]
 pool = ThreadPoolExecutor(6)
 jobs = queue.Queue()
-worker = None
+worker = background = None
 lock = threading.Lock()
 
 
@@ -34,6 +36,22 @@ def work():
         name, done = jobs.get()
         call(name)
         done.set()
+
+
+def work_for_nobody():
+    n = 0
+    while True:
+        pool.submit(call, f"background-{n}")
+        n += 1
+        time.sleep(0.02)
+
+
+def begin_background():
+    global background
+    with lock:
+        if background is None:
+            background = threading.Thread(target=work_for_nobody, daemon=True)
+            background.start()
 
 
 def hand_over(name):
@@ -56,6 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         name = url.path.split("/")[2]
         how = urllib.parse.parse_qs(url.query)["how"][0]
         if how == "pool":
+            begin_background()
             list(pool.map(lambda n: call(name, n), range(3)))
         elif how == "queue":
             hand_over(name)

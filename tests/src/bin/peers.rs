@@ -271,7 +271,8 @@ async fn run(channel: &Channel, calls: Vec<Call>, concurrency: usize) -> anyhow:
 
 async fn client(address: &str) -> anyhow::Result<()> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-    let channel = endpoint.tcp_nodelay(true).connect().await?;
+    // With the first call, as the other libraries do: an agent may come in between.
+    let channel = endpoint.tcp_nodelay(true).connect_lazy();
     let (send, mut lines) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tracer_common::abi::kind_of_process;
 
 use super::AppError;
 use super::followers::Followers;
@@ -20,6 +21,7 @@ use super::status::Status;
 use super::takeover::Commands;
 use super::takeover::gate::Gate;
 use super::tls::Watch;
+
 use crate::config::Config;
 use crate::discover::{Discovery, Mode, Policy, Runtime};
 use crate::export::SpanSink;
@@ -312,7 +314,8 @@ fn follow(followers: &mut Followers, pipeline: &mut Pipeline) {
     }
     for (tgid, runtime) in pipeline.take_to_follow() {
         let kind = followers.program(tgid, runtime, || pipeline.exe_id(tgid));
-        if matches!(runtime, Runtime::Python | Runtime::Rust) {
+        let may_hand_over = kind.is_some_and(|kind| kind & kind_of_process::WOKEN != 0);
+        if may_hand_over || matches!(runtime, Runtime::Python | Runtime::Rust) {
             pipeline.event_loops().started(tgid, runtime);
         }
         if let Some(kind) = kind {
@@ -352,6 +355,8 @@ impl Loaded {
                 let followers = &mut self.followers;
                 self.pipeline
                     .each_event_loop(|tgid, runtime| followers.tasks(tgid, runtime));
+                self.pipeline
+                    .each_with_pools(|tgid, runtime| followers.pools(tgid, runtime));
                 match self.limits.memory() {
                     Step::GoOn => {}
                     Step::Shed => self.pipeline.shed(),

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_common::abi::kind_of_process as kind;
 
 use super::AppError;
@@ -34,6 +34,10 @@ enum Job {
     Foresee(u32),
     /// It serves with an event loop.
     Tasks(u32, Runtime),
+    /// Waits and wakes of its threads are to be seen.
+    Wakes(u32),
+    /// It serves, and may have executors by now.
+    Pools(u32),
     /// It ended, or runs something else.
     Forget(u32),
 }
@@ -78,6 +82,8 @@ pub struct Followers {
     answers: Receiver<Answer>,
     waiting: Arc<AtomicUsize>,
     questions: Questions,
+    /// Processes with [`Job::Wakes`].
+    woken: FxHashSet<u32>,
 }
 
 impl Followers {
@@ -107,6 +113,7 @@ impl Followers {
             answers,
             waiting,
             questions: Questions::default(),
+            woken: FxHashSet::default(),
         })
     }
 
@@ -146,10 +153,22 @@ impl Followers {
         true
     }
 
+    /// Threads of a process may work for others by now: told now and then.
+    pub fn pools(&mut self, tgid: u32, runtime: Runtime) {
+        if self.is_full() {
+            return;
+        }
+        match runtime {
+            Runtime::Python => self.send(0, Job::Pools(tgid)),
+            _ if self.woken.insert(tgid) => self.send(0, Job::Wakes(tgid)),
+            _ => {}
+        }
+    }
+
     /// A process ended, or runs something else from now on.
     pub fn gone(&mut self, tgid: u32, may_have_probes: bool) {
         self.questions.forget(tgid);
-        if may_have_probes {
+        if self.woken.remove(&tgid) || may_have_probes {
             // Beyond the limit too: probes of a process that is gone would stay.
             self.send(0, Job::Forget(tgid));
         }
@@ -236,6 +255,14 @@ impl Worker {
                     _ => kind::TASKS,
                 };
                 Some((tgid, followed.then_some(kind)))
+            }
+            Job::Pools(tgid) => {
+                self.follower.follow_pools(&self.proc, tgid);
+                None
+            }
+            Job::Wakes(tgid) => {
+                self.follower.follow_wakes(tgid);
+                None
             }
             Job::Forget(tgid) => {
                 self.follower.forget(tgid);

@@ -1,5 +1,6 @@
 //! Writing trace context: from the configuration to the kernel side, and what is said about it.
 
+use crate::causes::chain;
 use crate::config::{Config, Propagate};
 use crate::kernel::features::{Cgroup, Features};
 use crate::kernel::host::Host;
@@ -75,6 +76,13 @@ fn say(propagation: &Propagation) {
         Options::NotWanted => false,
         Options::Failed(why) => {
             tracing::warn!(%why, "no trace context in TCP options: none for TLS and HTTP/2");
+            false
+        }
+        Options::Faulty(why) => {
+            tracing::warn!(
+                why = chain(why),
+                "no trace context in TCP options: none for TLS and HTTP/2"
+            );
             false
         }
     };

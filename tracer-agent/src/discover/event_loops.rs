@@ -1,7 +1,8 @@
 //! Processes that may serve with an event loop: which of them have to be looked at again.
 //!
 //! In: processes that start, fork and end. Out: candidates, which may turn out to serve with an event
-//! loop and then get probes of their own; and whether one that ended may have some. Pure.
+//! loop and then get probes of their own; those that serve and may have loaded something since; and whether one that
+//! ended may have probes. Pure.
 
 use rustc_hash::FxHashMap;
 
@@ -15,7 +16,13 @@ struct Process {
     runtime: Runtime,
     /// Not seen to serve with an event loop so far.
     candidate: bool,
+    /// How often it was looked into, and turns until that is due again.
+    looks: u32,
+    wait: u32,
 }
+
+/// Looks into a process become rarer up to one in this many turns, as a power of two.
+const RAREST: u32 = 9;
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -28,8 +35,13 @@ impl EventLoops {
     /// A process runs this from now on.
     pub fn started(&mut self, tgid: u32, runtime: Runtime) {
         if self.all.len() < MOST {
-            let candidate = true;
-            self.all.insert(tgid, Process { runtime, candidate });
+            let process = Process {
+                runtime,
+                candidate: true,
+                looks: 0,
+                wait: 0,
+            };
+            self.all.insert(tgid, process);
         }
     }
 
@@ -50,6 +62,23 @@ impl EventLoops {
         for (tgid, process) in &mut self.all {
             if process.candidate {
                 process.candidate = stays(*tgid, process.runtime);
+            }
+        }
+    }
+
+    /// A turn: those that are worth it are looked into, each less often from time to time.
+    pub fn look(
+        &mut self,
+        mut is_worth: impl FnMut(u32, Runtime) -> bool,
+        mut look: impl FnMut(u32, Runtime),
+    ) {
+        for (tgid, process) in &mut self.all {
+            if process.wait > 0 {
+                process.wait -= 1;
+            } else if is_worth(*tgid, process.runtime) {
+                look(*tgid, process.runtime);
+                process.wait = 1 << process.looks;
+                process.looks = (process.looks + 1).min(RAREST);
             }
         }
     }
@@ -89,5 +118,27 @@ mod tests {
             processes.started(tgid, Runtime::Python);
         }
         assert_eq!(candidates(&mut processes).len(), MOST);
+    }
+
+    /// Scenario: a process serves from some turn on, another one never. Guarantees: the first is looked into at once and
+    /// then ever more seldom, up to a limit, the other never.
+    #[test]
+    fn looks_become_rarer() {
+        let mut processes = EventLoops::default();
+        processes.started(1, Runtime::Python);
+        processes.started(2, Runtime::Python);
+        let mut turns = Vec::new();
+        for turn in 0..4000u32 {
+            processes.look(
+                |tgid, _| tgid != 2 && turn >= 5,
+                |tgid, runtime| {
+                    assert_eq!((tgid, runtime), (1, Runtime::Python));
+                    turns.push(turn);
+                },
+            );
+        }
+        assert_eq!(turns[..5], [5, 7, 10, 15, 24]);
+        let last: Vec<u32> = turns.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(last.iter().max(), Some(&(1 + (1 << RAREST))));
     }
 }

@@ -60,7 +60,7 @@ impl Runtimes {
 
 fn by_name(name: &str) -> Option<Runtime> {
     match name {
-        "nginx" => Some(Runtime::Kind(kind::CALLBACKS)),
+        "nginx" => Some(Runtime::Kind(kind::CALLBACKS | kind::OWN_STREAMS)),
         "apache2" | "httpd" => Some(Runtime::Kind(kind::THREADS)),
         "node" | "nodejs" => Some(Runtime::Node),
         _ => language::by_name(name).map(|language| by_language(Some(language))),
@@ -72,7 +72,9 @@ fn by_language(language: Option<Language>) -> Runtime {
         // One thread at a time runs a request's code, or an event loop does, which the kernel side
         // finds out. Java's virtual threads as well.
         Some(Language::Python) => Runtime::Python,
-        Some(Language::Ruby | Language::Php | Language::Java) => Runtime::Kind(kind::THREADS),
+        Some(Language::Ruby | Language::Php) => Runtime::Kind(kind::THREADS),
+        // Its locks are not those that its threads wait at for work, as they are in Ruby's and Python's interpreters.
+        Some(Language::Java) => Runtime::Kind(kind::THREADS | kind::WOKEN),
         Some(Language::Rust) => Runtime::Rust,
         Some(Language::Go) => Runtime::Go,
         // Work goes from thread to thread of a pool at any point: bun and deno, which have no
@@ -90,11 +92,14 @@ mod tests {
     #[test]
     fn names() {
         for (name, expected) in [
-            ("nginx", Some(Runtime::Kind(kind::CALLBACKS))),
+            (
+                "nginx",
+                Some(Runtime::Kind(kind::CALLBACKS | kind::OWN_STREAMS)),
+            ),
             ("node", Some(Runtime::Node)),
             ("bun", Some(Runtime::Kind(kind::NONE))),
             ("python3.11", Some(Runtime::Python)),
-            ("java", Some(Runtime::Kind(kind::THREADS))),
+            ("java", Some(Runtime::Kind(kind::THREADS | kind::WOKEN))),
             ("dotnet", Some(Runtime::Kind(kind::NONE))),
             ("my-service", None),
         ] {

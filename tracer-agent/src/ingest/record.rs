@@ -1,8 +1,8 @@
 //! One record of the ring, checked and typed.
 
 use tracer_common::abi::{
-    CarriedEvent, ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent, ForkEvent,
-    InjectedEvent, MappedEvent, kind,
+    CarriedEvent, CausedEvent, ConnectionEvent, DataEvent, EndEvent, ExecEvent, ExitEvent,
+    ForkEvent, InjectedEvent, MappedEvent, kind,
 };
 use zerocopy::FromBytes;
 
@@ -23,6 +23,8 @@ pub enum Record<'a> {
     Exit(&'a ExitEvent),
     /// A request gets its context from the kernel side.
     Injected(&'a InjectedEvent),
+    /// What a stream is begun for that is about to be told.
+    Caused(&'a CausedEvent),
     /// The context of a request that is about to be read.
     Carried(&'a CarriedEvent),
     /// A process mapped an executable file.
@@ -56,6 +58,7 @@ impl<'a> Record<'a> {
             kind::FORK => Record::Fork(ForkEvent::ref_from_prefix(bytes).ok()?.0),
             kind::EXIT => Record::Exit(ExitEvent::ref_from_prefix(bytes).ok()?.0),
             kind::INJECTED => Record::Injected(InjectedEvent::ref_from_prefix(bytes).ok()?.0),
+            kind::CAUSED => Record::Caused(CausedEvent::ref_from_prefix(bytes).ok()?.0),
             kind::CARRIED => Record::Carried(CarriedEvent::ref_from_prefix(bytes).ok()?.0),
             kind::MAPPED => Record::Mapped(MappedEvent::ref_from_prefix(bytes).ok()?.0),
             _ => return None,

@@ -1,8 +1,8 @@
 //! A small reader of BTF (kernel Documentation/bpf/btf.rst): where is this member of that struct?
 //!
 //! In: the bytes of `/sys/kernel/btf/vmlinux`. Out: byte offsets of members, looked up by name
-//! through anonymous structs and unions. Of functions it knows only
-//! those that do system calls; it knows nothing of variables or split BTF.
+//! through anonymous structs and unions; whether there is a function of a name, and those that do system calls.
+//! It knows nothing of variables or split BTF.
 
 use rustc_hash::FxHashMap;
 
@@ -167,6 +167,19 @@ impl Btf {
         self.word(id, 2)
     }
 
+    /// Whether the kernel has a function of this name.
+    pub fn has_function(&self, name: &str) -> bool {
+        let is_it = |at: u32| {
+            let at = at as usize;
+            u32_at(&self.bytes, at + 4).is_some_and(|info| info >> 24 & 0x1f == KIND_FUNC)
+                && u32_at(&self.bytes, at)
+                    .and_then(|at| text(&self.bytes, self.strings, at))
+                    .is_some_and(|found| found == name)
+        };
+        // The first one is `void`, which has no place.
+        self.types.iter().skip(1).any(|at| is_it(*at))
+    }
+
     fn word(&self, id: u32, n: usize) -> Option<u32> {
         u32_at(&self.bytes, *self.types.get(id as usize)? as usize + 4 * n)
     }
@@ -252,6 +265,8 @@ mod tests {
         assert_eq!(btf.offset("sock", "__sk_common.skc_family"), Some(16));
         assert_eq!(btf.offset("sock_common", "no_such_member"), None);
         assert_eq!(btf.offset("no_such_struct", "x"), None);
+        assert!(btf.has_function("vfs_read"));
+        assert!(!btf.has_function("no_such_function"));
         assert_eq!(btf.size("unix_address").map(|n| n >= 8), Some(true));
     }
 }

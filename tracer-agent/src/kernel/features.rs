@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::calls;
 use super::host::{Host, KernelConfig};
 
 /// Inode numbers of the first namespaces (`include/linux/proc_ns.h`).
@@ -133,6 +134,8 @@ pub struct Features {
     pub first_pid_namespace: Option<bool>,
     /// Type information of the kernel.
     pub btf: Btf,
+    /// Ends of system calls come by one hook for all of them (see [`calls::come_by_number`]).
+    pub calls_by_number: bool,
     /// Where tracepoints are described.
     pub tracefs: Tracefs,
     /// Probes in programs and libraries.
@@ -180,6 +183,7 @@ impl Features {
             first_user_namespace: namespace("user", FIRST_USER_NAMESPACE),
             first_pid_namespace: namespace("pid", FIRST_PID_NAMESPACE),
             btf: btf(host),
+            calls_by_number: calls_by_number(host),
             tracefs: tracefs(host),
             uprobes: Uprobes::Unknown,
             lockdown: lockdown(host, config.as_ref()),
@@ -262,6 +266,12 @@ fn btf(host: &Host) -> Btf {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Btf::Absent,
         Err(error) => Btf::Unreadable(error.to_string()),
     }
+}
+
+fn calls_by_number(host: &Host) -> bool {
+    std::fs::read(host.sys.join("kernel/btf/vmlinux")).is_ok_and(|bytes| {
+        super::btf::Btf::parse(bytes).is_ok_and(|btf| calls::come_by_number(&btf))
+    })
 }
 
 fn tracefs(host: &Host) -> Tracefs {

@@ -1,6 +1,7 @@
 //! Facts about this host: what the kernel offers, where its structs keep things, its clocks.
 
 pub mod btf;
+pub mod calls;
 pub mod clock;
 pub mod doctor;
 pub mod features;

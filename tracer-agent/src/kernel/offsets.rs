@@ -27,6 +27,13 @@ pub enum OffsetError {
     Architecture(&'static str),
 }
 
+/// The word of a task that tells system calls of 32 bits, and its bits that are set during one: `TS_COMPAT`.
+#[cfg(target_arch = "x86_64")]
+pub const COMPAT: (&str, u32) = ("thread_info.status", 1 << 1);
+/// `TIF_32BIT`.
+#[cfg(not(target_arch = "x86_64"))]
+pub const COMPAT: (&str, u32) = ("thread_info.flags", 1 << 22);
+
 /// `(global, struct, member, required)`.
 const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("TASK_FILES", "task_struct", "files", true),
@@ -42,6 +49,7 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
         "start_boottime",
         false,
     ),
+    ("TASK_COMPAT", "task_struct", COMPAT.0, false),
     ("MM_ARG_START", "mm_struct", "arg_start", true),
     ("MM_ARG_END", "mm_struct", "arg_end", true),
     ("MM_ENV_START", "mm_struct", "env_start", true),
@@ -145,9 +153,11 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
             ("REGS_GO1", "bx"),
             ("REGS_GO2", "cx"),
             ("REGS_GO3", "di"),
+            ("REGS_GO5", "r8"),
             ("REGS_C0", "di"),
             ("REGS_C1", "si"),
             ("REGS_C2", "dx"),
+            ("REGS_C3", "cx"),
             ("REGS_RESULT", "ax"),
             ("REGS_SP", "sp"),
             ("REGS_FLAGS", "flags"),
@@ -173,9 +183,11 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
         ("REGS_GO1", 1),
         ("REGS_GO2", 2),
         ("REGS_GO3", 3),
+        ("REGS_GO5", 5),
         ("REGS_C0", 0),
         ("REGS_C1", 1),
         ("REGS_C2", 2),
+        ("REGS_C3", 3),
         ("REGS_RESULT", 0),
         ("REGS_LINK", 30),
     ] {

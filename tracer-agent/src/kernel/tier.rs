@@ -47,8 +47,11 @@ pub const FAST_BY_ITSELF: bool = false;
 
 /// Why functions cannot be used here; `None` when nothing is seen that forbids them.
 pub fn obstacle(host: &Host, features: &Features) -> Option<String> {
-    if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
-        return Some("not known on this architecture".to_owned());
+    if !cfg!(target_arch = "x86_64") {
+        return Some("it was not tried on this architecture".to_owned());
+    }
+    if features.calls_by_number {
+        return Some("this kernel can be preempted in programs of system calls".to_owned());
     }
     if features.first_pid_namespace == Some(false) {
         return Some(

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use tracer_common::abi::kind_of_process as kind;
 
+use super::futex::FutexHooks;
+use super::raw;
 use super::runtime::RuntimeProbes;
 use super::shared::SharedEbpf;
 use super::tasks::TaskProbes;
@@ -29,6 +31,7 @@ pub struct Follower {
     ebpf: Arc<SharedEbpf>,
     runtimes: RuntimeProbes,
     tasks: TaskProbes,
+    futexes: FutexHooks,
 }
 
 impl Follower {
@@ -37,6 +40,7 @@ impl Follower {
             ebpf,
             runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
             tasks: TaskProbes::default(),
+            futexes: FutexHooks::new(!raw::is_needed()),
         }
     }
 
@@ -58,10 +62,23 @@ impl Follower {
         self.tasks.foresee(&self.ebpf, proc, tgid);
     }
 
+    /// Attaches what shows the work of executors in a process of Python that has loaded them.
+    pub fn follow_pools(&mut self, proc: &ProcFs, tgid: u32) {
+        self.tasks.follow_pools(&self.ebpf, proc, tgid);
+    }
+
+    /// Attaches what shows which threads of a process wake which.
+    pub fn follow_wakes(&mut self, tgid: u32) {
+        self.futexes.follow(&mut self.ebpf.lock_first(), tgid);
+    }
+
     /// Gives back what was attached to a process that ended, or runs something else now.
     pub fn forget(&mut self, tgid: u32) {
         if self.tasks.follows(tgid) {
             self.tasks.forget(&mut self.ebpf.lock_first(), tgid);
+        }
+        if self.futexes.follows(tgid) {
+            self.futexes.forget(&mut self.ebpf.lock_first(), tgid);
         }
     }
 }

@@ -3,15 +3,17 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use aya::Ebpf;
 use aya::maps::{Array, RingBuf};
 use aya::programs::trace_point::TracePointLink;
 use aya::programs::{Program, ProgramError};
 use tracer_common::abi::setting;
 
-use super::error::LoadError;
+use super::error::{LoadError, failed};
 use super::follower::Follower;
 use super::functions::handover::{Doors, Handover, Links};
 use super::functions::{self, Functions, blocked};
+use super::futex;
 use super::load::{
     Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
     sees_io_uring, types,
@@ -19,12 +21,14 @@ use super::load::{
 use super::maps::Maps;
 use super::parallel;
 use super::propagate::{PropagateError, PropagateOptions, Propagation, SampledFrom};
+use super::raw;
 use super::reader::Reader;
 use super::shared::SharedEbpf;
 use super::tls::TlsProbes;
 use super::turn::Turn;
 use crate::causes::chain;
 use crate::kernel::btf::Btf;
+use crate::kernel::calls;
 use crate::kernel::features::Features;
 use crate::kernel::host::Host;
 use crate::kernel::tier::{self, Choice, Tier};
@@ -103,6 +107,7 @@ impl Kernel {
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
         verified.extend(load_programs(&mut ebpf, Set::Propagate)?);
         verified.extend(load_programs(&mut ebpf, Set::TcpOptions)?);
+        verified.extend(load_programs(&mut ebpf, Set::Raw)?);
         Ok(verified)
     }
 
@@ -138,13 +143,11 @@ impl Kernel {
         // Agents that end wait for all of it.
         let _held = turn.hold();
         let mut ebpf = open(options, tier, types)?;
+        let by_number = calls::come_by_number(types);
         let mut sets = vec![Set::Always];
-        if tier == Tier::Base {
-            sets.push(Set::Base);
-        }
-        if options.tls {
-            sets.push(Set::Tls);
-        }
+        sets.extend((tier == Tier::Base).then_some(Set::Base));
+        sets.extend(options.tls.then_some(Set::Tls));
+        sets.extend(by_number.then_some(Set::Raw));
         // First, because it may be refused.
         let functions = match tier {
             Tier::Fast => Some(Functions::load(&ebpf, types)?),
@@ -195,7 +198,7 @@ impl Kernel {
             attached: Vec::new(),
             missing: Vec::new(),
         };
-        let links = kernel.attach()?;
+        let links = kernel.attach(by_number)?;
         if let Some(mut doors) = doors {
             doors.begin()?;
             if let Some(functions) = &mut kernel.functions {
@@ -207,12 +210,19 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Attaches to tracepoints. Those that are there for a while only, in the fast tier, are handed out.
-    fn attach(&mut self) -> Result<Links, LoadError> {
+    /// Attaches to tracepoints; `by_number`: ends of system calls come by one hook. Those that are there for a while
+    /// only, in the fast tier, are handed out.
+    fn attach(&mut self, by_number: bool) -> Result<Links, LoadError> {
         let tier = self.tier;
         let mut links = Links::new();
         let mut ebpf = self.ebpf.lock();
-        let programs: Vec<_> = ebpf.programs_mut().collect();
+        if by_number {
+            self.attached = attach_by_number(&mut ebpf)?;
+        }
+        let programs = ebpf.programs_mut();
+        let programs: Vec<_> = programs
+            .filter(|(name, _)| Set::of(name) != Set::Raw && !(by_number && is_exit(name)))
+            .collect();
         let threads = programs.len();
         let attached = parallel::each(programs, threads, |(name, program)| {
             attach(name, program, tier)
@@ -343,10 +353,8 @@ impl Kernel {
         sampled: SampledFrom,
         cgroup: Option<&str>,
     ) -> Result<Propagation, PropagateError> {
-        if let Some(functions) = &mut self.functions {
-            functions.propagate()?;
-        }
-        Propagation::start(&mut self.ebpf.lock(), options, sampled, cgroup)
+        let functions = self.functions.as_mut();
+        Propagation::start(&mut self.ebpf.lock(), functions, options, sampled, cgroup)
     }
 
     /// Whether there are programs for TLS libraries.
@@ -371,6 +379,40 @@ fn not_fast(types: &Btf) -> Option<String> {
     tier::obstacle(&host, &Features::of(&host)).or_else(|| functions::obstacle(types))
 }
 
+/// Whether a program is for ends of system calls.
+fn is_exit(name: &str) -> bool {
+    !futex::HOOKS.contains(&name) && name.starts_with("sys_exit_")
+}
+
+/// The tracepoints of a program.
+pub(super) fn targets<'a>(name: &'a &'a str) -> &'a [&'a str] {
+    let shared = SHARED.iter().find(|points| points.first() == Some(name));
+    shared.copied().unwrap_or(std::slice::from_ref(name))
+}
+
+/// Attaches what goes on to the programs for ends of system calls by their numbers; returns for which there is one.
+fn attach_by_number(ebpf: &mut Ebpf) -> Result<Vec<String>, LoadError> {
+    let exits = ebpf.programs().map(|(name, _)| name.to_owned());
+    let exits: Vec<String> = exits.filter(|name| is_exit(name)).collect();
+    let mut seen = Vec::new();
+    for name in &exits {
+        raw::enter(ebpf, raw::End::Exit, name, targets(&name.as_str()))?;
+        seen.extend(
+            targets(&name.as_str())
+                .iter()
+                .map(|event| (*event).to_owned()),
+        );
+    }
+    let (name, event) = raw::EXIT;
+    let Some(Program::TracePoint(point)) = ebpf.program_mut(name) else {
+        return Err(LoadError::Mismatch(name));
+    };
+    point
+        .attach(raw::CATEGORY, event)
+        .map_err(|source| failed("attach", name, source))?;
+    Ok(seen)
+}
+
 /// Tracepoints, and whether a program could be attached to them; its link, if it is not to stay.
 type Tried = Vec<(
     String,
@@ -386,11 +428,10 @@ fn attach(name: &str, program: &mut Program, tier: Tier) -> Result<Tried, LoadEr
         _ if matches!(Set::of(name), Set::Propagate | Set::TcpOptions) => Ok(Vec::new()),
         _ if tier == Tier::Fast && Set::of(name) == Set::Base => Ok(Vec::new()),
         Program::TracePoint(_) if TAIL_CALLED.contains(&name) => Ok(Vec::new()),
+        // Attached while they are needed: see `FutexHooks`.
+        Program::TracePoint(_) if futex::HOOKS.contains(&name) => Ok(Vec::new()),
         Program::TracePoint(_) if name == IO_URING && !sees_io_uring() => Ok(Vec::new()),
         Program::TracePoint(point) => {
-            let own = [name];
-            let shared = SHARED.iter().find(|points| points.first() == Some(&name));
-            let targets = shared.copied().unwrap_or(&own).iter();
             let for_a_while = blocked::programs().find(|data| tier == Tier::Fast && *data == name);
             let attach = |target: &&str| {
                 let category = match target.split_once('_') {
@@ -406,7 +447,7 @@ fn attach(name: &str, program: &mut Program, tier: Tier) -> Result<Tried, LoadEr
                     }),
                 )
             };
-            Ok(targets.map(attach).collect())
+            Ok(targets(&name).iter().map(attach).collect())
         }
         Program::BtfTracePoint(point) => Ok(vec![(name.to_owned(), point.attach().map(|_| None))]),
         _ => Err(LoadError::Mismatch("known program type")),

@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::error::{LoadError, failed, is_permission};
 use super::functions::blocked;
+use super::futex;
 use super::object::{self, Changes};
 use super::parallel;
 use super::propagate::{OPTION_PROGRAMS, PropagateOptions};
@@ -63,12 +64,14 @@ impl Options {
 }
 
 /// Programs reached by tail call, in the order of their indexes in the `PROGRAMS` map.
-pub(super) const TAIL_CALLED: [&str; 4] = ["window", "head", "chunks", "frames"];
+pub(super) const TAIL_CALLED: [&str; 5] = ["window", "head", "chunks", "frames", "streams"];
 
 /// Maps that are large only where trace context is written.
-const PROPAGATION_MAPS: [&str; 7] = [
+const PROPAGATION_MAPS: [&str; 9] = [
+    "BLOCKS",
     "SOCKETS",
     "FLOWS",
+    "FRAMINGS",
     "PLANS",
     "REQUEST_CONTEXTS",
     "LEAVING",
@@ -79,15 +82,19 @@ const PROPAGATION_MAPS: [&str; 7] = [
 /// Tables that give up what was unused for longest, with their sizes on a host of a few CPUs. The kernel hands
 /// out free entries of such a table to each CPU by the hundred, so it has to grow with them: else a CPU takes what
 /// others use while some have free ones.
-const SHARED_BY_CPUS: [(&str, u32); 9] = [
+const SHARED_BY_CPUS: [(&str, u32); 13] = [
     ("OPENERS", 1024),
     ("KNOWN_FILES", 1024),
     ("SITES", 1024),
     ("WAKES", 1024),
+    ("WAKERS", 1024),
+    ("WORKERS", 1024),
+    ("STREAMS", 2048),
+    ("DUE", 1024),
     ("HANDED", 2048),
     ("CONTEXTS", 4096),
-    ("CHANNELS", 4096),
-    ("POOLS", 4096),
+    ("CHANNELS", 3072),
+    ("POOLS", 3072),
     ("TLS_THREADS", 4096),
 ];
 /// Entries of such a table for each CPU that there may be, at least, and for all of them at most.
@@ -136,6 +143,7 @@ pub(super) fn open(options: &Options, tier: Tier, types: &Btf) -> Result<Ebpf, L
         .override_global("PROPAGATES", &propagates, true)
         .override_global("ID_SECRET_0", &secret_0, true)
         .override_global("ID_SECRET_1", &secret_1, true)
+        .override_global("COMPAT", &offsets::COMPAT.1, true)
         .override_global("TASK_REGS_HELPER", &helper, true)
         .override_global("COOKIES", &cookies, true)
         .override_global("AGENT_TGID", &options.agent_tgid, true)
@@ -179,6 +187,8 @@ pub(super) enum Set {
     Propagate,
     /// Of these, what takes a kernel with TCP options of programs.
     TcpOptions,
+    /// With the start, where all system calls come by one hook (see `probes::raw`).
+    Raw,
 }
 
 impl Set {
@@ -186,11 +196,16 @@ impl Set {
     pub(super) fn of(name: &str) -> Self {
         if OPTION_PROGRAMS.contains(&name) {
             Set::TcpOptions
+        } else if name.starts_with("raw_sys_") {
+            Set::Raw
         } else if name.starts_with("propagate_") {
             Set::Propagate
         } else if name.starts_with("tls_") || name.starts_with("go_tls_") {
             Set::Tls
-        } else if name.starts_with("sys_") && !blocked::programs().any(|data| data == name) {
+        } else if name.starts_with("sys_")
+            && !futex::HOOKS.contains(&name)
+            && !blocked::programs().any(|data| data == name)
+        {
             Set::Base
         } else {
             Set::Always
@@ -280,7 +295,7 @@ fn load_program(program: &mut Program, btf: &aya::Btf, name: &str) -> Result<Ver
 pub(super) fn fill_tail_calls(
     ebpf: &mut Ebpf,
     map: &'static str,
-    names: [&'static str; 4],
+    names: [&'static str; 5],
 ) -> Result<(), LoadError> {
     for (index, name) in names.into_iter().enumerate() {
         let program = ebpf.program(name).ok_or(LoadError::Mismatch(name))?;

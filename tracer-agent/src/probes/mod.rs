@@ -3,12 +3,14 @@
 pub mod error;
 mod follower;
 mod functions;
+mod futex;
 pub mod kernel;
 pub mod load;
 pub mod maps;
 mod object;
 mod parallel;
 pub mod propagate;
+mod raw;
 pub mod reader;
 mod runtime;
 mod shared;

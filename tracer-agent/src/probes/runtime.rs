@@ -64,6 +64,26 @@ const NODE: &[Hook] = &[
         "node_other_work",
         "_ZN4node10HandleWrap7OnCloseEP11uv_handle_s",
     ),
+    optional(
+        "node_makes_stream",
+        "_ZN4node5http211Http2StreamC1EPNS0_12Http2SessionEN2v85LocalINS4_6ObjectEEEi24nghttp2_headers_categoryi",
+    ),
+    optional(
+        "node_session_writes",
+        "_ZN4node5http212Http2Session15SendPendingDataEv",
+    ),
+    optional(
+        "node_reads_frame",
+        "_ZN4node5http212Http2Session18HandleHeadersFrameEPK13nghttp2_frame",
+    ),
+    optional(
+        "node_reads_frame",
+        "_ZN4node5http212Http2Session15HandleDataFrameEPK13nghttp2_frame",
+    ),
+    optional(
+        "node_reads_data",
+        "_ZN4node5http212Http2Session19OnDataChunkReceivedEP15nghttp2_sessionhiPKhmPv",
+    ),
     optional("uv_begins_second", "uv_getaddrinfo"),
     optional("uv_begins_first", "uv_tcp_connect"),
     optional(
@@ -83,6 +103,34 @@ const GO: &[Hook] = &[
     required("go_ends", "runtime.goexit1"),
     optional("go_writes", "net/http.persistConnWriter.Write"),
     optional("go_sends", "net/http.(*persistConn).roundTrip"),
+    optional("go_reads_head", "net/http.http2parseHeadersFrame"),
+    optional("go_reads_head", "golang.org/x/net/http2.parseHeadersFrame"),
+    optional("go_serves", "net/http.(*http2serverConn).readFrames"),
+    optional(
+        "go_serves",
+        "golang.org/x/net/http2.(*serverConn).readFrames",
+    ),
+    optional("go_begins_handler", "net/http.(*http2serverConn).newStream"),
+    optional(
+        "go_begins_handler",
+        "golang.org/x/net/http2.(*serverConn).newStream",
+    ),
+    optional(
+        "go_hands_over",
+        "google.golang.org/grpc/internal/transport.(*controlBuffer).executeAndPut",
+    ),
+    optional(
+        "go_takes_over",
+        "google.golang.org/grpc/internal/transport.(*loopyWriter).headerHandler",
+    ),
+    optional(
+        "go_takes_over",
+        "google.golang.org/grpc/internal/transport.(*loopyWriter).clientHeaderHandler",
+    ),
+    optional(
+        "go_begins_stream",
+        "google.golang.org/grpc/internal/transport.(*loopyWriter).writeHeader",
+    ),
 ];
 
 /// What was attached so far.

@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 use super::shared::SharedEbpf;
 use super::tokio::{self, When};
 use crate::discover::Runtime;
-use crate::discover::binary::{self, PythonEvent};
+use crate::discover::binary::{self, PythonEvent, PythonPoint};
 use crate::meta::ProcFs;
 use crate::meta::proc_fs::Mapping;
 
@@ -39,13 +39,16 @@ pub struct TaskProbes {
     processes: FxHashMap<u32, Attached>,
     /// What was attached before it is known whether they serve.
     early: FxHashMap<u32, Attached>,
+    /// What shows the work of executors.
+    pools: FxHashMap<u32, Attached>,
     files: FxHashMap<(FileId, What), Vec<Point>>,
 }
 
 impl TaskProbes {
     /// True if something is attached to the process.
     pub fn follows(&self, tgid: u32) -> bool {
-        self.processes.contains_key(&tgid) || self.early.contains_key(&tgid)
+        let all = [&self.processes, &self.early, &self.pools];
+        all.iter().any(|attached| attached.contains_key(&tgid))
     }
 
     /// Attaches what has to be seen of a process that may serve with tokio later, if it has that.
@@ -70,6 +73,33 @@ impl TaskProbes {
             }
             Err(why) => tracing::debug!(tgid, why, "connections made from now on are not known"),
         }
+    }
+
+    /// Attaches what shows the work that executors of Python hand to their threads, once the process has loaded it.
+    pub fn follow_pools(&mut self, ebpf: &SharedEbpf, proc: &ProcFs, tgid: u32) {
+        if self.pools.contains_key(&tgid) || self.pools.len() >= MAX_PROCESSES {
+            return;
+        }
+        let mappings = proc.executable_mappings(tgid).unwrap_or_default();
+        let Some(mapping) = named(&mappings, "_queue.") else {
+            return;
+        };
+        let Ok(file) = open(proc, tgid, mapping) else {
+            return;
+        };
+        let found = self.points(&file, What::Queues).and_then(|_| {
+            let files = vec![(file, What::Queues)];
+            self.attach(&mut ebpf.lock_first(), tgid, files)
+        });
+        let attached = found.unwrap_or_else(|why| {
+            tracing::info!(
+                tgid,
+                why,
+                "work of executors is not seen: its calls get no parents"
+            );
+            Attached::new()
+        });
+        self.pools.insert(tgid, attached);
     }
 
     /// Attaches to a process; true if that went well.
@@ -97,6 +127,7 @@ impl TaskProbes {
     pub fn forget(&mut self, ebpf: &mut Ebpf, tgid: u32) {
         let mut attached = self.processes.remove(&tgid).unwrap_or_default();
         attached.extend(self.early.remove(&tgid).unwrap_or_default());
+        attached.extend(self.pools.remove(&tgid).unwrap_or_default());
         give_back(ebpf, attached);
     }
 
@@ -167,6 +198,10 @@ impl TaskProbes {
         let points = match what {
             What::Tokio => tokio::points(file, When::Serving)?,
             What::TokioEarly => tokio::points(file, When::Early)?,
+            What::Queues => {
+                let found = binary::python_queues(file, facts.len());
+                named_points(found.map_err(|error| error.to_string())?)
+            }
             _ => python_points(file, facts.len(), what)?,
         };
         if self.files.len() >= MAX_FILES {
@@ -187,10 +222,14 @@ fn python_points(file: &File, len: u64, what: What) -> Result<Vec<Point>, String
         let found = binary::python_futures(file, len);
         points.extend(found.map_err(|error| error.to_string())?);
     }
+    Ok(named_points(points))
+}
+
+fn named_points(points: Vec<PythonPoint>) -> Vec<Point> {
     let points = points.into_iter();
-    Ok(points
+    points
         .map(|point| (program_of(point.event), point.at))
-        .collect())
+        .collect()
 }
 
 /// What is looked for in a file.
@@ -200,6 +239,8 @@ enum What {
     Futures,
     /// `_asyncio` is built into the interpreter.
     Both,
+    /// `_queue`.
+    Queues,
     /// tokio is built into the program.
     Tokio,
     /// What of it has to be seen early.
@@ -209,24 +250,9 @@ enum What {
 /// The process's interpreter, which is a library of it or its program, and its `_asyncio`.
 fn files(proc: &ProcFs, tgid: u32) -> Result<Vec<(File, What)>, String> {
     let mappings = proc.executable_mappings(tgid).ok_or("it is gone")?;
-    let named = |prefix: &str| {
-        mappings.iter().find(|mapping| {
-            let name = mapping.path.file_name().unwrap_or_default();
-            name.as_encoded_bytes().starts_with(prefix.as_bytes())
-        })
-    };
-    let open = |mapping: &Mapping| {
-        let same = |file: &File| {
-            file.metadata()
-                .is_ok_and(|facts| facts.ino() == mapping.inode)
-        };
-        // The mapping's own link needs rights that the agent may not have.
-        proc.open_mapping(tgid, mapping)
-            .or_else(|| proc.open_in_root(tgid, &mapping.path).filter(same))
-            .ok_or("a file of it cannot be opened")
-    };
-    let futures = named("_asyncio.").map(open).transpose()?;
-    let interpreter = match named("libpython") {
+    let open = |mapping| open(proc, tgid, mapping);
+    let futures = named(&mappings, "_asyncio.").map(open).transpose()?;
+    let interpreter = match named(&mappings, "libpython") {
         Some(mapping) => open(mapping)?,
         None => proc.open_exe(tgid).ok_or("its program cannot be opened")?,
     };
@@ -236,6 +262,24 @@ fn files(proc: &ProcFs, tgid: u32) -> Result<Vec<(File, What)>, String> {
     })
 }
 
+fn named<'m>(mappings: &'m [Mapping], prefix: &str) -> Option<&'m Mapping> {
+    mappings.iter().find(|mapping| {
+        let name = mapping.path.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(prefix.as_bytes())
+    })
+}
+
+fn open(proc: &ProcFs, tgid: u32, mapping: &Mapping) -> Result<File, String> {
+    let same = |file: &File| {
+        file.metadata()
+            .is_ok_and(|facts| facts.ino() == mapping.inode)
+    };
+    // The mapping's own link needs rights that the agent may not have.
+    proc.open_mapping(tgid, mapping)
+        .or_else(|| proc.open_in_root(tgid, &mapping.path).filter(same))
+        .ok_or_else(|| "a file of it cannot be opened".to_owned())
+}
+
 fn program_of(event: PythonEvent) -> &'static str {
     match event {
         PythonEvent::Runs => "python_runs",
@@ -243,6 +287,9 @@ fn program_of(event: PythonEvent) -> &'static str {
         PythonEvent::Enters => "python_enters",
         PythonEvent::Copied => "python_copied",
         PythonEvent::SetsResult => "python_wakes",
+        PythonEvent::Puts => "python_puts",
+        PythonEvent::Gets => "python_gets",
+        PythonEvent::Got => "python_got",
     }
 }
 

@@ -20,7 +20,13 @@ use crate::causes::chain;
 use crate::discover::binary::{Deferred, Function, Quick, Target, TlsFunction};
 
 /// Programs reached by tail call, in the order of their indexes in the `TLS_PROGRAMS` map.
-const TAIL_CALLED: [&str; 4] = ["tls_window", "tls_head", "tls_chunks", "tls_frames"];
+const TAIL_CALLED: [&str; 5] = [
+    "tls_window",
+    "tls_head",
+    "tls_chunks",
+    "tls_frames",
+    "tls_streams",
+];
 /// The programs at RETs.
 const RETURN: &str = "tls_return";
 const GO_RETURN: &str = "go_tls_return";

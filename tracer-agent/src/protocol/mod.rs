@@ -101,6 +101,10 @@ pub enum CauseMethod {
     TaskCreated,
     /// A task that serves that exchange sent it to the task that writes to the connection.
     TaskHanded,
+    /// The thread was woken for that exchange, the only one in its process.
+    ThreadWoken,
+    /// The thread took work that was handed over for that exchange.
+    ThreadHanded,
 }
 
 impl CauseMethod {
@@ -119,6 +123,8 @@ impl CauseMethod {
             abi::TASK => CauseMethod::Task,
             abi::TASK_CREATED => CauseMethod::TaskCreated,
             abi::TASK_HANDED => CauseMethod::TaskHanded,
+            abi::THREAD_WOKEN => CauseMethod::ThreadWoken,
+            abi::THREAD_HANDED => CauseMethod::ThreadHanded,
             _ => return None,
         })
     }

@@ -42,7 +42,7 @@ pub enum Link {
 
 impl Link {
     /// All there are.
-    pub const ALL: [Link; 14] = [
+    pub const ALL: [Link; 16] = [
         Link::Context,
         Link::TcpOption,
         Link::LocalConnection,
@@ -57,6 +57,8 @@ impl Link {
         Link::Cause(CauseMethod::Task),
         Link::Cause(CauseMethod::TaskCreated),
         Link::Cause(CauseMethod::TaskHanded),
+        Link::Cause(CauseMethod::ThreadWoken),
+        Link::Cause(CauseMethod::ThreadHanded),
     ];
 
     /// Name as in the attribute `tracer.parent.method` and in metrics.
@@ -77,6 +79,8 @@ impl Link {
                 CauseMethod::Task => "task",
                 CauseMethod::TaskCreated => "task-created",
                 CauseMethod::TaskHanded => "task-handed",
+                CauseMethod::ThreadWoken => "thread-woken",
+                CauseMethod::ThreadHanded => "thread-handed",
             },
         }
     }

@@ -4,6 +4,7 @@ use tracer_common::abi::kind_of_process as kind;
 
 use super::Cause;
 use super::tokio::running;
+use super::woken::crowd_ended;
 use crate::kernel::Arguments;
 use crate::maps::{ACTOR_SLOTS, GOROUTINE_SLOTS, GOROUTINE_WAYS, GOROUTINES, KINDS, THREADS};
 
@@ -172,5 +173,6 @@ pub fn process_made(parent: u32, child: u32) {
 /// A process ended, or is another program from now on.
 #[inline(always)]
 pub fn process_ended(tgid: u32) {
+    crowd_ended(tgid);
     let _ = KINDS.remove(&tgid);
 }

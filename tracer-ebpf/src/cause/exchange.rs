@@ -6,7 +6,9 @@
 use tracer_common::abi::direction;
 
 use super::pool::leaves_pool;
-use crate::connection::{Connection, mode, open, verdict};
+use super::stream;
+use super::woken::ends;
+use crate::connection::{Connection, mark, mode, open, verdict};
 use crate::maps::{EXCHANGE_SLOTS, EXCHANGE_WAYS, EXCHANGES};
 use crate::memory::zero;
 
@@ -61,7 +63,7 @@ impl Cause {
     /// True until its response was written.
     #[inline(always)]
     pub(super) fn is_open(&self) -> bool {
-        self.connection != 0 && self.find(*self).is_some()
+        self.connection != 0 && (self.find(*self).is_some() || self.is_open_stream())
     }
 
     #[inline(always)]
@@ -111,16 +113,21 @@ pub fn answered(connection: &mut Connection) {
 pub fn closed(connection: &mut Connection) {
     leaves_pool(connection);
     exchange_ended(connection);
+    stream::ended(connection);
 }
 
 #[inline(always)]
 fn exchange_ended(connection: &mut Connection) {
+    let cause = Cause {
+        connection: connection.id,
+        key: connection.open_key,
+    };
     if connection.open == open::ONE {
-        let cause = Cause {
-            connection: connection.id,
-            key: connection.open_key,
-        };
         cause.end();
+    }
+    if connection.marks & mark::COUNTED != 0 {
+        connection.marks &= !mark::COUNTED;
+        ends(&cause);
     }
     connection.open = open::NOTHING;
 }

@@ -6,7 +6,8 @@ use tracer_common::abi::{cause_method as method, direction, kind_of_process as k
 use super::Cause;
 use super::actor::{actor, add_to_kind, flag, kind_of};
 use super::outgoing::goes_out;
-use crate::connection::{Connection, open, verdict};
+use super::woken::{begins, ends};
+use crate::connection::{Connection, mark, open, verdict};
 use crate::maps::Call;
 
 /// A request begins with the next byte of the call.
@@ -31,6 +32,13 @@ fn came_in(call: &Call, connection: &mut Connection) {
     };
     if connection.open != open::NOTHING {
         before.end();
+    }
+    if connection.marks & mark::COUNTED != 0 {
+        connection.marks &= !mark::COUNTED;
+        ends(&before);
+    }
+    if begins(&cause, call.tgid, kind_of(call.tgid)) {
+        connection.marks |= mark::COUNTED;
     }
     connection.open_key = cause.key;
     if connection.outstanding > 0 {
@@ -75,6 +83,9 @@ fn is_read_by(call: &Call, connection: &Connection) {
     let kind = kind_of(call.tgid);
     if kind == kind::NONE {
         return;
+    }
+    if kind & kind::SERVES == 0 {
+        add_to_kind(call.tgid, kind::SERVES);
     }
     let Some(actor) = actor(kind, call.tgid, call.tid, true) else {
         return;

@@ -7,27 +7,38 @@
 //!
 //! Nothing here may guess: what a thread does next belongs to the request it read only where the way
 //! its program runs makes that certain (`abi::kind_of_process`). In doubt there is no cause.
-//! It cannot see queues inside of a program: work that one thread hands to another.
+//! It cannot see queues inside of a program: of work that one thread hands to another it sees who is woken
+//! (`woken.rs`).
 
 mod actor;
 mod exchange;
+mod executor;
 mod goroutine;
 mod incoming;
 mod outgoing;
 mod pool;
+mod stream;
 mod task;
 mod thread;
 mod tokio;
 mod turn;
+mod woken;
 
 pub use actor::{Actor, process_ended, process_made};
 pub use exchange::{Cause, answered, closed};
+pub use executor::{gets, got, puts};
 pub use goroutine::{
-    goroutine_ended, goroutine_made, goroutine_runnable, goroutine_sends, goroutine_writes,
+    goroutine_begins, goroutine_ended, goroutine_made, goroutine_reads, goroutine_runnable,
+    goroutine_sends, goroutine_serves, goroutine_writes, goroutine_writes_many, session_serves,
 };
 pub use incoming::{perhaps_request, request, request_goes_on};
 pub use outgoing::{Opener, opening, take_opener};
 pub use pool::answer_read;
+pub use stream::{
+    Begun, Due, NOTED, Noted, Stream, Streams, ahead as stream_ahead, gives_up,
+    goes_on as frame_goes_on, seen as frames_seen, session_makes, session_reads, session_writes,
+    streams_ahead, wanted, written as stream_written,
+};
 pub use task::{Task, Wake, accepted, context_made, enters_context, leaves_context, wakes};
 pub use thread::{thread_ended, thread_made};
 pub use tokio::{
@@ -35,3 +46,4 @@ pub use tokio::{
     tokio_receives, tokio_runs, tokio_sends,
 };
 pub use turn::{forget, goes_on, hands_over, read_elsewhere, touched, waited, waits_for_events};
+pub use woken::{Crowd, Flight, Waker, Worker, waited_at, waits_are_followed, waits_at, wakes_at};

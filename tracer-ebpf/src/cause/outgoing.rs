@@ -8,6 +8,7 @@ use super::pool::{has_spare, leaves_pool};
 use super::task::created_task_calls;
 use super::thread::created_thread_calls;
 use super::tokio::writes;
+use super::woken::woken_calls;
 use crate::connection::Connection;
 use crate::maps::{Call, OPENERS};
 use crate::probes::io::Caller;
@@ -53,25 +54,41 @@ pub(super) fn goes_out(call: &mut Call, connection: &mut Connection) {
             Some(actor) if kind & kind::MULTIPLEXED == 0 => writes(actor, call.tgid, connection.id),
             _ => return,
         },
-        _ => match actor {
-            Some(actor) if kind & kind::MULTIPLEXED == 0 && actor.flags & flag::LOOP == 0 => {
-                if actor.cause.connection != 0 {
-                    created_thread_calls(actor, kind, call.tgid);
-                    used(actor, kind)
-                } else if is_first && opener == actor.owner {
-                    (opened_for, method::CONNECTION)
-                } else {
+        _ if kind & kind::MULTIPLEXED != 0 => return,
+        _ => {
+            let (mut cause, mut found) = (Cause::NONE, method::NONE);
+            if let Some(actor) = actor {
+                if actor.flags & flag::LOOP != 0 {
                     return;
                 }
+                if actor.cause.connection != 0 {
+                    created_thread_calls(actor, kind, call.tgid);
+                    (cause, found) = used(actor, kind);
+                } else if is_first && opener == actor.owner {
+                    (cause, found) = (opened_for, method::CONNECTION);
+                }
             }
-            _ => return,
-        },
+            if !cause.is_open() {
+                cause = woken_calls(kind, call.tgid, call.tid);
+                if cause.connection != 0 {
+                    call.cause = cause;
+                    call.cause_method = method::THREAD_WOKEN;
+                }
+                // Who reads the answer may work for another exchange by then.
+                return;
+            }
+            (cause, found)
+        }
     };
     if !cause.is_open() || found == method::NONE {
         return;
     }
     call.cause = cause;
     call.cause_method = found;
+    if found == method::THREAD_HANDED {
+        // It may do other work by the time that it reads the answer.
+        return;
+    }
     connection.caller = owner;
     // As to requests in a row, whose response is read next is not known.
     if connection.outstanding == 0 {
@@ -130,8 +147,8 @@ fn opener(caller: &Caller) -> Option<Opener> {
         return None;
     }
     let actor = actor(kind, caller.tgid, caller.tid, false)?;
-    let (cause, _) = used(actor, kind);
-    if !cause.is_open() {
+    let (cause, found) = used(actor, kind);
+    if !cause.is_open() || found == method::THREAD_HANDED {
         return None;
     }
     Some(Opener {

@@ -22,8 +22,10 @@ use tracer_common::abi::{cause_method as method, kind_of_process as kind};
 use super::Cause;
 use super::actor::{Actor, add_to_kind, flag, goroutine_slot, kind_of, reset, thread, thread_slot};
 use super::goroutine::{SITE_ENDS, SITE_STAYS};
+use super::stream;
 use super::turn::handed_key;
-use crate::maps::{CHANNELS, SITES};
+use crate::connection::Connection;
+use crate::maps::{CHANNELS, Call, SITES};
 
 /// A channel that one task receives from, known by the cell for that task's waker.
 #[repr(C)]
@@ -46,6 +48,9 @@ pub struct Channel {
     /// Where in the program it is received from.
     site: u64,
 }
+
+/// [`Actor::flags`] of a task: it reads streams of HTTP/2, each of which has a task of its own.
+const STREAMS: u8 = flag::ACCEPTED;
 
 /// [`Actor::flags`] of a task: it is that of a connection of hyper's client.
 const WRITER: u8 = flag::LOOP;
@@ -98,7 +103,7 @@ pub fn tokio_runs(task: u64) {
         give_up(tgid);
     }
     thread.context = task;
-    thread.flags &= !flag::CONNECTS;
+    thread.flags &= !(flag::CONNECTS | flag::READS);
 }
 
 /// A task's turn is over.
@@ -113,7 +118,7 @@ pub fn tokio_pauses(task: u64) {
             give_up(tgid);
         }
         thread.context = 0;
-        thread.flags &= !flag::CONNECTS;
+        thread.flags &= !(flag::CONNECTS | flag::READS);
     }
 }
 
@@ -124,7 +129,7 @@ pub(super) fn waited(thread: &mut Actor) {
         give_up(thread.tgid);
     }
     thread.context = 0;
-    thread.flags &= !flag::CONNECTS;
+    thread.flags &= !(flag::CONNECTS | flag::READS);
 }
 
 /// A task ends; its address may be used again.
@@ -211,8 +216,15 @@ fn makes(thread: &mut Actor, task: u64, site: u64) {
         }
         return;
     }
-    let maker = running(tgid, tid).and_then(|task| known(task, tgid));
-    let (cause, _) = maker.map_or((Cause::NONE, method::NONE), works_for);
+    // Without combinators of `Option`: LLVM may leave them functions of their own, whose arguments are not all set.
+    let has_read = thread.flags & flag::READS != 0;
+    let mut cause = Cause::NONE;
+    if let Some(running) = running(tgid, tid)
+        && let Some(maker) = known(running, tgid)
+        && (has_read || maker.flags & STREAMS == 0)
+    {
+        (cause, _) = works_for(maker);
+    }
     if cause.connection == 0 {
         // What a task of the same address left, should its end not have been seen.
         if let Some(actor) = known(task, tgid) {
@@ -227,6 +239,36 @@ fn makes(thread: &mut Actor, task: u64, site: u64) {
     actor.cause = cause;
     actor.method = method::TASK_CREATED as u8;
     actor.serving.key = site;
+}
+
+/// A task has read frames of HTTP/2 as a server: if one stream alone was begun in this turn, the tasks that it
+/// makes in the same turn serve that one.
+#[inline(always)]
+pub(super) fn reads_streams(call: &Call, connection: &Connection) {
+    let Some(task) = running(call.tgid, call.tid) else {
+        return;
+    };
+    let (Some(actor), Some(thread)) = (goroutine_slot(task, call.tgid), thread(call.tid)) else {
+        return;
+    };
+    if actor.owner != task || actor.tgid != call.tgid {
+        reset(actor, task, call.tgid);
+    }
+    let before = actor.serving.connection;
+    if before != 0 && before != connection.id {
+        actor.flags |= flag::SHARED;
+    }
+    actor.flags |= STREAMS;
+    actor.kind = kind::TOKIO as u8;
+    actor.method = method::TASK as u8;
+    actor.serving.connection = connection.id;
+    if call.fresh == 0 {
+        return;
+    }
+    let alone = call.fresh != stream::MANY && thread.flags & flag::READS == 0;
+    thread.flags |= flag::READS;
+    actor.serving.key = call.fresh as u64;
+    actor.cause = if alone { actor.serving } else { Cause::NONE };
 }
 
 /// What a task works for, and how that was found.
@@ -347,7 +389,7 @@ pub fn tokio_sends(cell: u64) {
 pub(super) fn writes(actor: &mut Actor, tgid: u32, connection: u64) -> (Cause, u32) {
     const NOTHING: (Cause, u32) = (Cause::NONE, method::NONE);
     if actor.method as u32 == method::TASK
-        && actor.flags & flag::SHARED == 0
+        && actor.flags & (flag::SHARED | STREAMS) == 0
         && actor.cause.is_open()
     {
         return (actor.cause, method::TASK);

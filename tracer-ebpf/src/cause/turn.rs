@@ -9,6 +9,7 @@ use tracer_common::abi::{cause_method as method, direction, kind_of_process as k
 use super::Cause;
 use super::actor::{flag, reset, thread, thread_slot};
 use super::tokio;
+use super::woken::uncounted;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel;
 use crate::maps::{HANDED, Handed};
@@ -18,6 +19,9 @@ use crate::probes::io::Caller;
 /// Bytes moved on a connection.
 #[inline(always)]
 pub fn touched(connection: &Connection, direction: u8, caller: &Caller) {
+    if connection.verdict == verdict::HTTP2 && connection.requests == direction::READ {
+        uncounted(caller.tgid);
+    }
     let Some(actor) = thread(caller.tid) else {
         return;
     };
@@ -26,7 +30,12 @@ pub fn touched(connection: &Connection, direction: u8, caller: &Caller) {
     let reads = direction == direction::READ;
     match actor.kind as u32 {
         kind::CALLBACKS => {
-            if !known {
+            if connection.verdict == verdict::HTTP2 {
+                // Which streams it was tells [`super::stream`].
+                if reads {
+                    actor.cause = Cause::NONE;
+                }
+            } else if !known {
                 // Whose answer it is is not known. What is written stays with who writes it.
                 if reads {
                     actor.cause = Cause::NONE;

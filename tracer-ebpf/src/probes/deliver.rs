@@ -155,7 +155,11 @@ fn too_complex(scratch: &mut Scratch, connection: &mut Connection) {
     }
     let side = side(connection, scratch.call.direction as u8);
     side.position += rest;
+    let has_frames = side.mode == mode::FRAMES;
     side.mode = mode::UNFRAMED;
+    if has_frames {
+        cause::gives_up(connection);
+    }
 }
 
 /// Goes to the next message of a `*mmsg` call; `None` when there is none.

@@ -10,7 +10,7 @@ use aya_ebpf::programs::TracePointContext;
 use tracer_common::abi::{cause_method, direction, end, policy, setting};
 
 use crate::cause;
-use crate::connection::{self, Connection, Direction, mode, verdict};
+use crate::connection::{self, Connection, Direction, mark, mode, verdict};
 use crate::emit::{self, Ended};
 use crate::hook;
 use crate::kernel::{self, Arguments};
@@ -48,7 +48,7 @@ macro_rules! exits {
         $(
             #[tracepoint]
             pub fn $name(ctx: TracePointContext) -> u32 {
-                if hook::is_untold() {
+                if hook::tells() {
                     let _ = data(&ctx, direction::$direction, Shape::$shape);
                 }
                 0
@@ -84,7 +84,7 @@ pub fn sys_enter_write(_ctx: TracePointContext) -> u32 {
             *slot = Entered {
                 time_ns: bpf_ktime_get_boot_ns(),
                 tid,
-                told: 0,
+                reserved: 0,
             }
         };
     }
@@ -94,7 +94,7 @@ pub fn sys_enter_write(_ctx: TracePointContext) -> u32 {
 /// `splice(fd_in, off_in, fd_out, off_out, length, flags)`: one of the two is a pipe.
 #[tracepoint]
 pub fn sys_exit_splice(ctx: TracePointContext) -> u32 {
-    if hook::is_untold() {
+    if hook::tells() {
         let _ = splice(&ctx);
     }
     0
@@ -511,8 +511,13 @@ pub fn account(
             cause,
             messages,
             runs,
+            noting,
             next_message,
             before,
+            streams,
+            fresh,
+            stream,
+            last,
         } = call;
         *socket = file.sock;
         *first = base;
@@ -528,9 +533,14 @@ pub fn account(
         *method = cause_method::NONE;
         *messages = rest.messages;
         *runs = 0;
+        *noting = 0;
         *next_message = rest.next;
         cause.clear();
         zero(before);
+        *streams = 0;
+        *fresh = 0;
+        stream.clear();
+        *last = 0;
         PROGRAMS.tail_call(ctx, WINDOW_PROGRAM);
     }
 }
@@ -542,7 +552,7 @@ pub fn wants_a_look(connection: &mut Connection, direction: u8, total: u32, seve
     let turned = connection.last != direction;
     connection.last = direction;
     if turned && direction == direction::WRITE && connection.write.mode == mode::UNFRAMED {
-        connection.guessed = 1;
+        connection.marks |= mark::GUESSED;
     }
     let side = side(connection, direction);
     if !several && whole_call_is_skipped(verdict, side, total) {
@@ -588,11 +598,24 @@ fn whole_call_is_skipped(verdict: u8, side: &mut Direction, total: u32) -> bool 
     skipped
 }
 
-/// When this thread entered the call it is leaving.
+/// When this thread entered the call it is leaving. It is forgotten then: newer kernels may leave out the program
+/// that takes note of the next one (see `probes::raw`).
 #[inline(always)]
 fn entered(tid: u32, time_ns: u64) -> u64 {
-    match ENTERED.get(tid & (ENTERED_SLOTS - 1)) {
-        Some(slot) if slot.tid == tid && slot.time_ns <= time_ns => slot.time_ns,
-        _ => time_ns,
+    let Some(slot) = ENTERED.get_ptr_mut(tid & (ENTERED_SLOTS - 1)) else {
+        return time_ns;
+    };
+    // SAFETY: the pointer is into the map; the slot is this thread's, which the thread id tells.
+    unsafe {
+        let Entered {
+            time_ns: entered,
+            tid: owner,
+            ..
+        } = *slot;
+        if owner != tid || entered > time_ns {
+            return time_ns;
+        }
+        (*slot).tid = 0;
+        entered
     }
 }

@@ -367,8 +367,13 @@ fn leave(
         cause: Cause::NONE,
         messages: 0,
         runs: 0,
+        noting: 0,
         next_message: 0,
         before: 0,
+        streams: 0,
+        fresh: 0,
+        stream: Cause::NONE,
+        last: 0,
     };
     Uprobes::tail_call(ctx, WINDOW_PROGRAM);
     None

@@ -82,7 +82,11 @@ fn try_window<W: Way>(ctx: &W::Context) -> Option<()> {
         action::CHUNKS => CHUNKS_PROGRAM,
         action::FRAMES => FRAMES_PROGRAM,
         action::PASS => WINDOW_PROGRAM,
-        action::HEAD if incoming::wants_a_look(scratch, connection) => CONTEXT_PROGRAM,
+        action::HEAD if incoming::wants_a_look(scratch, connection) => {
+            W::tail_call(ctx, CONTEXT_PROGRAM);
+            // It is not there where nothing can be written after all.
+            HEAD_PROGRAM
+        }
         _ => HEAD_PROGRAM,
     };
     deliver::go_on::<W>(ctx, scratch, connection, next);
@@ -102,6 +106,9 @@ fn prepare(scratch: &mut Scratch, connection: &mut Connection) {
     {
         let side = side(connection, direction);
         if side.skip > 0 && side.has_skip() {
+            if side.mode == mode::FRAMES {
+                cause::frame_goes_on(&mut scratch.call);
+            }
             let take = at_most(side.skip, total - offset);
             side.skip -= take as u64;
             side.skipped += take as u64;
@@ -317,8 +324,12 @@ fn unseen(scratch: &mut Scratch, connection: &mut Connection, left: u32) {
     let known = connection.verdict != verdict::UNKNOWN;
     let side = side(connection, scratch.call.direction as u8);
     if known {
+        let has_frames = side.mode == mode::FRAMES;
         side.mode = mode::UNFRAMED;
         side.unframed = UNFRAMED_BUDGET;
+        if has_frames {
+            cause::gives_up(connection);
+        }
         ship(scratch, connection, 0, left);
     } else {
         side.position += left as u64;

@@ -19,9 +19,10 @@ use tracer_common::abi::{Header, InjectedEvent, kind, propagated};
 use tracer_common::context::{self, HEADER_BYTES, field};
 use tracer_common::ids::purpose;
 
+use super::bytes::{LONGEST, bounds, byte, half, join_pieces, size, word};
 use super::{
     ADOPTED, FLOWS, Flow, LEAVING, MESSAGE_PROGRAMS, NAMELESS, PLANS, Plan, SELFTEST_PLAN, count,
-    id_of, name, number, state,
+    frames, id_of, name, number, state,
 };
 use crate::cause::Cause;
 use crate::connection::{self, mode};
@@ -30,14 +31,14 @@ use crate::kernel::{self, opaque};
 use crate::maps::EVENTS;
 use crate::memory::Forgotten;
 
-/// Offsets from here on are not looked at. With what is loaded there it has to stay below 64 KiB, which
-/// is where the verifier's knowledge of packets ends.
-const LONGEST: u32 = 0xfc00;
 /// Steps of the scan in one run: eight bytes without a line feed, or one line feed.
 const STEPS: u32 = 320;
 const SCAN: u32 = 0;
 const PREPARE: u32 = 1;
 const INSERT: u32 = 2;
+pub const FRAMES: u32 = 3;
+pub const STREAM: u32 = 4;
+pub const FIELD: u32 = 5;
 const CRLF: u32 = u16::from_le_bytes(*b"\r\n") as u32;
 
 /// See the module's text.
@@ -76,7 +77,7 @@ pub fn propagate_insert(ctx: SkMsgContext) -> u32 {
 
 /// The plan of the current thread.
 #[inline(always)]
-fn plan() -> Option<&'static mut Plan> {
+pub fn plan() -> Option<&'static mut Plan> {
     let tid = bpf_get_current_pid_tgid() as u32;
     // SAFETY: the pointer is into the map; only this thread uses its plan.
     unsafe { PLANS.get_ptr_mut(&tid)?.as_mut() }
@@ -84,12 +85,12 @@ fn plan() -> Option<&'static mut Plan> {
 
 #[inline(always)]
 fn begin(ctx: &SkMsgContext) -> Option<()> {
-    let plan = plan()?;
     // SAFETY: a field of the context.
     let sock = number(unsafe { (&raw const (*ctx.msg).__bindgen_anon_3.sk).read_volatile() });
-    if plan.armed == 0 || plan.sock != sock {
-        return None;
-    }
+    let plan = match plan() {
+        Some(plan) if plan.armed != 0 && plan.sock == sock && plan.frames == 0 => plan,
+        _ => return frames::begin(ctx, sock, frames::takes_plan(sock)),
+    };
     plan.armed = 0;
     plan.at = 0;
     plan.lines = 0;
@@ -142,7 +143,7 @@ fn begin(ctx: &SkMsgContext) -> Option<()> {
 }
 
 #[inline(always)]
-fn tail_call(ctx: &SkMsgContext, program: u32) {
+pub fn tail_call(ctx: &SkMsgContext, program: u32) {
     // SAFETY: all indexes hold programs of this type.
     unsafe { MESSAGE_PROGRAMS.tail_call(ctx, program) };
 }
@@ -283,17 +284,6 @@ fn insert(ctx: &SkMsgContext) -> Option<u32> {
     Some(propagated::INJECTED)
 }
 
-/// In several pieces a message would leave as several segments, and the last ones would wait for the
-/// first one's acknowledgement. Where there is no memory for it, that is how it goes.
-#[inline(always)]
-fn join_pieces(ctx: &SkMsgContext) {
-    let size = size(ctx);
-    if size <= ONE_PIECE {
-        // SAFETY: the helper checks the range.
-        unsafe { bpf_msg_pull_data(ctx.msg, 0, size, 0) };
-    }
-}
-
 /// Reached only by the self-test's own sockets: a message that begins with `SELFTEST` gets a line of
 /// text at the offset in its next two bytes.
 #[sk_msg]
@@ -328,9 +318,6 @@ fn try_selftest(ctx: &SkMsgContext) -> Option<()> {
     }
     None
 }
-
-/// Longer messages are in pieces anyway.
-const ONE_PIECE: u32 = 0x1_0000;
 
 /// Makes room and writes the header there. False if nothing was changed.
 #[inline(always)]
@@ -382,63 +369,4 @@ fn is_near_limit(head: u32) -> bool {
         || crosses(16384)
         || crosses(32768)
         || crosses(65535)
-}
-
-#[inline(always)]
-fn size(ctx: &SkMsgContext) -> u32 {
-    // SAFETY: a field of the context.
-    unsafe { (&raw const (*ctx.msg).size).read_volatile() }
-}
-
-/// Where the bytes that can be reached are. Every helper that changes the message moves them.
-#[inline(always)]
-fn bounds(ctx: &SkMsgContext) -> (u64, u64) {
-    // SAFETY: fields of the context.
-    unsafe {
-        (
-            (&raw const (*ctx.msg).__bindgen_anon_1.data).read_volatile() as u64,
-            (&raw const (*ctx.msg).__bindgen_anon_2.data_end).read_volatile() as u64,
-        )
-    }
-}
-
-/// Address of `length` bytes at an offset, if they are there.
-#[inline(always)]
-fn place(ctx: &SkMsgContext, at: u32, length: u64) -> Option<u64> {
-    let at = opaque(at) as u64 & 0xffff;
-    if at > LONGEST as u64 {
-        return None;
-    }
-    let (data, end) = bounds(ctx);
-    let place = data + at;
-    if place + length > end {
-        return None;
-    }
-    Some(place)
-}
-
-macro_rules! loads {
-    ($($(#[$meta:meta])* $name:ident: $type:ty, $length:literal, $instruction:literal;)*) => {
-        $(
-            $(#[$meta])*
-            #[inline(always)]
-            fn $name(ctx: &SkMsgContext, at: u32) -> Option<$type> {
-                let place = place(ctx, at, $length)?;
-                let value: u64;
-                // SAFETY: within the bounds that were checked. One instruction: whole words need not be
-                // aligned, which Rust cannot say in fewer.
-                unsafe { core::arch::asm!($instruction, v = out(reg) value, p = in(reg) place, options(nostack)) };
-                Some(value as $type)
-            }
-        )*
-    };
-}
-
-loads! {
-    /// Eight bytes.
-    word: u64, 8, "{v} = *(u64 *)({p} + 0)";
-    /// Two bytes.
-    half: u32, 2, "{v} = *(u16 *)({p} + 0)";
-    /// One byte.
-    byte: u32, 1, "{v} = *(u8 *)({p} + 0)";
 }

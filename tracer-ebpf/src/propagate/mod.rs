@@ -2,22 +2,28 @@
 //!
 //! 1. [`opening`] remembers a socket that a traced process connects; [`sockets`] puts it into the map
 //!    of sockets whose messages are looked at ([`SOCKETS`]) once it is connected.
-//! 2. [`incoming`] finds the trace of each request that comes in.
+//! 2. [`incoming`] and, over HTTP/2, [`blocks`] find the trace of each request that comes in.
 //! 3. [`plan`] runs when a process enters a write on such a socket: is a request due here, and for
 //!    which exchange is it sent?
 //! 4. [`message`] sees the bytes before they leave: if they begin with a whole head without context, a
 //!    header is put in before its last line end.
-//! 5. Where that cannot be (HTTP/2, TLS, kernels with faults), [`offer`] finds the request in the bytes that
+//! 5. HTTP/2: [`frames`] follows the connection in its messages and finds the requests that begin in one; [`stream`]
+//!    puts a field into each.
+//! 6. Where that cannot be (TLS, kernels with faults), [`offer`] finds the request in the bytes that
 //!    the process hands over, and [`option`] puts its context into a TCP option, and reads what others sent.
 //!
 //! In doubt nothing is written. What the process counts as sent never includes the header.
 
+pub mod blocks;
+pub mod bytes;
+pub mod frames;
 pub mod incoming;
 pub mod message;
 pub mod offer;
 pub mod option;
 pub mod plan;
 pub mod sockets;
+pub mod stream;
 
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
@@ -51,6 +57,10 @@ pub static SOCKETS: SockHash<u64> = SockHash::with_max_entries(32768, 0);
 /// What is known of these sockets.
 #[map]
 pub static FLOWS: LruHashMap<u64, Flow> = LruHashMap::with_max_entries(32768, 0);
+
+/// What is known of the frames of connections that speak HTTP/2, by socket.
+#[map]
+pub static FRAMINGS: LruHashMap<u64, Framing> = LruHashMap::with_max_entries(8192, 0);
 
 /// What a thread is about to write, by its id.
 #[map]
@@ -94,7 +104,7 @@ pub static SELFTEST_PLAN: Array<Plan> = Array::with_max_entries(1, 0);
 
 /// Programs that look at messages, for tail calls.
 #[map]
-pub static MESSAGE_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(3, 0);
+pub static MESSAGE_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(6, 0);
 
 /// Value of [`FLOWS`].
 #[repr(C)]
@@ -109,6 +119,103 @@ pub struct Flow {
     /// Newest stream of HTTP/2 that began.
     pub stream: u32,
     pub reserved: u32,
+}
+
+/// Requests of one message that get a field; a power of two.
+pub const BEGUN: u32 = 8;
+
+/// Value of [`FRAMINGS`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Framing {
+    pub connection: u64,
+    /// Sequence number of the first byte of the next message.
+    pub next: u32,
+    /// Bytes of its payload that the last frame still lacks.
+    pub skip: u32,
+    /// Newest stream that began.
+    pub newest: u32,
+    /// One of [`framing`].
+    pub state: u32,
+    /// Requests in [`Framing::begun`] that are not done with.
+    pub count: u32,
+    /// Fields that were put into the message.
+    pub injected: u32,
+    pub walk: FrameWalk,
+    pub begun: [Begun; BEGUN as usize],
+}
+
+/// Values of [`Framing::state`].
+pub mod framing {
+    /// Nothing but the preface was sent.
+    pub const FIRST: u32 = 0;
+    /// Frames are followed.
+    pub const FRAMES: u32 = 1;
+    /// They are not any more.
+    pub const LEFT: u32 = 2;
+}
+
+/// Where the walk over the frames of a message is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FrameWalk {
+    /// Offset of the frame.
+    pub at: u32,
+    /// Bytes of the message.
+    pub size: u32,
+    /// `hpack::phase`, or one of those of [`frames`].
+    pub phase: u32,
+    /// Where the next part of a field begins, from the frame's first byte on.
+    pub field: u32,
+    /// The same of the block's end.
+    pub end: u32,
+    /// Offset behind the frame.
+    pub next: u32,
+    pub stream: u32,
+    /// Programs run for the message.
+    pub runs: u32,
+    /// 1 if requests may get a field.
+    pub planned: u32,
+    pub reserved: u32,
+}
+
+impl FrameWalk {
+    /// Nowhere.
+    pub const NONE: Self = FrameWalk {
+        at: 0,
+        size: 0,
+        phase: 0,
+        field: 0,
+        end: 0,
+        next: 0,
+        stream: 0,
+        runs: 0,
+        planned: 0,
+        reserved: 0,
+    };
+}
+
+/// A request that begins in a message.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Begun {
+    pub stream: u32,
+    /// Offset of its frame.
+    pub at: u32,
+    /// Bytes from there to the end of its header block.
+    pub length: u32,
+    /// The frame's payload.
+    pub frame: u32,
+}
+
+impl Begun {
+    /// None.
+    pub const NONE: Self = Begun {
+        stream: 0,
+        at: 0,
+        length: 0,
+        frame: 0,
+    };
 }
 
 /// Value of [`OPTIONS`].
@@ -172,6 +279,13 @@ pub struct Plan {
     pub flags: u32,
     /// 1 if the trace id was read from the request that came in.
     pub adopted: u32,
+    /// 1 for frames of HTTP/2.
+    pub frames: u32,
+    /// Of frames: who makes the streams, where `cause` is not that of all of them (`cause::Streams`).
+    pub maker: u64,
+    /// That of the stream whose turn it is.
+    pub stream_cause: Cause,
+    pub stream_method: u32,
     pub reserved: u32,
     /// Halves of the trace id, and the span id.
     pub ids: [u64; 3],
@@ -296,6 +410,7 @@ pub fn opening(sock: u64) {
     };
     let _ = FLOWS.insert(&sock, &flow, 0);
     let _ = OPTIONS.remove(&sock);
+    let _ = FRAMINGS.remove(&sock);
 }
 
 /// A connection ended; its socket's address may be used again.
@@ -304,6 +419,7 @@ pub fn closed(sock: u64) {
     if PROPAGATES.load() != 0 {
         let _ = FLOWS.remove(&sock);
         let _ = OPTIONS.remove(&sock);
+        let _ = FRAMINGS.remove(&sock);
     }
 }
 

@@ -5,16 +5,16 @@
 //! plaintext that the call of the library was made with which the system call is made from; ciphertext that
 //! is written at another time (asyncio, Node) cannot be told whose it is.
 //!
-//! HTTP/2 writes requests of several exchanges at once: there only what the thread (or goroutine) itself reads
-//! and writes says what a request is sent for. Of several requests in one write the first is offered.
+//! HTTP/2 writes requests of several exchanges at once: each stream has a cause of its own. Of several requests
+//! in one write the first is offered.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use tracer_common::abi::{Header, InjectedEvent, cause_method, direction, kind, propagated};
+use tracer_common::abi::{Header, InjectedEvent, direction, kind, propagated};
 use tracer_common::context;
 use tracer_common::frame::Window as _;
-use tracer_common::http2::{FrameHeader, HEADER, PREFACE};
+use tracer_common::http2::{FrameHeader, HEADER, HEADERS, PREFACE};
 use tracer_common::ids::purpose;
 use tracer_common::option::{Carried, flag};
 
@@ -22,7 +22,7 @@ use super::plan::{self, may_begin};
 use super::{
     ADOPTED, AHEAD, FLOWS, Flow, LEAVING, NAMELESS, OPTIONS, Offered, count, id_of, name, state,
 };
-use crate::cause::Cause;
+use crate::cause::{self, Cause};
 use crate::connection::{self, verdict};
 use crate::emit;
 use crate::kernel::{self, SocketFile};
@@ -53,10 +53,8 @@ const METHOD: u32 = 16;
 const FRAMES: u32 = 2048;
 /// Frames that are gone over.
 const STEPS: u32 = 24;
-/// Type of the frames that begin a request.
-const HEADERS: u8 = 1;
 /// The first eight bytes of the preface.
-const PREFACE_WORD: u64 = u64::from_le_bytes(*b"PRI * HT");
+pub const PREFACE_WORD: u64 = u64::from_le_bytes(*b"PRI * HT");
 
 /// Reached by tail call only.
 #[tracepoint]
@@ -152,7 +150,12 @@ fn offer() -> Option<u32> {
         let _ = LEAVING.push(&sock, 0);
         return Some(propagated::UNSEEN);
     }
-    let place = base.wrapping_add(exchange as u32);
+    // A stream is named from the connection's first byte on, whatever was added.
+    let place = if is_stream {
+        connection.write_sequence.wrapping_add(exchange as u32)
+    } else {
+        base.wrapping_add(exchange as u32)
+    };
     // SAFETY: the value is only read.
     if let Some(before) = unsafe { OPTIONS.get(&sock) } {
         if before.armed != 0 && before.words[5] == place.to_be() {
@@ -167,10 +170,11 @@ fn offer() -> Option<u32> {
         connection: connection.id,
         key: exchange,
     };
-    let (mut cause, mut method) = plan::ahead(connection, key, &caller)?;
-    if is_stream && method != cause_method::SAME_THREAD && method != cause_method::GOROUTINE {
-        (cause, method) = (Cause::NONE, cause_method::NONE);
-    }
+    let (cause, method) = if is_stream {
+        cause::stream_ahead(connection, caller.tgid, caller.tid, exchange as u32)
+    } else {
+        plan::ahead(connection, key, &caller)?
+    };
     let ids = Forgotten::new(&mut ahead.ids).pointer().cast::<u64>();
     // SAFETY: words of this CPU's slot.
     let named = unsafe { name(own, cause, ids, ids.add(1)) };

@@ -15,12 +15,15 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use tracer_common::abi::propagated;
+use tracer_common::abi::{propagated, propagation};
 use tracer_common::context::incoming;
-use tracer_common::option::{self, BEGINNING, BYTES, Carried, SEARCH, flag};
+use tracer_common::option::{self, BEGINNING, BYTES, Carried, SEARCH, SELFTEST, flag};
 
-use super::{FLOWS, Incoming, OPTIONS, Offered, Place, RECEIVED, count, number};
+use super::{
+    FLOWS, Incoming, OPTIONS, Offered, PROPAGATION, Place, RECEIVED, count, number, setting,
+};
 use crate::emit;
+use crate::memory::add;
 
 const ACTIVE_ESTABLISHED: u32 = 4;
 const PASSIVE_ESTABLISHED: u32 = 5;
@@ -60,8 +63,12 @@ fn called(ops: *mut bpf_sock_ops) -> Option<()> {
     } else if op == PASSIVE_ESTABLISHED {
         listen(ops, PARSE_UNKNOWN_FLAG)
     } else if op == ACTIVE_ESTABLISHED {
-        // SAFETY: the value is not looked at.
-        unsafe { FLOWS.get(&sock(ops)) }?;
+        if is_tested(ops) {
+            offer_test(ops);
+        } else {
+            // SAFETY: the value is not looked at.
+            unsafe { FLOWS.get(&sock(ops)) }?;
+        }
         listen(ops, WRITE_FLAG)
     } else {
         None
@@ -71,6 +78,44 @@ fn called(ops: *mut bpf_sock_ops) -> Option<()> {
 #[inline(always)]
 fn sock(ops: *mut bpf_sock_ops) -> u64 {
     number(field!(ops, __bindgen_anon_2.sk))
+}
+
+/// True for the client's end of the self-test's connection.
+#[inline(always)]
+fn is_tested(ops: *mut bpf_sock_ops) -> bool {
+    const AF_INET: u32 = 2;
+    const LOOPBACK: u32 = u32::from_ne_bytes([127, 0, 0, 1]);
+    const LOOPBACK_6: u32 = u32::from_ne_bytes([0, 0, 0, 1]);
+    let port = setting(propagation::SELFTEST);
+    if port == 0 || u32::from_be(field!(ops, remote_port)) as u64 != port {
+        return false;
+    }
+    if field!(ops, family) == AF_INET {
+        field!(ops, remote_ip4) == LOOPBACK
+    } else {
+        field!(ops, remote_ip6[3]) == LOOPBACK_6
+            && field!(ops, remote_ip6[0]) | field!(ops, remote_ip6[1]) | field!(ops, remote_ip6[2])
+                == 0
+    }
+}
+
+/// What the self-test's client sends first carries an option.
+#[inline(always)]
+fn offer_test(ops: *mut bpf_sock_ops) {
+    let begin = field!(ops, snd_nxt);
+    let carried = Carried {
+        trace: SELFTEST,
+        place: begin,
+        flags: 0,
+        nonce: 0,
+    };
+    let offered = Offered {
+        begin,
+        armed: 1,
+        stored: 0,
+        words: carried.words(),
+    };
+    let _ = OPTIONS.insert(&sock(ops), &offered, 0);
 }
 
 /// From now on the kernel asks, beside what others want to be asked for.
@@ -157,7 +202,9 @@ fn write(ops: *mut bpf_sock_ops) -> Option<()> {
         (*offered).stored = stored + 1;
         stored
     };
-    if stored == 0 {
+    // SAFETY: the pointer is into the map.
+    let is_test = unsafe { (*offered).words[1] } == SELFTEST[0] as u32;
+    if stored == 0 && !is_test {
         count(propagated::OPTION);
     }
     None
@@ -174,6 +221,13 @@ fn parse(ops: *mut bpf_sock_ops) -> Option<()> {
     }
     let carried = Carried::from_words(&words);
     if !carried.is_valid() {
+        return None;
+    }
+    if carried.trace == SELFTEST {
+        if let Some(arrived) = PROPAGATION.get_ptr_mut(propagation::ARRIVED) {
+            // SAFETY: an aligned word of map memory.
+            unsafe { add(arrived, 1) };
+        }
         return None;
     }
     let sock = sock(ops);

@@ -4,15 +4,15 @@
 //! seen when it returns, so nothing else gets a plan (or a place in an option, see [`super::offer`]); io_uring_enter, sendfile64, splice and sendmmsg
 //! take away what is left of one.
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use tracer_common::abi::{cause_method, direction, propagation, role};
 
-use super::offer::Ask;
-use super::{AHEAD, FLOWS, Flow, LEAVING, PLANS, Plan, setting, state};
-use crate::cause::{self, Cause};
-use crate::connection::{self, Connection, mode, verdict};
+use super::offer::{Ask, PREFACE_WORD};
+use super::{AHEAD, FLOWS, FRAMINGS, Flow, LEAVING, PLANS, Plan, framing, setting, state};
+use crate::cause::{self, Cause, Streams};
+use crate::connection::{self, Connection, mark, mode, verdict};
 use crate::kernel::{self, Arguments, SocketFile};
 use crate::maps::{BUFFER, Call, OFFER_PROGRAM, PROGRAMS};
 use crate::probes::io::{Caller, Message};
@@ -134,13 +134,18 @@ fn enter(ctx: &TracePointContext, shape: Shape) -> Option<()> {
         let _ = LEAVING.push(&file.sock, 0);
     }
     if flags & ODD_FLAGS != 0 || setting(propagation::ACTIVE) == 0 {
-        return None;
+        return disarm(&caller);
     }
-    if now == state::ENROLLED
-        && is_due(connection)
-        && connection.is_tls == 0
-        && connection.other == 0
-    {
+    let is_plain = now == state::ENROLLED && connection.is_tls == 0 && connection.other == 0;
+    if is_plain && follows_frames(connection, file.sock) {
+        return plan_frames(connection, &file, &caller);
+    }
+    if is_plain && is_due(connection) {
+        if connection.verdict == verdict::UNKNOWN
+            && first_word(shape, arguments.second()?) == PREFACE_WORD
+        {
+            return plan_frames(connection, &file, &caller);
+        }
         // What has one vector more than is looked at is not seen whole.
         if shape == Shape::Message && Message::read(arguments.second()?)?.vectors > 32 {
             return None;
@@ -177,6 +182,33 @@ fn enter(ctx: &TracePointContext, shape: Shape) -> Option<()> {
 #[inline(always)]
 fn plan(connection: &mut Connection, file: &SocketFile, caller: &Caller) -> Option<()> {
     let (cause, method) = ahead(connection, file.sock, caller)?;
+    insert(connection, file, caller, cause, method, 0, 0);
+    None
+}
+
+/// The same for frames of HTTP/2: streams that may begin in them.
+#[inline(always)]
+fn plan_frames(connection: &Connection, file: &SocketFile, caller: &Caller) -> Option<()> {
+    let streams = cause::streams_ahead(connection, caller.tgid, caller.tid);
+    let Streams {
+        maker,
+        cause,
+        method,
+    } = streams;
+    insert(connection, file, caller, cause, method, maker, 1);
+    None
+}
+
+#[inline(always)]
+fn insert(
+    connection: &Connection,
+    file: &SocketFile,
+    caller: &Caller,
+    cause: Cause,
+    method: u32,
+    maker: u64,
+    frames: u32,
+) {
     let plan = Plan {
         sock: file.sock,
         connection: connection.id,
@@ -189,12 +221,54 @@ fn plan(connection: &mut Connection, file: &SocketFile, caller: &Caller) -> Opti
         armed: 1,
         flags: 0,
         adopted: 0,
+        frames,
+        maker,
+        stream_cause: Cause::NONE,
+        stream_method: cause_method::NONE,
         reserved: 0,
         ids: [0; 3],
         text: [0; 72],
     };
     let _ = PLANS.insert(&caller.tid, &plan, 0);
+}
+
+/// An earlier plan is none for this call.
+#[inline(always)]
+fn disarm(caller: &Caller) -> Option<()> {
+    if let Some(plan) = PLANS.get_ptr_mut(&caller.tid) {
+        // SAFETY: the pointer is into the map; only this thread uses its plan.
+        unsafe { (*plan).armed = 0 };
+    }
     None
+}
+
+/// True for a connection whose frames are followed in its messages.
+#[inline(always)]
+fn follows_frames(connection: &Connection, sock: u64) -> bool {
+    if connection.verdict != verdict::HTTP2 || !is_known(connection) {
+        return false;
+    }
+    // SAFETY: the value is only read.
+    match unsafe { FRAMINGS.get(&sock) } {
+        Some(framing) => framing.connection == connection.id && framing.state != framing::LEFT,
+        None => false,
+    }
+}
+
+/// The first eight bytes that a call is to write; 0 if they are not there in one piece.
+#[inline(always)]
+fn first_word(shape: Shape, base: u64) -> u64 {
+    let read = |address: u64| -> u64 {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_user(address as *const u64) }.unwrap_or(0)
+    };
+    let (vectors, is_buffer) = match shape {
+        Shape::Buffer | Shape::BufferFlags => (base, true),
+        Shape::Vectors => (base, false),
+        // struct user_msghdr: iov 16.
+        Shape::Message => (read(base + 16), false),
+    };
+    read(if is_buffer { vectors } else { read(vectors) })
 }
 
 /// True for the client's end of a connection of which every byte was seen.
@@ -213,7 +287,7 @@ fn is_due(connection: &Connection) -> bool {
     let is_next = connection.verdict == verdict::HTTP1 && connection.requests == direction::WRITE;
     (is_first || is_next)
         && is_known(connection)
-        && connection.guessed == 0
+        && connection.marks & mark::GUESSED == 0
         && connection.write.mode == mode::START
         && connection.write.skip == 0
 }
@@ -250,8 +324,13 @@ pub fn ahead(connection: &mut Connection, sock: u64, caller: &Caller) -> Option<
         cause: Cause::NONE,
         messages: 0,
         runs: 0,
+        noting: 0,
         next_message: 0,
         before: 0,
+        streams: 0,
+        fresh: 0,
+        stream: Cause::NONE,
+        last: 0,
     };
     cause::request(&mut ahead.call, &mut ahead.connection);
     // The copy left the pool of waiting connections, for both.

@@ -1,6 +1,7 @@
 //! Architectures: how a static binary is built for each.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -78,8 +79,8 @@ impl Arch {
         }
     }
 
-    /// Builds the agent, whose kernel side lies where its build script looks for it.
-    pub fn build(self, profile: Profile) -> Result<PathBuf> {
+    /// Cargo with a subcommand, as it makes static programs of this architecture.
+    pub fn cargo(self, subcommand: &str, profile: Profile) -> Result<Command> {
         let target = self.target();
         setup::standard_library(target)?;
         let compiler = setup::c_compiler(self.name())?;
@@ -87,9 +88,8 @@ impl Arch {
         let linker = format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase());
         let mut command = sh::cargo();
         command
-            .args(["build", "--locked", "--profile", profile.name()])
+            .args([subcommand, "--locked", "--profile", profile.name()])
             .args(["--target", target])
-            .args(["--package", "tracer-agent", "--bin", "tracer-agent"])
             .arg("--target-dir")
             .arg(sh::target())
             .env(format!("CC_{variable}"), &compiler.cc)
@@ -97,9 +97,15 @@ impl Arch {
             // The compiler's own: it links for every architecture, with the start files of the target's library.
             .env(linker, "rust-lld")
             .env("CARGO_ENCODED_RUSTFLAGS", remapped());
-        sh::run(&mut command)?;
+        Ok(command)
+    }
+
+    /// Builds the agent, whose kernel side lies where its build script looks for it.
+    pub fn build(self, profile: Profile) -> Result<PathBuf> {
+        let mut command = self.cargo("build", profile)?;
+        sh::run(command.args(["--package", "tracer-agent", "--bin", "tracer-agent"]))?;
         let binary = sh::target()
-            .join(target)
+            .join(self.target())
             .join(profile.name())
             .join("tracer-agent");
         self.check(&binary)?;

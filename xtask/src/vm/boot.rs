@@ -35,14 +35,16 @@ pub struct Run {
     pub known: Option<&'static str>,
     /// `uname -r`; empty when it did not boot.
     pub release: String,
+    /// What was run (see [`super::identity`]); empty when it did not come so far.
+    pub build: String,
     /// Programs that the verifier accepted, and instructions it looked at for the largest.
     pub programs: usize,
     /// Instructions that the verifier processed for the worst program; 0 where the kernel does not tell.
     pub most_instructions: u64,
     /// From power-on to power-off.
     pub took: Duration,
-    /// It is for the verifier alone.
-    pub only_verified: bool,
+    /// Names of the tests that are for it.
+    pub wanted: Vec<&'static str>,
     verify: Option<bool>,
     smokes: Vec<(String, Outcome)>,
 }
@@ -175,11 +177,11 @@ fn parse(kernel: &Kernel, console: &str) -> Run {
         kernel: kernel.name,
         known: kernel.known,
         release: String::new(),
+        build: String::new(),
         programs: 0,
         most_instructions: 0,
         took: Duration::ZERO,
-        // Another processor's machine holds nothing but the agent.
-        only_verified: Arch::host().is_ok_and(|host| host != kernel.arch),
+        wanted: kernel.smokes().iter().map(|smoke| smoke.name).collect(),
         verify: None,
         smokes: Vec::new(),
     };
@@ -188,6 +190,8 @@ fn parse(kernel: &Kernel, console: &str) -> Run {
         // The firmware leaves control sequences before the first line.
         if let Some((_, release)) = line.split_once("vm-kernel ") {
             run.release = release.trim().to_owned();
+        } else if let Some(build) = line.strip_prefix("vm-build ") {
+            run.build = build.trim().to_owned();
         } else if let Some(seconds) = line.strip_prefix(TOOK) {
             run.took = Duration::from_secs(seconds.trim().parse().unwrap_or(0));
         } else if let Some(code) = line.strip_prefix("vm-verify ") {
@@ -232,10 +236,11 @@ mod tests {
             processors: 1,
             known: None,
         };
-        let console = "\x1b[2Jvm-kernel 6.1.0-50\r\nhead    227100 instructions    1.0 ms\r\nwindow  300 instructions  1 ms\r\nvm-verify 0\r\ntest a ... ok\r\nvm-smoke HTTP/1 0\r\nvm-smoke gRPC 101\r\nskipped: b: c\r\nvm-smoke io_uring 0\r\n\nvm-took 61\n";
+        let console = "\x1b[2Jvm-kernel 6.1.0-50\r\nvm-build 0123abcd\r\nhead    227100 instructions    1.0 ms\r\nwindow  300 instructions  1 ms\r\nvm-verify 0\r\ntest a ... ok\r\nvm-smoke HTTP/1 0\r\nvm-smoke gRPC 101\r\nskipped: b: c\r\nvm-smoke io_uring 0\r\n\nvm-took 61\n";
         let run = parse(&kernel, console);
         assert_eq!(run.took, Duration::from_secs(61));
         assert_eq!(run.release, "6.1.0-50");
+        assert_eq!(run.build, "0123abcd");
         assert!(run.verified());
         assert_eq!((run.programs, run.most_instructions), (2, 227_100));
         assert_eq!(run.outcome("HTTP/1"), Outcome::Passed);

@@ -1,5 +1,6 @@
-//! `cargo xtask vm hooks`: what ways to see data calls cost, and what each misses: tracepoints of system
-//! calls, fentry/fexit programs of the socket layer, and the agent itself in both of its tiers.
+//! `cargo xtask vm hooks`: what the ways to see data calls cost, and what each misses: tracepoints of single system
+//! calls; that of the ends of all calls, which the agent uses where the former can be preempted; fentry/fexit programs of the
+//! socket layer; and the agent itself in both of its tiers.
 //!
 //! `xtask/hooks/hooks.c` measures, in machines that count instructions, so that the numbers are the same
 //! whatever else this machine does.
@@ -128,8 +129,9 @@ fn word(value: Option<u64>) -> String {
 
 fn tables(found: &[Found]) -> String {
     let mut text = String::from(
-        "| instructions added | write and read, TCP: tracepoints | fentry/fexit | write and read, file: tracepoints | fentry/fexit | \
-         a request, with all the agent does: base | fast | ratio |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        "| instructions added | write and read, TCP: tracepoints | fentry/fexit | all calls | write and read, file: tracepoints | fentry/fexit | \
+         all calls | another call: tracepoints | all calls | a request, with all the agent does: base | fast | ratio |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for kernel in found {
         let request = ["base", "fast"].map(|tier| kernel.for_a_request(tier));
@@ -140,8 +142,12 @@ fn tables(found: &[Found]) -> String {
             _ => "not there".to_owned(),
         };
         let _ = write!(text, "| {} |", kernel.release);
-        for what in ["tcp", "file"] {
-            for with in ["tracepoints", "functions"] {
+        for (what, hooks) in [
+            ("tcp", &["tracepoints", "functions", "all"][..]),
+            ("file", &["tracepoints", "functions", "all"]),
+            ("other", &["tracepoints", "all"]),
+        ] {
+            for with in hooks {
                 let _ = write!(text, " {} |", word(kernel.added(with, what)));
             }
         }
@@ -150,7 +156,7 @@ fn tables(found: &[Found]) -> String {
     }
     text.push_str(
         "\n| missed | call that blocked when it was attached: tracepoint | fexit | runs left out, 8 threads on one CPU: tracepoint | fexit | \
-         one set of programs for reads and writes |\n| --- | --- | --- | --- | --- | --- |\n",
+         all calls | one set of programs for reads and writes |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for kernel in found {
         let seen = |name| match kernel.value(name) {
@@ -169,12 +175,13 @@ fn tables(found: &[Found]) -> String {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {shared} |",
+            "| {} | {} | {} | {} | {} | {} | {shared} |",
             kernel.release,
             seen("blocked/tracepoint"),
             seen("blocked/function"),
             share("skipped/tracepoint"),
             share("skipped/function"),
+            share("skipped/all"),
         );
     }
     text
@@ -199,8 +206,8 @@ mod tests {
         assert_eq!(found.added("functions", "file"), None);
         let text = tables(&[found]);
         for part in [
-            "| 6.1.0-50 | 1100 | 700 | not there | not there | 25200 | 24400 | 0.97 |",
-            "| not there | **missed** | 50.1% | not there | not there |",
+            "| 6.1.0-50 | 1100 | 700 | not there | not there | not there | not there | not there | not there | 25200 | 24400 | 0.97 |",
+            "| not there | **missed** | 50.1% | not there | not there | not there |",
         ] {
             assert!(text.contains(part), "{text}");
         }

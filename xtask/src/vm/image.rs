@@ -7,7 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{FAST, Smoke, directory};
+use super::{FAST, Smoke, directory, identity};
+use crate::dist::arch::{Arch, Profile};
 use crate::sh;
 
 /// Where the programs are in the image: laid out like cargo's target directory, which is how the
@@ -21,19 +22,26 @@ pub fn build(agent: &Path, smokes: &[Smoke]) -> Result<PathBuf> {
 }
 
 /// Makes one for another processor, of static programs; `name` tells it from others.
-pub fn build_foreign(name: &str, busybox: &Path, agent: &Path) -> Result<PathBuf> {
-    let root = lay_out_with(&format!("-{name}"), busybox, agent, &[], "")?;
+pub fn build_foreign(
+    name: &str,
+    arch: Arch,
+    busybox: &Path,
+    agent: &Path,
+    smokes: &[Smoke],
+) -> Result<PathBuf> {
+    let root = lay_out_with(&format!("-{name}"), Some(arch), busybox, agent, smokes, "")?;
     pack(&root, &format!("initramfs-{name}.gz"))
 }
 
 /// Makes the directory that becomes the image; `prepare` is done there before the tests, by a shell.
 pub fn lay_out(agent: &Path, smokes: &[Smoke], prepare: &str) -> Result<PathBuf> {
     let busybox = sh::which("busybox").context("no busybox: `cargo xtask setup` installs it")?;
-    lay_out_with("", &busybox, agent, smokes, prepare)
+    lay_out_with("", None, &busybox, agent, smokes, prepare)
 }
 
 fn lay_out_with(
     suffix: &str,
+    foreign: Option<Arch>,
     busybox: &Path,
     agent: &Path,
     smokes: &[Smoke],
@@ -66,14 +74,16 @@ fn lay_out_with(
     let mut programs = vec![root.join(TARGET).join("release/tracer-agent")];
     copy(agent, &programs[0])?;
     if !smokes.is_empty() {
-        programs.extend(test_programs(&debug, smokes)?);
+        programs.extend(test_programs(&debug, foreign, smokes)?);
     }
-    if smokes.iter().any(|smoke| smoke.program == "kernels") {
+    if foreign.is_none() && smokes.iter().any(|smoke| smoke.program == "kernels") {
         programs.extend(tls_programs(&root)?);
     }
-    copy_libraries(&root, &programs)?;
+    if foreign.is_none() {
+        copy_libraries(&root, &programs)?;
+    }
     let init = root.join("init");
-    write(&init, &script(smokes, prepare))?;
+    write(&init, &script(&identity::of_workspace()?, smokes, prepare))?;
     sh::output(Command::new("chmod").arg("755").arg(&init))?;
     Ok(root)
 }
@@ -120,31 +130,52 @@ struct Built {
     deps: bool,
 }
 
-/// Builds the tests crate, and copies its programs and those of its tests that are wanted, as cargo lays them out.
-pub fn test_programs(debug: &Path, smokes: &[Smoke]) -> Result<Vec<PathBuf>> {
+/// Builds the tests crate, for another processor if one is named, and copies its programs and those of its tests that
+/// are wanted, as cargo lays them out.
+pub fn test_programs(
+    debug: &Path,
+    foreign: Option<Arch>,
+    smokes: &[Smoke],
+) -> Result<Vec<PathBuf>> {
     let mut programs = Vec::new();
-    for built in built_programs(smokes)? {
+    for built in built_programs(foreign, smokes)? {
         let place = match built.deps {
             true => debug.join("deps").join(&built.name),
             false => debug.join(&built.name),
         };
         copy(&built.path, &place)?;
-        // Debug information is most of their size.
-        sh::output(Command::new("strip").arg(&place))?;
+        match foreign {
+            Some(arch) => arch.check(&place)?,
+            // Debug information is most of their size.
+            None => sh::output(Command::new("strip").arg(&place)).map(drop)?,
+        }
         programs.push(place);
     }
     Ok(programs)
 }
 
-fn built_programs(smokes: &[Smoke]) -> Result<Vec<Built>> {
-    let mut command = sh::cargo();
+fn built_programs(foreign: Option<Arch>, smokes: &[Smoke]) -> Result<Vec<Built>> {
+    let mut command = match foreign {
+        Some(arch) => arch.cargo("test", Profile::Test)?,
+        None => {
+            let mut command = sh::cargo();
+            command.arg("test");
+            command
+        }
+    };
     command.args([
-        "test",
         "--package",
         "tracer-tests",
         "--no-run",
         "--message-format=json",
     ]);
+    if foreign.is_some() {
+        // All of them take long, and are not there yet.
+        let programs: BTreeSet<_> = smokes.iter().map(|smoke| smoke.program).collect();
+        for program in programs {
+            command.args(["--test", program]);
+        }
+    }
     eprintln!("vm: {}", sh::line(&command));
     let messages = sh::output(&mut command)?;
     let mut found = Vec::new();
@@ -200,11 +231,11 @@ fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-fn script(smokes: &[Smoke], prepare: &str) -> String {
+fn script(build: &str, smokes: &[Smoke], prepare: &str) -> String {
     let mut text = String::from(
         "#!/bin/sh\n\
          b=/bin/busybox\n\
-         export PATH=/bin TRACER_TESTS_REQUIRED=1 TRACER_TESTS_KERNEL_MAY_SKIP=1\n\
+         export PATH=/bin TRACER_TESTS_REQUIRED=1 TRACER_TESTS_KERNEL_MAY_SKIP=1 TRACER_TESTS_ONE_IN=@one-in@\n\
          $b mkdir -p /sys /proc /dev /tmp\n\
          $b mount -t proc proc /proc\n\
          $b mount -t sysfs sys /sys\n\
@@ -216,9 +247,13 @@ fn script(smokes: &[Smoke], prepare: &str) -> String {
          $b mount -t tmpfs tmpfs /tmp\n\
          $b ifconfig lo 127.0.0.1 up\n\
          echo \"vm-kernel $($b uname -r)\"\n\
+         echo \"vm-build @build@\"\n\
          /t/target/release/tracer-agent verify\n\
          echo \"vm-verify $?\"\n",
-    );
+    )
+    .replace("@build@", build)
+    // Emulated, all of it takes half an hour for each kernel.
+    .replace("@one-in@", &one_in());
     text.push_str(prepare);
     for smoke in smokes {
         let Smoke {
@@ -243,6 +278,13 @@ fn script(smokes: &[Smoke], prepare: &str) -> String {
     }
     text.push_str("$b poweroff -f\n");
     text
+}
+
+/// One in how many of the tests' requests are sent: those of HTTP/1 and gRPC.
+fn one_in() -> String {
+    let wanted = std::env::var("TRACER_TESTS_ONE_IN").ok();
+    let wanted = wanted.and_then(|text| text.parse::<u32>().ok());
+    wanted.unwrap_or(5).to_string()
 }
 
 /// Packs a root file system for the kernel to unpack.

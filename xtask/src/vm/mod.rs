@@ -7,6 +7,7 @@
 
 mod boot;
 mod hooks;
+mod identity;
 mod image;
 mod kernel_tls;
 mod kernels;
@@ -41,8 +42,11 @@ enum VmCommand {
         /// Only the verifier
         #[arg(long)]
         verify: bool,
+        /// Behind the verifier only these, as in `HTTP/1` (repeatable)
+        #[arg(long = "only", value_name = "TEST", conflicts_with = "verify")]
+        only: Vec<String>,
         /// Write docs/kernels.md from the results (all kernels have to be run)
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["kernels", "verify", "only"])]
         docs: bool,
     },
     /// The table of what each kernel's machine did last, where they were run one by one
@@ -165,8 +169,9 @@ pub fn vm(args: &VmArgs) -> Result<()> {
         VmCommand::Test {
             kernels,
             verify,
+            only,
             docs,
-        } => test(kernels, *verify, *docs),
+        } => test(kernels, &smokes(*verify, only)?, *docs),
         VmCommand::Table { docs } => table(*docs),
         VmCommand::Hooks { kernels, docs } => hooks::run(kernels, *docs),
         VmCommand::KernelTls { kernel } => kernel_tls::run(kernel),
@@ -174,13 +179,21 @@ pub fn vm(args: &VmArgs) -> Result<()> {
     }
 }
 
-fn test(wanted: &[String], verify: bool, docs: bool) -> Result<()> {
-    if docs && (!wanted.is_empty() || verify) {
-        bail!("--docs is written from a run of everything: leave --kernel and --verify away");
+/// The tests to run: none for the verifier alone, those named, or all.
+fn smokes(verify: bool, only: &[String]) -> Result<Vec<Smoke>> {
+    let is_there = |name: &&String| SMOKES.iter().any(|smoke| smoke.name == **name);
+    if let Some(unknown) = only.iter().find(|name| !is_there(name)) {
+        let names: Vec<_> = SMOKES.iter().map(|smoke| smoke.name).collect();
+        bail!("no test {unknown}; there are {}", names.join(", "));
     }
+    let is_wanted = |smoke: &&Smoke| only.is_empty() || only.iter().any(|name| name == smoke.name);
+    let wanted = SMOKES.iter().filter(|_| !verify).filter(is_wanted);
+    Ok(wanted.copied().collect())
+}
+
+fn test(wanted: &[String], smokes: &[Smoke], docs: bool) -> Result<()> {
     let chosen = kernels::chosen(wanted)?;
     setup::for_vm()?;
-    let smokes = if verify { &[][..] } else { SMOKES };
     let host = Arch::host()?;
     let image = match chosen.iter().any(|kernel| kernel.arch == host) {
         true => Some(image::build(&agent::build(BuildArgs::default())?, smokes)?),
@@ -191,7 +204,7 @@ fn test(wanted: &[String], verify: bool, docs: bool) -> Result<()> {
             Some(image) if kernel.arch == host => {
                 boot::boot(kernel.name, kernel, vmlinuz, image, smokes, LIMIT)?
             }
-            _ => foreign(kernel, vmlinuz)?,
+            _ => foreign(kernel, vmlinuz, smokes)?,
         };
         report::line(&run);
         anyhow::Ok(run)
@@ -236,6 +249,7 @@ fn table(docs: bool) -> Result<()> {
             None => bail!("{} was not run, or did not end", kernel.name),
         }
     }
+    report::same_build(&runs)?;
     let table = report::table(&runs, SMOKES);
     println!("{table}");
     match docs {
@@ -244,19 +258,35 @@ fn table(docs: bool) -> Result<()> {
     }
 }
 
-/// A machine with another processor: the static agent asks the verifier.
-fn foreign(kernel: &Kernel, vmlinuz: &Path) -> Result<Run> {
+/// A machine with another processor, of static programs.
+fn foreign(kernel: &Kernel, vmlinuz: &Path, smokes: &[Smoke]) -> Result<Run> {
+    let is_for_it = |smoke: &&Smoke| kernel.smokes().iter().any(|own| own.name == smoke.name);
+    let smokes: Vec<Smoke> = smokes.iter().filter(is_for_it).copied().collect();
+    let smokes = smokes.as_slice();
     ebpf::build(&setup::for_build()?, false)?;
     let agent = kernel.arch.build(Profile::Test)?;
-    let image = image::build_foreign(kernel.name, &kernels::busybox(kernel)?, &agent)?;
-    boot::boot(kernel.name, kernel, vmlinuz, &image, &[], LIMIT)
+    let busybox = kernels::busybox(kernel)?;
+    let image = image::build_foreign(kernel.name, kernel.arch, &busybox, &agent, smokes)?;
+    boot::boot(kernel.name, kernel, vmlinuz, &image, smokes, LIMIT)
+}
+
+impl Kernel {
+    /// What runs in its machine. Those with another processor have no C programs and no libraries.
+    fn smokes(&self) -> &'static [Smoke] {
+        let is_host = Arch::host().is_ok_and(|host| host == self.arch);
+        // HTTP/1 and gRPC come first.
+        let count = if is_host { SMOKES.len() } else { 2 };
+        SMOKES.get(..count).unwrap_or(SMOKES)
+    }
 }
 
 impl Run {
     /// Anything that should have passed and did not, unless it is known and documented.
     fn failed(&self, smokes: &[Smoke]) -> bool {
-        let tests = smokes.iter().map(|smoke| self.outcome(smoke.name));
-        let known = self.known.is_some() || self.only_verified;
+        let wanted = |smoke: &&Smoke| self.wanted.contains(&smoke.name);
+        let tests = smokes.iter().filter(wanted);
+        let tests = tests.map(|smoke| self.outcome(smoke.name));
+        let known = self.known.is_some();
         !self.verified()
             || (!known
                 && tests

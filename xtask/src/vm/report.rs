@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::Smoke;
 use super::boot::{Outcome, Run};
@@ -22,6 +22,25 @@ pub fn line(run: &Run) {
         run.programs,
         run.took.as_secs_f64()
     );
+}
+
+/// An error if they did not all run the same: a table of such would tell of no version that there is.
+pub fn same_build(runs: &[Run]) -> Result<()> {
+    let Some(first) = runs.first() else {
+        return Ok(());
+    };
+    let others = runs
+        .iter()
+        .filter(|run| run.build.is_empty() || run.build != first.build);
+    let others: Vec<&str> = others.map(|run| run.kernel).collect();
+    if !others.is_empty() {
+        let (kernel, build) = (first.kernel, &first.build);
+        bail!(
+            "{kernel} ran build {build}, others did not: {}",
+            others.join(", ")
+        );
+    }
+    Ok(())
 }
 
 /// A Markdown table.
@@ -54,7 +73,7 @@ pub fn table(runs: &[Run], smokes: &[Smoke]) -> String {
                 Outcome::Passed => "exact",
                 Outcome::Failed => "**losses**",
                 Outcome::Skipped => "not there",
-                Outcome::Missing if run.only_verified => "not run",
+                Outcome::Missing if !run.wanted.contains(&smoke.name) => "not run",
                 Outcome::Missing => "**not run**",
             };
             let _ = write!(text, " {word} |");

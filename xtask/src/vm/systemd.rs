@@ -121,7 +121,7 @@ fn build(agent: &Path) -> Result<PathBuf> {
         root.join("t/target/release/tracer-agent"),
     )
     .context("cannot link the agent")?;
-    programs.extend(test_programs(&debug, &[TEST])?);
+    programs.extend(test_programs(&debug, None, &[TEST])?);
     copy_libraries(&root, &programs)?;
     copy(agent, &root.join("usr/local/bin/tracer-agent"))?;
     configure(&root)?;

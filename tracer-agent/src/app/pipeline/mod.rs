@@ -200,6 +200,7 @@ impl Pipeline {
             }
             Some(Record::Exit(event)) => self.exit(event),
             Some(Record::Injected(event)) => self.host.assembler.injected(event.into()),
+            Some(Record::Caused(event)) => self.host.assembler.caused(event),
             Some(Record::Carried(event)) => self.host.assembler.arrived(event.into()),
             Some(Record::Mapped(event)) => {
                 if let Some(tls) = &self.host.tls {

@@ -82,8 +82,29 @@ impl Pipeline {
             let Some(kind) = maps.kind(tgid) else {
                 return false;
             };
-            kind & kind_of_process::MULTIPLEXED == 0 || !follow(tgid, runtime)
+            let may_have_tasks = !matches!(runtime, Runtime::Kind(_));
+            may_have_tasks && (kind & kind_of_process::MULTIPLEXED == 0 || !follow(tgid, runtime))
         });
+    }
+
+    /// Tells now and then of processes in which threads work for others.
+    pub fn each_with_pools(&mut self, look: impl FnMut(u32, Runtime)) {
+        let Side {
+            event_loops, maps, ..
+        } = &mut self.host;
+        let may_have_some = |tgid, runtime| {
+            let sign = match runtime {
+                Runtime::Python => kind_of_process::SERVES,
+                Runtime::Kind(_) => kind_of_process::STRANGERS,
+                _ => return false,
+            };
+            // Of one whose threads do other work too nothing would be believed.
+            let lost = kind_of_process::OTHER_WORK | kind_of_process::MULTIPLEXED;
+            maps.kind(tgid).is_some_and(|kind| {
+                kind & sign != 0 && (runtime == Runtime::Python || kind & lost == 0)
+            })
+        };
+        event_loops.look(may_have_some, look);
     }
 
     /// Says how a process runs what it serves.

@@ -88,6 +88,11 @@ pub fn python_futures(file: &dyn ReadAt, len: u64) -> Result<Vec<PythonPoint>, B
     python::futures(&elf::Elf::parse(bytes::Bytes::new(file, len))?)
 }
 
+/// Where `SimpleQueue` hands things over, in the file that `_queue` is in.
+pub fn python_queues(file: &dyn ReadAt, len: u64) -> Result<Vec<PythonPoint>, BinaryError> {
+    python::queues(&elf::Elf::parse(bytes::Bytes::new(file, len))?)
+}
+
 /// Whatever the bytes are, an answer and no panic, and no offset outside of them.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
@@ -103,7 +108,8 @@ pub fn fuzz(data: &[u8]) {
         }
     }
     let points = python_interpreter(&data, len).ok().flatten();
-    for points in points.into_iter().chain(python_futures(&data, len)) {
+    let others = [python_futures(&data, len), python_queues(&data, len)];
+    for points in points.into_iter().chain(others.into_iter().flatten()) {
         assert!(points.iter().all(|point| point.at < len));
     }
     if let Ok(Some(functions)) = go_functions(&data, len, &["runtime.newproc1", "runtime.main"]) {

@@ -1,6 +1,6 @@
 //! Where the tasks of Python's asyncio can be seen in an interpreter, stripped or not.
 //!
-//! In: the file with the interpreter, and the one with `_asyncio`. Out: file offsets. Only what Python's
+//! In: the file with the interpreter, and those with `_asyncio` and `_queue`. Out: file offsets. Only what Python's
 //! C API promises is relied on: exported names, the layout of `PyTypeObject` up to `tp_methods` and that
 //! of `PyMethodDef`, through which functions without a name are found by what Python code calls them.
 
@@ -36,6 +36,12 @@ pub enum PythonEvent {
     Copied,
     /// `Future.set_result(self, result)` of `_asyncio` begins.
     SetsResult,
+    /// `SimpleQueue.put(self, args, nargs, kwnames)` of `_queue` begins.
+    Puts,
+    /// `SimpleQueue.get` or `get_nowait` begins.
+    Gets,
+    /// One of them returns.
+    Got,
 }
 
 /// A place to attach to.
@@ -100,13 +106,49 @@ pub fn futures(elf: &Elf<'_>) -> Result<Vec<PythonPoint>, BinaryError> {
     Ok(points)
 }
 
+/// What puts into queues and takes from them, the latter first.
+pub fn queues(elf: &Elf<'_>) -> Result<Vec<PythonPoint>, BinaryError> {
+    let extents = CExtents::new(elf);
+    let mut points = Vec::new();
+    let mut add = |event, at| {
+        let point = PythonPoint { event, at };
+        if !points.contains(&point) {
+            points.push(point);
+        }
+    };
+    for (name, event) in [
+        (&b"get"[..], PythonEvent::Gets),
+        (b"get_nowait", PythonEvent::Gets),
+        (b"put", PythonEvent::Puts),
+    ] {
+        let mut found = false;
+        for slot in slots(elf, name)? {
+            let function = relocations::value(elf, slot.saturating_add(8))?;
+            let Some(begins) = entry(elf, function) else {
+                continue;
+            };
+            found = true;
+            if event == PythonEvent::Gets {
+                for at in returns(elf, &extents, function)? {
+                    add(PythonEvent::Got, at);
+                }
+            }
+            add(event, begins);
+        }
+        if !found {
+            return Err(BinaryError::Unsupported("Python without SimpleQueue"));
+        }
+    }
+    Ok(points)
+}
+
 fn entry(elf: &Elf<'_>, function: u64) -> Option<u64> {
     elf.code_offset(&(function..function.checked_add(1)?))
 }
 
 /// All RETs of a function.
 fn returns(elf: &Elf<'_>, extents: &CExtents<'_>, function: u64) -> Result<Vec<u64>, BinaryError> {
-    let unknown = BinaryError::Unsupported("returns of Python's context functions");
+    let unknown = BinaryError::Unsupported("returns of Python's functions");
     let range = extents.covering(function)?;
     let Some(range) = range.filter(|range| range.start == function) else {
         return Err(unknown);
@@ -173,18 +215,19 @@ mod tests {
     use std::fs::File;
     use std::process::Command;
 
-    use super::super::{python_futures, python_interpreter};
+    use super::super::{python_futures, python_interpreter, python_queues};
     use super::*;
 
     /// Scenario: the Python of this machine, and a program that is none. Guarantees: every point is
     /// found in the first, which runs contexts; nothing in the second.
     #[test]
     fn points_of_this_machines_python() {
-        let script = "import _asyncio,sys,sysconfig,os\n\
+        let script = "import _asyncio,_queue,sys,sysconfig,os\n\
             d=sysconfig.get_config_var('LIBDIR') or ''; l=sysconfig.get_config_var('INSTSONAME') or ''\n\
             p=os.path.join(d,l)\n\
             print(p if l.startswith('lib') and '.so' in l and os.path.exists(p) else sys.executable)\n\
-            print(getattr(_asyncio,'__file__',sys.executable))";
+            print(getattr(_asyncio,'__file__',sys.executable))\n\
+            print(getattr(_queue,'__file__',sys.executable))";
         let output = match Command::new("python3").args(["-c", script]).output() {
             Ok(output) if output.status.success() => output,
             _ => return eprintln!("skipped: there is no python3 with asyncio"),
@@ -214,6 +257,12 @@ mod tests {
         let (file, len) = open();
         let futures = python_futures(&file, len).expect("understood");
         assert!(!futures.is_empty());
+        let (file, len) = open();
+        let queues = python_queues(&file, len).expect("understood");
+        for event in [PythonEvent::Puts, PythonEvent::Gets, PythonEvent::Got] {
+            let found = queues.iter().any(|point| point.event == event);
+            assert!(found, "{event:?} of {queues:?}");
+        }
         let own = File::open("/proc/self/exe").expect("this program");
         let len = own.metadata().expect("its length").len();
         assert_eq!(python_interpreter(&own, len).expect("an ELF file"), None);

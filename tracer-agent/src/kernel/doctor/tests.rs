@@ -150,6 +150,19 @@ fn a_current_distribution_as_root() {
     Fake::modern().check(true, &all_is_well);
 }
 
+/// Scenario: a kernel that lets programs of single system calls be preempted. Guarantees: nothing is missing, and
+/// it is said how calls are seen.
+#[test]
+fn calls_come_by_number() {
+    let fake = Fake::modern();
+    let types = crate::kernel::calls::tests::kernel_with("trace_call_bpf_faultable");
+    std::fs::write(fake.path("sys/kernel/btf/vmlinux"), types).expect("written");
+    fake.check(
+        true,
+        &[("system call events", Ok, "one hook for all calls")],
+    );
+}
+
 /// Scenario: a process with a ring, on kernels that tell of requests and that do not.
 /// Guarantees: it is named; it is a fault only where what it does is not seen.
 #[test]

@@ -74,8 +74,8 @@ const ANY: &str = "read";
 /// kernels the argument has another name where a call can be left out of the kernel (`COND_SYSCALL`), as those of sockets can, and the kernel
 /// counts that as another signature.
 const TABLES: [&str; 2] = ["FUNCTION_PROGRAMS", "FUNCTION_PROGRAMS_TOO"];
-/// Where context in requests is looked for, and its index there.
-const CONTEXT: (&str, u32) = ("propagate_context", 4);
+/// Where context in requests is looked for, and the indexes there.
+const CONTEXTS: [(&str, u32); 2] = [("propagate_context", 5), ("propagate_blocks", 7)];
 
 /// Whether the kernel takes a program of a function at all, tried with one of two instructions that is attached to
 /// nothing: why not, or `None`.
@@ -229,11 +229,12 @@ impl Functions {
 
     /// Has context looked for in requests.
     pub(super) fn propagate(&mut self) -> Result<(), LoadError> {
-        let (program, index) = CONTEXT;
         for family in &self.families {
-            let loaded = family.load(program, When::Exit, None, family.function)?;
-            family.put(index, &loaded)?;
-            self.programs.push(loaded);
+            for (program, index) in CONTEXTS {
+                let loaded = family.load(program, When::Exit, None, family.function)?;
+                family.put(index, &loaded)?;
+                self.programs.push(loaded);
+            }
         }
         Ok(())
     }
@@ -358,7 +359,7 @@ fn code(ebpf: &Ebpf, table: &str) -> Result<(HashMap<String, Code>, Option<Owned
     object.relocate_calls(&texts).map_err(failed)?;
     let wanted = |name: &str| {
         TAIL_CALLED.contains(&name)
-            || name == CONTEXT.0
+            || CONTEXTS.iter().any(|(context, _)| *context == name)
             || PROGRAMS.iter().any(|(program, ..)| *program == name)
     };
     let programs = object.programs.iter().filter(|(name, _)| wanted(name));
@@ -441,7 +442,7 @@ mod tests {
         let ebpf = open(&options, Tier::Fast, &types).expect("maps");
         let (code, _) = code(&ebpf, TABLES[1]).expect("code");
         let names = PROGRAMS.iter().map(|(program, ..)| *program);
-        for name in names.chain(TAIL_CALLED).chain([CONTEXT.0]) {
+        for name in names.chain(TAIL_CALLED).chain(CONTEXTS.map(|(name, _)| name)) {
             let code = code
                 .get(name)
                 .unwrap_or_else(|| panic!("no code of {name}"));

@@ -7,17 +7,21 @@
 
 mod selftest;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData, MapError, PerCpuArray, ProgramArray, Queue, SockHash};
+use aya::programs::sock_ops::SockOpsLinkId;
 use aya::programs::{CgroupAttachMode, Program, SkMsg, SockOps};
 use rustix::thread::CapabilitySet;
 use tracer_common::abi::{propagated, propagation};
 
 use super::error::{LoadError, failed};
+use super::functions::Functions;
 use super::load::{Set, load_programs};
+use super::raw;
 use crate::rights;
 pub use selftest::Fault;
 
@@ -89,16 +93,25 @@ const ENTRIES: &[(&str, &[&str])] = &[
 ];
 
 /// Programs that look at messages, by their indexes in `MESSAGE_PROGRAMS`.
-const MESSAGES: [&str; 3] = ["propagate_scan", "propagate_prepare", "propagate_insert"];
-/// Where the kernel side's programs for syscalls and for uprobes look for trace context in requests.
-const CONTEXTS: [(&str, &str); 2] = [
-    ("PROGRAMS", "propagate_context"),
-    ("TLS_PROGRAMS", "propagate_tls_context"),
+const MESSAGES: [&str; 6] = [
+    "propagate_scan",
+    "propagate_prepare",
+    "propagate_insert",
+    "propagate_frames",
+    "propagate_stream",
+    "propagate_field",
 ];
-const CONTEXT_PROGRAM: u32 = 4;
+/// Where the kernel side's programs for syscalls and for uprobes look for trace context in requests: map, index,
+/// program.
+const CONTEXTS: [(&str, u32, &str); 4] = [
+    ("PROGRAMS", 5, "propagate_context"),
+    ("TLS_PROGRAMS", 5, "propagate_tls_context"),
+    ("PROGRAMS", 7, "propagate_blocks"),
+    ("TLS_PROGRAMS", 7, "propagate_tls_blocks"),
+];
 /// What finds the request whose context goes into a TCP option, and its index in `PROGRAMS`.
 const OFFER: &str = "propagate_offer";
-const OFFER_PROGRAM: u32 = 5;
+const OFFER_PROGRAM: u32 = 6;
 /// What puts it there, and reads it.
 const OPTION: &str = "propagate_option";
 /// Programs that are there for TCP options only.
@@ -129,12 +142,15 @@ pub enum Options {
     NotWanted,
     /// This kernel cannot (it takes 5.10).
     Failed(LoadError),
+    /// The self-test found something, or could not be run.
+    Faulty(PropagateError),
 }
 
 impl Propagation {
     /// Tests, loads, attaches. On an error nothing is attached that changes traffic.
     pub(super) fn start(
         ebpf: &mut Ebpf,
+        functions: Option<&mut Functions>,
         options: PropagateOptions,
         sampled: SampledFrom,
         cgroup: Option<&str>,
@@ -152,12 +168,14 @@ impl Propagation {
             .as_ref()
             .filter(|fault| !(options.despite_faults && fault.leaves_bytes_right()));
         let headers = options.headers && minded.is_none();
+        let mut settings = Array::try_from(take(ebpf, "PROPAGATION")?)?;
+        let outcomes = PerCpuArray::try_from(take(ebpf, "PROPAGATED")?)?;
         let tcp_options = match options
             .options
             .then(|| load_programs(ebpf, Set::TcpOptions))
         {
             None => Options::NotWanted,
-            Some(Ok(_)) => Options::Sent,
+            Some(Ok(_)) => test_options(ebpf, &root, &mut settings).unwrap_or_else(Options::Failed),
             Some(Err(error)) => Options::Failed(error),
         };
         let sends = matches!(tcp_options, Options::Sent);
@@ -168,10 +186,14 @@ impl Propagation {
         }
         match tcp_options {
             Options::Failed(error) if !headers => return Err(error.into()),
+            Options::Faulty(fault) if !headers => return Err(fault),
             _ => {}
         }
-        for (map, name) in CONTEXTS {
-            put(ebpf, map, CONTEXT_PROGRAM, name)?;
+        for (map, index, name) in CONTEXTS {
+            put(ebpf, map, index, name)?;
+        }
+        if let Some(functions) = functions {
+            functions.propagate()?;
         }
         let sockets = SockHash::try_from(take(ebpf, "SOCKETS")?)?;
         if headers {
@@ -183,14 +205,18 @@ impl Propagation {
         if sends {
             put(ebpf, "PROGRAMS", OFFER_PROGRAM, OFFER)?;
         }
-        for (name, points) in ENTRIES {
-            attach_points(ebpf, name, points)?;
+        if raw::is_needed() {
+            attach_by_number(ebpf)?;
+        } else {
+            for (name, points) in ENTRIES {
+                attach_points(ebpf, name, points)?;
+            }
         }
         let mut propagation = Propagation {
             sockets,
             leaving: Queue::try_from(take(ebpf, "LEAVING")?)?,
-            settings: Array::try_from(take(ebpf, "PROPAGATION")?)?,
-            outcomes: PerCpuArray::try_from(take(ebpf, "PROPAGATED")?)?,
+            settings,
+            outcomes,
             fault,
             headers,
             options: tcp_options,
@@ -201,9 +227,6 @@ impl Propagation {
         settings.set(propagation::OPTIONS, u64::from(sends), 0)?;
         settings.set(propagation::ACTIVE, 1, 0)?;
         // The last step: from now on sockets are looked at.
-        if sends {
-            attach_to_sockets(ebpf, OPTION, &root)?;
-        }
         attach_to_sockets(ebpf, "propagate_connected", &root)?;
         Ok(propagation)
     }
@@ -232,13 +255,9 @@ impl Propagation {
 
     /// Requests by what became of them.
     pub fn outcomes(&self) -> Vec<(&'static str, u64)> {
-        let count = |index| {
-            let slots = self.outcomes.get(&index, 0);
-            slots.map_or(0, |slots| slots.iter().sum())
-        };
         let names = propagated::NAMES.into_iter().enumerate();
         names
-            .map(|(index, name)| (name, count(index as u32)))
+            .map(|(index, name)| (name, total(&self.outcomes, index as u32)))
             .collect()
     }
 
@@ -248,17 +267,57 @@ impl Propagation {
     }
 }
 
-fn attach_to_sockets(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), LoadError> {
-    let program: &mut SockOps = ebpf
-        .program_mut(name)
+fn attach_to_sockets(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    root: &File,
+) -> Result<SockOpsLinkId, LoadError> {
+    // A link stands beside others by itself; its flags have to be none.
+    sockets_program(ebpf, name)?
+        .attach(root, CgroupAttachMode::Single)
+        .map_err(|source| failed("attach", name, source))
+}
+
+fn sockets_program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SockOps, LoadError> {
+    ebpf.program_mut(name)
         .ok_or(LoadError::Mismatch(name))?
         .try_into()
-        .map_err(|_| LoadError::Mismatch(name))?;
-    // A link stands beside others by itself; its flags have to be none.
-    program
-        .attach(root, CgroupAttachMode::Single)
-        .map_err(|source| failed("attach", name, source))?;
-    Ok(())
+        .map_err(|_| LoadError::Mismatch(name))
+}
+
+/// Attaches what sends and reads TCP options; it goes again if they do not arrive.
+fn test_options(
+    ebpf: &mut Ebpf,
+    root: &File,
+    settings: &mut Array<MapData, u64>,
+) -> Result<Options, LoadError> {
+    let link = attach_to_sockets(ebpf, OPTION, root)?;
+    let settings = RefCell::new(settings);
+    let expect = |port: u16| {
+        let mut settings = settings.borrow_mut();
+        let set = settings.set(propagation::SELFTEST, u64::from(port), 0);
+        set.map_err(std::io::Error::other)
+    };
+    let arrived = || {
+        let settings = settings.borrow();
+        settings.get(&propagation::ARRIVED, 0).unwrap_or(0)
+    };
+    let options = match selftest::options(expect, arrived) {
+        Ok(None) => return Ok(Options::Sent),
+        Ok(Some(fault)) => Options::Faulty(PropagateError::Fault(fault)),
+        Err(error) => Options::Faulty(PropagateError::Test(error)),
+    };
+    let detached = sockets_program(ebpf, OPTION)?.detach(link);
+    detached.map_err(|source| failed("detach", OPTION, source))?;
+    Ok(options)
+}
+
+fn total(outcomes: &PerCpuArray<MapData, u64>, outcome: u32) -> u64 {
+    let slots = outcomes.get(&outcome, 0);
+    slots.map_or(0, |slots| slots.iter().sum())
 }
 
 fn test(ebpf: &mut Ebpf) -> Result<Option<Fault>, PropagateError> {
@@ -287,6 +346,23 @@ fn attach_message(
         .map_err(|_| LoadError::Mismatch(name))?;
     program
         .attach(sockets.fd())
+        .map_err(|source| failed("attach", name, source))?;
+    Ok(())
+}
+
+/// Where programs of single system calls can be preempted: those for their beginnings, by their numbers.
+fn attach_by_number(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for (name, points) in ENTRIES {
+        if raw::enter(ebpf, raw::End::Enter, name, points)? == 0 {
+            return Err(LoadError::Mismatch(name));
+        }
+    }
+    let (name, event) = raw::ENTER;
+    let Some(Program::TracePoint(program)) = ebpf.program_mut(name) else {
+        return Err(LoadError::Mismatch(name));
+    };
+    program
+        .attach(raw::CATEGORY, event)
         .map_err(|source| failed("attach", name, source))?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Is this kernel's way of changing messages before they leave sound? Asked of a pair of own sockets
-//! before any other one is touched.
+//! Is this kernel's way of changing messages before they leave sound, and do TCP options arrive? Asked of pairs of own
+//! sockets before any other one is touched.
 //!
 //! In: a way to have a socket's messages looked at by the self-test's program, which puts a line into
 //! those that ask for it. Out: what is wrong, if something is. Takes some milliseconds; on a faulty
@@ -40,6 +40,9 @@ pub enum Fault {
     /// Seen on the same kernels.
     #[error("a program that waits for a socket whose messages are looked at is not woken")]
     Wake,
+    /// What a segment is to carry does not come with it.
+    #[error("a TCP option does not arrive")]
+    Option,
 }
 
 impl Fault {
@@ -47,6 +50,50 @@ impl Fault {
     pub fn leaves_bytes_right(&self) -> bool {
         matches!(self, Fault::Readable)
     }
+}
+
+/// Sizes of messages of which the first carries an option, with it in one segment and in many.
+const OPTION_SIZES: [usize; 4] = [100, 1460, 20_000, 300_000];
+
+/// The same for TCP options. `expect` is told the port to which connections get one; `arrived` says how many came.
+pub fn options(
+    mut expect: impl FnMut(u16) -> io::Result<()>,
+    mut arrived: impl FnMut() -> u64,
+) -> io::Result<Option<Fault>> {
+    let result = try_options(&mut expect, &mut arrived);
+    expect(0)?;
+    match result {
+        Ok(()) => Ok(None),
+        Err(Failure::Fault(fault)) => Ok(Some(fault)),
+        Err(Failure::Io(error)) => Err(error),
+    }
+}
+
+fn try_options(
+    expect: &mut impl FnMut(u16) -> io::Result<()>,
+    arrived: &mut impl FnMut() -> u64,
+) -> Result<(), Failure> {
+    let listener = listen()?;
+    expect(listener.local_addr()?.port())?;
+    for size in OPTION_SIZES {
+        let before = arrived();
+        let mut client = TcpStream::connect(listener.local_addr()?)?;
+        let (mut server, _) = listener.accept()?;
+        client.set_nonblocking(true)?;
+        for size in [size, 1000] {
+            let message = message(size, 0);
+            pass(&mut client, &mut server, &message, &message, size)?;
+        }
+        if arrived() == before {
+            return Err(Failure::Fault(Fault::Option));
+        }
+    }
+    Ok(())
+}
+
+fn listen() -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .or_else(|_| TcpListener::bind((Ipv6Addr::LOCALHOST, 0)))
 }
 
 /// Runs all tests; the first fault counts.
@@ -70,8 +117,7 @@ impl From<io::Error> for Failure {
 }
 
 fn try_run(mut enter: impl FnMut(&TcpStream) -> io::Result<()>) -> Result<(), Failure> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .or_else(|_| TcpListener::bind((Ipv6Addr::LOCALHOST, 0)))?;
+    let listener = listen()?;
     let mut client = TcpStream::connect(listener.local_addr()?)?;
     let (mut server, _) = listener.accept()?;
     server.set_read_timeout(Some(PATIENCE))?;
@@ -205,6 +251,35 @@ mod tests {
     fn a_kernel_that_puts_nothing_in_does_not_pass() {
         let found = run(|_| Ok(())).expect("sockets of our own");
         assert_eq!(found, Some(Fault::Stall { size: 100 }));
+    }
+
+    /// Scenario: connections that get no option, and some of those that should. Guarantees: that is told, and the
+    /// kernel side expects no more of them.
+    #[test]
+    fn options_that_do_not_arrive() {
+        let mut told = Vec::new();
+        let found = options(
+            |port| {
+                told.push(port);
+                Ok(())
+            },
+            || 0,
+        );
+        assert_eq!(found.expect("sockets of our own"), Some(Fault::Option));
+        assert!(
+            matches!(told.as_slice(), [port, 0] if *port > 0),
+            "{told:?}"
+        );
+        let mut asked = 0;
+        let found = options(
+            |_| Ok(()),
+            || {
+                asked += 1;
+                asked / 2
+            },
+        );
+        assert_eq!(found.expect("sockets of our own"), None);
+        assert_eq!(asked, 2 * OPTION_SIZES.len() as u64);
     }
 
     /// Scenario: the socket cannot be entered. Guarantees: that is no fault of the kernel.

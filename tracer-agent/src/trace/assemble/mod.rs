@@ -16,6 +16,7 @@
 //! once. It cannot see calls between hosts without context in the request.
 
 mod arrived;
+mod caused;
 mod injected;
 mod node;
 mod past;
@@ -35,6 +36,7 @@ use super::ids::Ids;
 use super::span::{Link, Span, SpanId};
 use arrived::Arrivals;
 pub use arrived::Arrived;
+use caused::Causes;
 pub use injected::Injected;
 use injected::Injections;
 use node::{Node, Parent, Trace};
@@ -108,6 +110,7 @@ pub struct Assembler {
     /// Ends were joined since.
     stirred: bool,
     injections: Injections,
+    causes: Causes,
     arrivals: Arrivals,
     /// What the kernel side makes ids from, where it does.
     secret: Option<[u64; 2]>,
@@ -131,6 +134,7 @@ impl Assembler {
             looked_ns: 0,
             stirred: false,
             injections: Injections::new(limits.waiting),
+            causes: Causes::new(limits.waiting),
             arrivals: Arrivals::new(limits.waiting),
             secret: None,
             counts: JoinCounts::default(),
@@ -146,6 +150,11 @@ impl Assembler {
     /// A request is about to be read that came with this context in a TCP option.
     pub fn arrived(&mut self, arrived: Arrived) {
         self.arrivals.insert(arrived);
+    }
+
+    /// A stream of HTTP/2 is about to be seen, which is begun for an exchange.
+    pub fn caused(&mut self, event: &tracer_common::abi::CausedEvent) {
+        self.causes.insert(event);
     }
 
     /// The kernel side is about to send a request's context. Its exchange, when it opens, has these
@@ -185,6 +194,7 @@ impl Assembler {
             _ => 0,
         };
         let wire = WireKey::new(&opened, connection, shift);
+        let told = self.causes.take(id);
         if let Some(injected) = injected {
             self.adopt(&mut node, injected);
         } else if let Some((_, context)) = extraction.context {
@@ -199,7 +209,7 @@ impl Assembler {
                 flags: arrived.flags,
                 ..Trace::begin(arrived.trace_id, Some(arrived.is_sampled()))
             });
-        } else if let Some(cause) = opened.cause {
+        } else if let Some(cause) = opened.cause.or(told) {
             node.parent = Parent::Exchange(cause.exchange, Link::Cause(cause.method));
             node.patience_ns = now_ns.saturating_add(PATIENCE_NS);
         } else if opened.role == Role::Server && node.near && wire.is_some() {

@@ -13,6 +13,7 @@ use crate::sh;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     PythonThreaded,
+    PythonPool,
     Gunicorn,
     Java,
     Node,
@@ -20,6 +21,9 @@ pub enum Kind {
     Uvicorn,
     Aiohttp,
     Axum,
+    /// HTTP/2 and gRPC, to itself.
+    GoStreams,
+    NodeStreams,
     /// nginx with a TCP or unix upstream.
     Nginx {
         unix: bool,
@@ -70,6 +74,14 @@ const fn java(name: &'static str, fan: &'static str, calls: (u32, u32), target: 
     }
 }
 
+/// Each of its calls to itself makes two more.
+const fn streams(name: &'static str, kind: Kind, mode: &'static str, target: f64) -> Front {
+    Front {
+        variable: Some(("MODE", mode)),
+        ..front(name, kind, false, target)
+    }
+}
+
 /// All of them; a recall of 0 is one that is only reported.
 pub const FRONTS: &[Front] = &[
     front(
@@ -79,6 +91,7 @@ pub const FRONTS: &[Front] = &[
         0.999,
     ),
     front("python threaded, fresh", Kind::PythonThreaded, true, 0.999),
+    front("python, shared pool", Kind::PythonPool, false, 0.999),
     front("gunicorn sync, keep-alive", Kind::Gunicorn, false, 0.999),
     front("gunicorn sync, fresh", Kind::Gunicorn, true, 0.999),
     java("java blocking, in a row", "thread", (2, 0), 0.999),
@@ -103,6 +116,10 @@ pub const FRONTS: &[Front] = &[
     front("aiohttp, fresh", Kind::Aiohttp, true, 0.95),
     front("axum and reqwest, keep-alive", Kind::Axum, false, 0.95),
     front("axum and reqwest, fresh", Kind::Axum, true, 0.95),
+    streams("go, grpc", Kind::GoStreams, "grpc", 0.95),
+    streams("go, http/2", Kind::GoStreams, "h2", 0.95),
+    streams("node, grpc-js", Kind::NodeStreams, "grpc", 0.95),
+    streams("node, http/2", Kind::NodeStreams, "h2", 0.95),
 ];
 
 /// What was built for a row.
@@ -123,7 +140,7 @@ impl Front {
     pub fn prepare(&self, directory: &Path) -> Result<Ready> {
         let which = |name: &str| sh::which(name).with_context(|| format!("there is no {name}"));
         let program = match self.kind {
-            Kind::PythonThreaded => interpreter()?,
+            Kind::PythonThreaded | Kind::PythonPool => interpreter()?,
             Kind::Gunicorn => venv("gunicorn")?,
             Kind::Uvicorn => venv("uvicorn")?,
             Kind::Aiohttp => venv("python3")?,
@@ -137,7 +154,17 @@ impl Front {
                 sh::run(&mut build)?;
                 target.join("release/causality-axum")
             }
-            Kind::Node => which("node")?,
+            Kind::Node | Kind::NodeStreams => which("node")?,
+            Kind::GoStreams => {
+                let program = directory.join("front-grpc-go");
+                let mut build = Command::new(which("go")?);
+                build
+                    .args(["build", "-o"])
+                    .arg(&program)
+                    .current_dir(source("grpc-go"));
+                sh::run(&mut build)?;
+                program
+            }
             Kind::Nginx { .. } => which("nginx")?,
             Kind::Java => {
                 which("java")?;
@@ -176,6 +203,9 @@ impl Front {
         match self.kind {
             Kind::PythonThreaded => {
                 command.arg(source("threaded.py"));
+            }
+            Kind::PythonPool => {
+                command.arg(source("pool.py"));
             }
             Kind::Gunicorn => {
                 command
@@ -227,7 +257,12 @@ impl Front {
             Kind::Node => {
                 command.arg(source("front.js"));
             }
-            Kind::Axum | Kind::Go => {}
+            Kind::NodeStreams => {
+                command
+                    .arg(source("http2.js"))
+                    .env("GRPC", sh::target().join("npm/node_modules/@grpc/grpc-js"));
+            }
+            Kind::Axum | Kind::Go | Kind::GoStreams => {}
             Kind::Nginx { unix } => {
                 let config = directory.join("nginx.conf");
                 let text =

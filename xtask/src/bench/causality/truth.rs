@@ -74,6 +74,15 @@ impl Span {
     fn name(&self) -> &str {
         self.path.split('/').nth(2).unwrap_or_default()
     }
+
+    /// What the calls that are made for it have for a name: a service's call to itself is told by the last part.
+    fn own_name(&self) -> &str {
+        if self.path.starts_with("/r/") {
+            self.name()
+        } else {
+            self.path.split('/').nth(3).unwrap_or_default()
+        }
+    }
 }
 
 /// Compares spans with their paths.
@@ -99,7 +108,7 @@ pub fn score(text: &str, front: &Front) -> Result<Score> {
     let mut clients = HashMap::new();
     for span in &spans {
         if span.server && span.pid != scene {
-            requests.insert(span.name(), span);
+            requests.insert(span.own_name(), span);
         }
         if !span.server {
             clients.insert((span.pid == scene, span.path.as_str()), span);
@@ -131,7 +140,10 @@ pub fn score(text: &str, front: &Front) -> Result<Score> {
     }
     for span in spans.iter().filter(|span| span.server) {
         // The other end is the driver's span for the service, and the service's for the backend.
-        let other = clients.get(&(span.pid != scene, span.path.as_str()));
+        let path = span.path.as_str();
+        let other = clients
+            .get(&(span.pid != scene, path))
+            .or_else(|| clients.get(&(false, path)));
         let Some(other) = other else {
             continue;
         };
@@ -188,7 +200,9 @@ fn read(request: &Value, spans: &mut Vec<Span>) {
         for scope in list(&resource, "scopeSpans") {
             for span in list(&scope, "spans") {
                 let text = |key: &str| span[key].as_str().unwrap_or_default().to_owned();
-                let url = attribute(&span, "url.path").or_else(|| attribute(&span, "url.full"));
+                let url = attribute(&span, "url.path")
+                    .or_else(|| attribute(&span, "url.full"))
+                    .or_else(|| attribute(&span, "rpc.method").map(|method| format!("/{method}")));
                 let url = url.unwrap_or_default();
                 let path = url.find("/r/").or_else(|| url.find("/b/"));
                 let Some(path) = path.and_then(|at| url.get(at..)) else {

@@ -1,0 +1,108 @@
+//! Attaches what shows which thread wakes which one, while processes run that are followed for it: see the
+//! kernel side's `cause/woken.rs`.
+//!
+//! In: such processes, and their ends. Out: nothing: what their threads do is seen then. Every program of the
+//! host calls futexes, so nothing is attached without need.
+
+use std::thread::JoinHandle;
+
+use aya::Ebpf;
+use aya::programs::TracePoint;
+use aya::programs::trace_point::{TracePointLink, TracePointLinkId};
+use rustc_hash::FxHashSet;
+
+/// Processes that are followed at a time.
+const MAX_PROCESSES: usize = 1024;
+
+/// The tracepoints, which are the programs' names as well.
+pub(super) const HOOKS: [&str; 2] = ["sys_enter_futex", "sys_exit_futex"];
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct FutexHooks {
+    processes: FxHashSet<u32>,
+    attached: Vec<(&'static str, TracePointLinkId)>,
+    /// Goes on until the kernel has detached them; nothing is attached again before.
+    detaching: Option<JoinHandle<()>>,
+    /// It was tried in vain, which was said.
+    refused: bool,
+}
+
+impl FutexHooks {
+    /// Without `may` nothing is ever attached: where the kernel leaves out runs of such programs, a wait that was not
+    /// seen would leave a thread the cause it had before.
+    pub fn new(may: bool) -> Self {
+        FutexHooks {
+            processes: FxHashSet::default(),
+            attached: Vec::new(),
+            detaching: None,
+            refused: !may,
+        }
+    }
+
+    /// True if the process is followed.
+    pub fn follows(&self, tgid: u32) -> bool {
+        self.processes.contains(&tgid)
+    }
+
+    /// A process has to be followed from now on.
+    pub fn follow(&mut self, ebpf: &mut Ebpf, tgid: u32) {
+        if self.refused || self.processes.len() >= MAX_PROCESSES {
+            return;
+        }
+        self.processes.insert(tgid);
+        if !self.attached.is_empty() {
+            return;
+        }
+        if let Some(thread) = self.detaching.take() {
+            // It only drops.
+            let _ = thread.join();
+        }
+        for name in HOOKS {
+            let link = program(ebpf, name).and_then(|point| {
+                let attached = point.attach("syscalls", name);
+                attached.map_err(|error| format!("{name}: {error}"))
+            });
+            match link {
+                Ok(link) => self.attached.push((name, link)),
+                Err(why) => {
+                    self.refused = true;
+                    tracing::info!(
+                        why,
+                        "threads that wake others are not seen: work handed to a pool has no parents"
+                    );
+                    self.detach(ebpf);
+                    return;
+                }
+            }
+        }
+        tracing::debug!("follows who wakes threads");
+    }
+
+    /// A process ended, or runs something else now.
+    pub fn forget(&mut self, ebpf: &mut Ebpf, tgid: u32) {
+        if self.processes.remove(&tgid) && self.processes.is_empty() {
+            self.detach(ebpf);
+        }
+    }
+
+    fn detach(&mut self, ebpf: &mut Ebpf) {
+        let links = self.attached.drain(..).filter_map(|(name, link)| {
+            let point = program(ebpf, name).ok()?;
+            point.take_link(link).ok()
+        });
+        let links: Vec<TracePointLink> = links.collect();
+        if links.is_empty() {
+            return;
+        }
+        // The kernel takes a while for it: not on this thread. Without another one they are dropped here.
+        let thread = std::thread::Builder::new().name("detach".into());
+        self.detaching = thread.spawn(move || drop(links)).ok();
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut TracePoint, String> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| format!("there is no {name}"))
+}

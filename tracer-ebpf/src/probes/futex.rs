@@ -1,0 +1,58 @@
+//! Threads that wait for others, and wake them. Attached only while a process runs that is followed for it.
+//!
+//! Hooks: `syscalls:sys_enter_futex (uaddr, op, val, ...)` and `sys_exit_futex` (`ret` at 16). Of its operations
+//! those that libc's semaphores, conditions and locks are made of.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+
+use crate::cause;
+use crate::kernel::Arguments;
+
+/// `FUTEX_WAIT`, `FUTEX_WAKE`, `FUTEX_WAIT_BITSET`, `FUTEX_WAKE_BITSET`.
+const WAIT: u32 = 0;
+const WAKE: u32 = 1;
+const WAIT_BITSET: u32 = 9;
+const WAKE_BITSET: u32 = 10;
+/// `FUTEX_CMD_MASK`: without `FUTEX_PRIVATE_FLAG` and `FUTEX_CLOCK_REALTIME`.
+const COMMAND: u32 = 0x7f;
+
+/// An argument of the call that is entered.
+#[inline(always)]
+fn argument(ctx: &TracePointContext, n: usize) -> u64 {
+    // SAFETY: the context of such a tracepoint has the arguments from offset 16 on; volatile so that loads are
+    // not merged.
+    unsafe { core::ptr::read_volatile(ctx.as_ptr().add(16 + n * 8).cast::<u64>()) }
+}
+
+/// See the module's text. Before the wake: whoever is woken may be there sooner than the waker is back.
+#[tracepoint]
+pub fn sys_enter_futex(ctx: TracePointContext) -> u32 {
+    match argument(&ctx, 1) as u32 & COMMAND {
+        WAKE | WAKE_BITSET => cause::wakes_at(argument(&ctx, 0), argument(&ctx, 2) as u32),
+        WAIT | WAIT_BITSET => cause::waits_at(argument(&ctx, 0)),
+        _ => {}
+    }
+    0
+}
+
+/// See the module's text.
+#[tracepoint]
+pub fn sys_exit_futex(ctx: TracePointContext) -> u32 {
+    let _ = left(&ctx);
+    0
+}
+
+#[inline(always)]
+fn left(ctx: &TracePointContext) -> Option<()> {
+    if !cause::waits_are_followed() {
+        return None;
+    }
+    let arguments = Arguments::of_current()?;
+    let operation = arguments.second()? as u32 & COMMAND;
+    if operation == WAIT || operation == WAIT_BITSET {
+        cause::waited_at(arguments.first()?, argument(ctx, 0) as i64);
+    }
+    None
+}
