@@ -14,7 +14,6 @@ use aya_ebpf::programs::TracePointContext;
 use aya_ebpf::{EbpfContext, Global};
 use tracer_common::abi::{left_behind, setting};
 
-use crate::cause;
 use crate::maps::{LEFT_BEHIND, read_setting};
 
 /// What programs ask which of the two they are; of tracepoints this one. Never set by user space.
@@ -72,13 +71,31 @@ pub fn tells() -> bool {
         return at_function();
     }
     let tid = bpf_get_current_pid_tgid() as u32;
-    // SAFETY: the value is copied before the map is changed.
-    let was_in = unsafe { LEFT_BEHIND.get(&tid) }.copied();
-    if let Some(was_in) = was_in {
+    let was_in_call = was_in(tid) == Some(left_behind::DATA);
+    if was_in_call {
         let _ = LEFT_BEHIND.remove(&tid);
-        if was_in == left_behind::EVENTS {
-            cause::waits_for_events();
-        }
     }
-    at_function() || was_in.is_some()
+    at_function() || was_in_call
+}
+
+/// Whether a thread, of which nothing was seen so far, waited for events when the programs of functions came: the end of that
+/// wait is the one end of a wait that they do not see.
+#[inline(always)]
+pub fn waits_for_events(tid: u32) -> bool {
+    HANDS_OVER.load() != 0 && was_in(tid) == Some(left_behind::EVENTS)
+}
+
+/// The current thread ended; another one may get its id.
+#[inline(always)]
+pub fn thread_ended() {
+    if HANDS_OVER.load() != 0 {
+        let tid = bpf_get_current_pid_tgid() as u32;
+        let _ = LEFT_BEHIND.remove(&tid);
+    }
+}
+
+#[inline(always)]
+fn was_in(tid: u32) -> Option<u32> {
+    // SAFETY: the value is copied before the map is changed.
+    unsafe { LEFT_BEHIND.get(&tid) }.copied()
 }

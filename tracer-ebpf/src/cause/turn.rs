@@ -113,19 +113,6 @@ pub fn waited(is_epoll: bool) {
     actor.cause.clear();
 }
 
-/// The current thread waited for events of many descriptors, which nobody saw; nothing was seen of it before.
-#[inline(always)]
-pub fn waits_for_events() {
-    let id = bpf_get_current_pid_tgid();
-    let (tgid, tid) = ((id >> 32) as u32, id as u32);
-    if let Some(actor) = thread_slot(tid) {
-        if actor.owner != tid as u64 || actor.tgid != tgid {
-            reset(actor, tid as u64, tgid);
-        }
-        actor.flags |= flag::LOOP;
-    }
-}
-
 /// What the thread does next is none of what it did before (a timer, for one).
 #[inline(always)]
 pub fn forget() {

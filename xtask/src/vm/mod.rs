@@ -127,6 +127,12 @@ const SMOKES: &[Smoke] = &[
         tier: "base",
     },
     Smoke {
+        name: "TLS, fast",
+        program: "kernels",
+        filter: "tls --ignored",
+        tier: FAST,
+    },
+    Smoke {
         name: "propagation",
         program: "propagate",
         filter: "only_the_header_is_added",
@@ -151,6 +157,9 @@ const SMOKES: &[Smoke] = &[
         tier: FAST,
     },
 ];
+
+/// Those of them that run in machines with another processor.
+const FOREIGN: [&str; 2] = ["HTTP/1", "gRPC"];
 
 /// Machines that run at a time: each takes one core, and does not notice the others.
 const AT_ONCE: usize = 2;
@@ -260,7 +269,7 @@ fn table(docs: bool) -> Result<()> {
 
 /// A machine with another processor, of static programs.
 fn foreign(kernel: &Kernel, vmlinuz: &Path, smokes: &[Smoke]) -> Result<Run> {
-    let is_for_it = |smoke: &&Smoke| kernel.smokes().iter().any(|own| own.name == smoke.name);
+    let is_for_it = |smoke: &&Smoke| kernel.smokes().any(|own| own.name == smoke.name);
     let smokes: Vec<Smoke> = smokes.iter().filter(is_for_it).copied().collect();
     let smokes = smokes.as_slice();
     ebpf::build(&setup::for_build()?, false)?;
@@ -272,11 +281,11 @@ fn foreign(kernel: &Kernel, vmlinuz: &Path, smokes: &[Smoke]) -> Result<Run> {
 
 impl Kernel {
     /// What runs in its machine. Those with another processor have no C programs and no libraries.
-    fn smokes(&self) -> &'static [Smoke] {
+    fn smokes(&self) -> impl Iterator<Item = &'static Smoke> {
         let is_host = Arch::host().is_ok_and(|host| host == self.arch);
-        // HTTP/1 and gRPC come first.
-        let count = if is_host { SMOKES.len() } else { 2 };
-        SMOKES.get(..count).unwrap_or(SMOKES)
+        SMOKES
+            .iter()
+            .filter(move |smoke| is_host || FOREIGN.contains(&smoke.name))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! In: the tracepoints of calls that move bytes, and who is in such a call ([`super::blocked`]). The kernel side takes a thread off
 //! `LEFT_BEHIND` with the first call that it tells of it; nothing older can come from that thread then. Out: nothing; each
-//! tracepoint goes when nobody is left in its call. That may never be: it costs what it costs without functions.
+//! tracepoint goes when nobody is left in its call. That may never be: it costs what it costs without functions. Those that wait for
+//! events stay on the list until they end, and cost nothing: it is read when something is first seen of a thread.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -78,11 +79,13 @@ impl Handover {
         ebpf: Arc<SharedEbpf>,
     ) -> Result<Self, LoadError> {
         let Doors { mut left, settings } = doors;
-        let threads = blocked::all(Path::new("/proc"))
+        let mut threads = blocked::all(Path::new("/proc"))
             .map_err(|error| LoadError::Threads(Arc::new(error)))?;
         for thread in &threads {
             left.insert(thread.tid, thread.is_in.code(), 0)?;
         }
+        // What they were in is told to whoever asks, and nobody waits for its end.
+        threads.retain(|thread| thread.is_in != In::Events);
         let (stop, stopped) = channel();
         let work = Work {
             links,
@@ -125,11 +128,12 @@ impl Work {
             stays
         });
         let is_needed = |program: &str| {
-            self.threads.iter().any(|thread| match thread.is_in {
+            let of_it = |thread: &Thread| match thread.is_in {
                 In::Data(its) => its == program,
                 In::Unknown => true,
                 In::Events => false,
-            })
+            };
+            self.threads.iter().any(of_it)
         };
         let before = self.links.len();
         // Detached here, which takes the kernel a while, and nobody waits for it.

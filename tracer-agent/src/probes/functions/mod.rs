@@ -68,6 +68,9 @@ pub(super) const PROGRAMS: &[(&str, When, &[&str])] = &[
     ("sys_enter_shutdown", When::Entry, &["shutdown"]),
 ];
 
+/// What kernels have that keep the code around a function until all threads have left it, also those that sleep in it (kernel commit
+/// e21aa341785c, Linux 5.12, and earlier ones that took it over). Without it, detaching would end the host.
+const IMAGE: &str = "bpf_tramp_image";
 /// The function that tail-called programs are loaded for; they are attached to none.
 const ANY: &str = "read";
 /// The maps that they are in, one for each signature that the functions have. They all take `const struct pt_regs *`, but in some
@@ -89,6 +92,12 @@ pub fn obstacle(kernel: &Btf) -> Option<String> {
     let Some(function) = kernel.call(ANY, None) else {
         return Some(chain(&absent(ANY)));
     };
+    if kernel.size(IMAGE).is_none() {
+        return Some(
+            "this kernel may free what a thread returns to that sleeps in such a function"
+                .to_owned(),
+        );
+    }
     let refused = sys::load("nothing", &code, None, When::Exit, function.id).err()?;
     Some(format!(
         "this kernel refuses programs of functions: {refused}"
@@ -418,6 +427,9 @@ fn because(
 
 #[cfg(test)]
 mod tests {
+    use ::object::{Object as _, ObjectSymbol as _};
+
+    use super::super::futex;
     use super::super::load::{Options, open, types};
     use super::*;
     use crate::kernel::tier::{Choice, Tier};
@@ -442,7 +454,10 @@ mod tests {
         let ebpf = open(&options, Tier::Fast, &types).expect("maps");
         let (code, _) = code(&ebpf, TABLES[1]).expect("code");
         let names = PROGRAMS.iter().map(|(program, ..)| *program);
-        for name in names.chain(TAIL_CALLED).chain(CONTEXTS.map(|(name, _)| name)) {
+        for name in names
+            .chain(TAIL_CALLED)
+            .chain(CONTEXTS.map(|(name, _)| name))
+        {
             let code = code
                 .get(name)
                 .unwrap_or_else(|| panic!("no code of {name}"));
@@ -455,6 +470,13 @@ mod tests {
                 .filter(|word| matches!(*word & 0xf0ff, 0x1018 | 0x2018));
             let maps: Vec<u64> = maps.map(|word| word >> 32).collect();
             assert!(!maps.is_empty() && !maps.contains(&0), "{name}: {maps:?}");
+        }
+        let file = ::object::File::parse(OBJECT).expect("an object");
+        let names = file.symbols().filter_map(|symbol| symbol.name().ok());
+        let calls = names.filter(|name| name.starts_with("sys_e") && !futex::HOOKS.contains(name));
+        for name in calls {
+            let is_there = PROGRAMS.iter().any(|(program, ..)| *program == name);
+            assert!(is_there, "{name} is at no function");
         }
         for call in ["read", "write", "sendto", "recvfrom", "close"] {
             assert!(types.call(call, None).is_some(), "no function of {call}");
