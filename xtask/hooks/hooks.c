@@ -311,6 +311,34 @@ static void blocked(void) {
     settle();
 }
 
+// Whether a program sees the return of a call in which a thread sleeps while another program comes to the function, or goes: the
+// kernel makes the code around the function anew for that.
+static void replaced(void) {
+    int ends[2], first = program(EXIT, "inet_recvmsg", 5, 0, 0), second = program(ENTRY, "inet_recvmsg", 6, 0, 0);
+    pthread_t thread;
+    if (first < 0 || second < 0)
+        return;
+    int link = on_function(first), other = -1;
+    for (int goes = 0; goes < 2; goes++) {
+        connect_pair(ends);
+        unsigned long before = counted(5);
+        pthread_create(&thread, 0, one_read, &ends[1]);
+        settle();
+        if (goes)
+            close(other);
+        else
+            other = on_function(second);
+        settle();
+        if (write(ends[0], "x", 1) != 1)
+            give_up("write");
+        pthread_join(thread, 0);
+        tell(goes ? "blocked/gone" : "blocked/joined", counted(5) - before);
+        close_pair(ends);
+    }
+    close(link);
+    settle();
+}
+
 // Whether programs of one function can go on to those of another.
 static void shared(void) {
     int first = 0, target = program(EXIT, "inet_recvmsg", 6, 0, 0);
@@ -467,6 +495,7 @@ int main(int count, char **arguments) {
     listen_here();
     compare_costs();
     blocked();
+    replaced();
     shared();
     skipped("skipped/tracepoint", TRACEPOINT, 0, 8);
     skipped("skipped/function", EXIT, 0, 9);

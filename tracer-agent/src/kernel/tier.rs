@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::features::{Capability, Features};
+use super::features::{Capability, Features, KernelVersion};
 use super::host::Host;
 
 /// Where system calls are seen.
@@ -35,15 +35,23 @@ impl fmt::Display for Tier {
 /// What the user wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// Functions where that can be, once [`FAST_BY_ITSELF`].
+    /// Functions on kernels where they are known to be exact and cheaper ([`is_proven`]).
     #[default]
     Auto,
     /// This one, or nothing.
     Only(Tier),
 }
 
-/// Whether the fast tier is chosen without being asked for. Not before its end-to-end tests were exact on every kernel that has it.
-pub const FAST_BY_ITSELF: bool = false;
+/// Kernels on which the fast tier is chosen without being asked for: its end-to-end tests were exact there, and it was measured to
+/// be cheaper (`cargo xtask vm`, docs/kernels.md).
+const PROVEN: &[KernelVersion] = &[];
+
+/// Whether this kernel is one of [`PROVEN`].
+pub fn is_proven(features: &Features) -> bool {
+    features
+        .version
+        .is_some_and(|version| PROVEN.contains(&version))
+}
 
 /// Why functions cannot be used here; `None` when nothing is seen that forbids them.
 pub fn obstacle(host: &Host, features: &Features) -> Option<String> {

@@ -114,25 +114,22 @@ impl Kernel {
     /// Loads and attaches. Nothing is looked at before [`Maps::switch`] says at what.
     pub fn start(options: &Options) -> Result<Self, LoadError> {
         let types = types()?;
-        let why = match options.tier {
-            Choice::Only(Tier::Base) => "asked for".to_owned(),
-            Choice::Auto if !tier::FAST_BY_ITSELF => "not asked for".to_owned(),
-            Choice::Auto | Choice::Only(Tier::Fast) => {
-                let tried = match not_fast(&types) {
-                    Some(why) => Err(why),
-                    None => {
-                        Self::start_in(options, Tier::Fast, &types).map_err(|error| chain(&error))
-                    }
-                };
-                match tried {
-                    Ok(kernel) => {
-                        tracing::info!(tier = %Tier::Fast, "system calls are seen at the functions that do them");
-                        return Ok(kernel);
-                    }
-                    Err(why) if options.tier == Choice::Auto => why,
-                    Err(why) => return Err(LoadError::NotFast(why)),
-                }
+        let tried = match not_wanted(options) {
+            Some(why) => Err(why),
+            None => match not_fast(&types) {
+                Some(why) => Err(why),
+                None => Self::start_in(options, Tier::Fast, &types).map_err(|error| chain(&error)),
+            },
+        };
+        let why = match tried {
+            Ok(kernel) => {
+                tracing::info!(tier = %Tier::Fast, "system calls are seen at the functions that do them");
+                return Ok(kernel);
             }
+            Err(why) if options.tier == Choice::Only(Tier::Fast) => {
+                return Err(LoadError::NotFast(why));
+            }
+            Err(why) => why,
         };
         tracing::info!(tier = %Tier::Base, not_fast = %why, "system calls are seen at tracepoints");
         Self::start_in(options, Tier::Base, &types)
@@ -373,7 +370,23 @@ impl Kernel {
     }
 }
 
-/// Why the fast tier is not tried; `None` when it is.
+/// Why the fast tier is not wanted; `None` when it is.
+fn not_wanted(options: &Options) -> Option<String> {
+    match options.tier {
+        Choice::Only(Tier::Fast) => None,
+        Choice::Only(Tier::Base) => Some("asked for".to_owned()),
+        Choice::Auto if options.propagate.is_some() => {
+            // One tracepoint of a system call costs all calls what the fast tier saves.
+            Some("context is written, which takes tracepoints of writes".to_owned())
+        }
+        Choice::Auto if !tier::is_proven(&Features::of(&Host::real())) => {
+            Some("not proven on this kernel".to_owned())
+        }
+        Choice::Auto => None,
+    }
+}
+
+/// Why the fast tier cannot be had; `None` when it may.
 fn not_fast(types: &Btf) -> Option<String> {
     let host = Host::real();
     tier::obstacle(&host, &Features::of(&host)).or_else(|| functions::obstacle(types))

@@ -108,11 +108,12 @@ fn kernel(features: &Features) -> Check {
 /// Either of them is well.
 fn tier(host: &Host, features: &Features, refused: Option<String>) -> Check {
     let detail = match tier::obstacle(host, features).or(refused) {
-        None if tier::FAST_BY_ITSELF => {
-            "fast: system calls are seen at the functions that do them".to_owned()
+        None if tier::is_proven(features) => {
+            "fast: system calls are seen at the functions that do them; where context is written, at tracepoints"
+                .to_owned()
         }
         None => {
-            "base: system calls are seen at tracepoints; `capture.tier: fast` has them seen at functions"
+            "base: system calls are seen at tracepoints; not at functions, because that is not proven on this kernel: `capture.tier: fast` asks for it"
                 .to_owned()
         }
         Some(why) => {
