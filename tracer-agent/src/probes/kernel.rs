@@ -93,10 +93,13 @@ impl Kernel {
     /// Loads all programs without attaching any: what the verifier says of them.
     pub fn verify(options: &Options) -> Result<Vec<Verified>, LoadError> {
         let types = types()?;
-        let tier = match (options.tier, not_fast(&types)) {
-            (Choice::Only(tier), _) => tier,
-            (Choice::Auto, None) => Tier::Fast,
-            (Choice::Auto, Some(_)) => Tier::Base,
+        let host = Host::real();
+        let tier = match options.tier {
+            Choice::Only(tier) => tier,
+            Choice::Auto if tier::is_proven(&Features::of(&host)) && not_fast(&types).is_none() => {
+                Tier::Fast
+            }
+            Choice::Auto => Tier::Base,
         };
         let mut ebpf = open(options, tier, &types)?;
         let mut verified = load_programs(&mut ebpf, Set::Always)?;

@@ -120,7 +120,7 @@ impl Found {
         Some(self.value("request/base/programs")? + 2 * self.added(with, "tcp")?)
     }
 
-    /// Instructions more of such a request in this tier of the agent, all that is done for it included.
+    /// Instructions more of such a request in this tier of the agent, all that the kernel does for it included.
     fn in_tier(&self, tier: &str) -> Option<u64> {
         let alone = self.value(&format!("request/{tier}/alone"))?;
         let traced = self.value(&format!("request/{tier}/traced"))?;

@@ -42,7 +42,7 @@ enum VmCommand {
         /// Only the verifier
         #[arg(long)]
         verify: bool,
-        /// Behind the verifier only these, as in `HTTP/1` (repeatable)
+        /// Behind the verifier only these, as in `HTTP/1`, or `HTTP/1, fast` of the fast tier (repeatable)
         #[arg(long = "only", value_name = "TEST", conflicts_with = "verify")]
         only: Vec<String>,
         /// Write docs/kernels.md from the results (all kernels have to be run)
@@ -195,9 +195,17 @@ fn smokes(verify: bool, only: &[String]) -> Result<Vec<Smoke>> {
         let names: Vec<_> = SMOKES.iter().map(|smoke| smoke.name).collect();
         bail!("no test {unknown}; there are {}", names.join(", "));
     }
-    let is_wanted = |smoke: &&Smoke| only.is_empty() || only.iter().any(|name| name == smoke.name);
-    let wanted = SMOKES.iter().filter(|_| !verify).filter(is_wanted);
-    Ok(wanted.copied().collect())
+    if only.is_empty() {
+        return Ok(if verify { Vec::new() } else { by_default() });
+    }
+    let is_wanted = |smoke: &&Smoke| only.iter().any(|name| name == smoke.name);
+    Ok(SMOKES.iter().filter(is_wanted).copied().collect())
+}
+
+/// What runs where nothing is named: agents choose the base tier by themselves.
+fn by_default() -> Vec<Smoke> {
+    let smokes = SMOKES.iter().filter(|smoke| smoke.tier != FAST);
+    smokes.copied().collect()
 }
 
 fn test(wanted: &[String], smokes: &[Smoke], docs: bool) -> Result<()> {
@@ -259,7 +267,7 @@ fn table(docs: bool) -> Result<()> {
         }
     }
     report::same_build(&runs)?;
-    let table = report::table(&runs, SMOKES);
+    let table = report::table(&runs, &by_default());
     println!("{table}");
     match docs {
         true => report::write_docs("vm test", &table),
