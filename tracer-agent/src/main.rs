@@ -165,7 +165,11 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor { json } => {
-            let mut report = doctor::examine(&Host::real(), app::ebpf_object_size());
+            let mut report = doctor::examine(
+                &Host::real(),
+                app::ebpf_object_size(),
+                app::functions_refused(),
+            );
             report.look_at_processes(&ProcFs::default());
             let colours = logs::colours(&std::io::stdout());
             print(&if json {

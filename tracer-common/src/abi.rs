@@ -180,8 +180,10 @@ pub mod setting {
     pub const POLICY_DEFAULT: u32 = 1;
     /// 1 when there are ports that are not looked at.
     pub const PORTS_ACTIVE: u32 = 2;
+    /// 1 while calls may end that began before the programs of functions were attached.
+    pub const HANDOVER: u32 = 3;
     /// Number of settings.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 4;
     /// The policy is asked.
     pub const ASK: u32 = 1;
     /// Nothing is looked at, whatever the policy: not all programs are attached yet, and what only some
@@ -190,6 +192,14 @@ pub mod setting {
     /// New programs are looked at until it is decided whether they are traced, so that nothing of those that
     /// are is missing, however late that is.
     pub const NEW_UNDECIDED: u32 = 4;
+}
+
+/// What a thread was in when the programs of functions came.
+pub mod left_behind {
+    /// A call that moves bytes.
+    pub const DATA: u32 = 1;
+    /// A wait for events of many descriptors.
+    pub const EVENTS: u32 = 2;
 }
 
 /// What is wanted of a system call, where all of them come by one hook.

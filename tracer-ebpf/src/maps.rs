@@ -222,6 +222,20 @@ pub static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entrie
 /// Tail calls, by the indexes below.
 #[map]
 pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(8, 0);
+
+/// The same for programs of functions, by the same indexes; see `hook`.
+#[map]
+pub static FUNCTION_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(8, 0);
+
+/// The same for functions whose signature the kernel counts as another one.
+#[map]
+pub static FUNCTION_PROGRAMS_TOO: ProgramArray = ProgramArray::with_max_entries(8, 0);
+
+/// Threads that were in a call when the programs of functions came, until the first one that is told of them
+/// (tid to `abi::left_behind`).
+#[map]
+pub static LEFT_BEHIND: HashMap<u32, u32> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;
 /// Index of the head program.

@@ -223,6 +223,7 @@ fn load(start: Start, looked: oneshot::Sender<()>) -> Result<Loaded, AppError> {
         max_connections: config.capture.max_connections,
         bpf_stats: config.telemetry.bpf_stats,
         agent_tgid: agent,
+        tier: config.capture.tier,
         tls: config.capture.tls && crate::rights::can_place_uprobes() != Some(false),
     };
     let switches = super::reload::switches(&discovery, &ports);

@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::discover::pattern::{Cmdline, Glob};
 use crate::discover::{PolicyConfig, PortRange, Rule};
 use crate::export::{ExportError, SettingsError};
+use crate::kernel::tier::Choice;
 use crate::meta::kubernetes::Store;
 use crate::meta::{Options as MetaOptions, ServiceRule};
 use crate::probes::{Kernel, LoadError, Options, PropagateOptions};
@@ -110,6 +111,11 @@ pub fn ebpf_object_size() -> Option<usize> {
     crate::probes::object_size()
 }
 
+/// Why the kernel takes no programs of functions, tried with one that does nothing; `None` if it takes them.
+pub fn functions_refused() -> Option<String> {
+    crate::probes::functions_refused()
+}
+
 /// Loads every eBPF program and tells what the verifier said.
 pub fn verify() -> Result<Vec<VerifiedProgram>, AppError> {
     let options = Options {
@@ -124,6 +130,7 @@ pub fn verify() -> Result<Vec<VerifiedProgram>, AppError> {
             secret: [1, 2],
         }),
         tls: true,
+        tier: Choice::Auto,
     };
     let programs = Kernel::verify(&options)?;
     Ok(programs

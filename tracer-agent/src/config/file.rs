@@ -85,6 +85,7 @@ impl Lowering<'_> {
                     ring_size,
                     max_connections,
                     tls,
+                    tier,
                 },
             export:
                 Export {
@@ -136,6 +137,7 @@ impl Lowering<'_> {
         self.scalar(keys::RING_SIZE, ring_size);
         self.scalar(keys::MAX_CONNECTIONS, max_connections);
         self.scalar(keys::TLS, tls);
+        self.scalar(keys::TIER, tier);
         self.list(keys::EXPORTERS, exporters);
         self.list(keys::METRICS_EXPORTERS, metrics.exporters);
         self.scalar(keys::METRICS_INTERVAL, metrics.interval_ms);

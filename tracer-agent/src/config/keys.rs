@@ -71,6 +71,8 @@ keys! {
         "Connections tracked at a time, 1024 to 1048576; with more the longest unused one is forgotten.";
     TLS = "capture.tls", ["TRACER_TLS"], None, "true", one,
         "Read plaintext from TLS libraries, by probes in them. They cost more than those of system calls.";
+    TIER = "capture.tier", ["TRACER_TIER"], None, "auto", one,
+        "Where system calls are seen: `base`, at tracepoints, which every kernel has; `fast`, at the functions that do them, and the agent does not start where that cannot be; `auto`, at tracepoints, on all kernels of today. With functions some calls can be missed. See [kernels](kernels.md#two-tiers).";
     EXPORTERS = "export.exporters", ["OTEL_TRACES_EXPORTER"], None, "", list,
         "Where spans go, one or several: `otlp`, `zipkin`, `console`; or `none`. Unset: `otlp` if an endpoint is set, else `console`.";
     METRICS_EXPORTERS = "export.metrics.exporters", ["OTEL_METRICS_EXPORTER"], None, "", list,

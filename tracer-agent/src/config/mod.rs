@@ -29,6 +29,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use crate::kernel::tier::Choice;
 use crate::meta::kubernetes;
 use crate::trace::{routes, sampling, sdk};
 
@@ -136,6 +137,8 @@ pub struct Capture {
     pub max_connections: u32,
     /// Whether TLS libraries are probed.
     pub tls: bool,
+    /// Where system calls are seen.
+    pub tier: Choice,
 }
 
 /// Where spans go. Everything but the file sink and the spool is the export room's to parse, by

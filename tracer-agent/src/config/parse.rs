@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::kernel::tier::{Choice, Tier};
 use crate::meta::kubernetes::Mode;
 use crate::trace::routes::Pattern;
 
@@ -85,6 +86,16 @@ pub(super) fn kubernetes(text: &str) -> Parsed<Mode> {
         "on" | "true" => Ok(Mode::On),
         "off" | "false" => Ok(Mode::Off),
         _ => Err(format!("`{text}` is unknown; allowed: auto, on, off")),
+    }
+}
+
+/// Where system calls are seen.
+pub(super) fn tier(text: &str) -> Parsed<Choice> {
+    match text {
+        "auto" => Ok(Choice::Auto),
+        "base" => Ok(Choice::Only(Tier::Base)),
+        "fast" => Ok(Choice::Only(Tier::Fast)),
+        _ => Err(format!("`{text}` is unknown; allowed: auto, base, fast")),
     }
 }
 

@@ -41,6 +41,7 @@ impl Layers {
                 max_connections: self
                     .one(keys::MAX_CONNECTIONS, parse::number(1024..=1_048_576))?,
                 tls: self.one(keys::TLS, parse::boolean)?,
+                tier: self.one(keys::TIER, parse::tier)?,
             },
             export: self.export()?,
             propagate: self.propagate()?,

@@ -39,6 +39,7 @@ fn shape(key: &str) -> Shape {
         keys::LIMIT_MEMORY => Shape::IntegerOrText,
         keys::LIMIT_CPU => Shape::Above(0.0, 1e4),
         keys::PROPAGATE => Shape::Words(&["false", "true", "header", "option", "always"]),
+        keys::TIER => Shape::Words(&["auto", "base", "fast"]),
         keys::CONTAINERS_ONLY
         | keys::TLS
         | keys::COMMAND_ARGS

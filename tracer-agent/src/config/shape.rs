@@ -137,6 +137,7 @@ pub(super) struct Capture {
     pub(super) ring_size: Scalar,
     pub(super) max_connections: Scalar,
     pub(super) tls: Scalar,
+    pub(super) tier: Scalar,
 }
 
 #[derive(Deserialize, Default)]

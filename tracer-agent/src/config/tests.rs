@@ -48,6 +48,7 @@ fn nothing_said_gives_the_defaults_of_the_table() {
             ring_size: 16 << 20,
             max_connections: 32_768,
             tls: true,
+            tier: Choice::Auto,
         }
     );
     assert_eq!(config.discovery, Discovery::default());

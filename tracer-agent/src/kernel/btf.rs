@@ -1,8 +1,8 @@
 //! A small reader of BTF (kernel Documentation/bpf/btf.rst): where is this member of that struct?
 //!
 //! In: the bytes of `/sys/kernel/btf/vmlinux`. Out: byte offsets of members, looked up by name
-//! through anonymous structs and unions; whether there is a function of a name. It knows nothing of variables
-//! or split BTF.
+//! through anonymous structs and unions; whether there is a function of a name, and those that do system calls.
+//! It knows nothing of variables or split BTF.
 
 use rustc_hash::FxHashMap;
 
@@ -52,7 +52,27 @@ pub struct Btf {
     /// Byte position of every type; index 0 is `void`.
     types: Vec<u32>,
     structs: FxHashMap<Box<str>, u32>,
+    /// Functions that do system calls, by the names of the calls: there may be several of one name, which are the same function.
+    calls: FxHashMap<Box<str>, Vec<u32>>,
 }
+
+/// A function of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its type id.
+    pub id: u32,
+    /// The type id of its signature: the same types and the same names of arguments.
+    pub signature: u32,
+}
+
+/// What the names of functions begin with that do system calls; `None` where they are not called by that.
+const CALL: Option<&str> = if cfg!(target_arch = "x86_64") {
+    Some("__x64_sys_")
+} else if cfg!(target_arch = "aarch64") {
+    Some("__arm64_sys_")
+} else {
+    None
+};
 
 impl Btf {
     /// The running kernel's.
@@ -78,6 +98,7 @@ impl Btf {
         let end = at.saturating_add(type_len).min(bytes.len());
         let mut types = vec![0];
         let mut structs = FxHashMap::default();
+        let mut calls: FxHashMap<Box<str>, Vec<u32>> = FxHashMap::default();
         while at < end {
             let (name, info, size) = (word(at)?, word(at + 4)?, at + 8);
             let _ = word(size)?;
@@ -87,6 +108,13 @@ impl Btf {
                 && let Some(name) = text(&bytes, strings, name)
             {
                 structs.entry(name.into()).or_insert(types.len() as u32);
+            }
+            if kind == KIND_FUNC
+                && let Some(name) = text(&bytes, strings, name)
+                && let Some(call) = CALL.and_then(|prefix| name.strip_prefix(prefix))
+            {
+                let of_call = calls.entry(call.into()).or_default();
+                of_call.push(types.len() as u32);
             }
             types.push(at as u32);
             at += 12
@@ -103,7 +131,21 @@ impl Btf {
             strings,
             types,
             structs,
+            calls,
         })
+    }
+
+    /// The function that does this system call; with this signature if it is there with several.
+    pub fn call(&self, name: &str, signature: Option<u32>) -> Option<Function> {
+        let found = self.calls.get(name)?.iter().filter_map(|id| {
+            let signature = self.word(*id, 2)?;
+            Some(Function { id: *id, signature })
+        });
+        let found: Vec<Function> = found.collect();
+        let same = found
+            .iter()
+            .find(|function| Some(function.signature) == signature);
+        same.or(found.first()).copied()
     }
 
     /// Byte offset of a member of a struct; `path` may go into embedded structs by dots

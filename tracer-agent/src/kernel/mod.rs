@@ -9,4 +9,5 @@ pub mod host;
 pub mod offsets;
 pub mod prepare;
 pub mod programs;
+pub mod tier;
 pub mod uring;

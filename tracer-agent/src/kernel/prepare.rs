@@ -52,4 +52,5 @@ pub fn all() {
     mount_tracefs();
     raise_memlock();
     raise_open_files();
+    super::tier::look();
 }

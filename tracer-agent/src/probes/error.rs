@@ -31,6 +31,26 @@ pub enum LoadError {
         #[source]
         source: aya::programs::ProgramError,
     },
+    /// A program of a function was refused.
+    #[error("cannot {action} eBPF program {program} for a function")]
+    Function {
+        /// `load` or `attach`.
+        action: &'static str,
+        /// Its name.
+        program: String,
+        /// Why, with the end of the verifier's log.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel does not name it.
+    #[error("the kernel's type information has no function of the system call {0}")]
+    NoFunction(String),
+    /// Who is in a call already is not known.
+    #[error("cannot see which threads are in a system call")]
+    Threads(#[source] std::sync::Arc<std::io::Error>),
+    /// The fast tier was asked for.
+    #[error("the fast tier was asked for, and cannot be had here: {0}")]
+    NotFast(String),
     /// Nothing could be attached.
     #[error(
         "no data syscall could be attached: {0}; is tracefs mounted at /sys/kernel/tracing, and may this user read it (CAP_DAC_READ_SEARCH)?"

@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::{Array, RingBuf};
+use aya::programs::trace_point::TracePointLink;
 use aya::programs::{Program, ProgramError};
 use tracer_common::abi::setting;
 
 use super::error::{LoadError, failed};
 use super::follower::Follower;
+use super::functions::handover::{Doors, Handover, Links};
+use super::functions::{self, Functions, blocked};
 use super::futex;
 use super::load::{
-    Opened, Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
-    sees_io_uring,
+    Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open,
+    sees_io_uring, types,
 };
 use super::maps::Maps;
 use super::parallel;
@@ -24,6 +27,11 @@ use super::shared::SharedEbpf;
 use super::tls::TlsProbes;
 use super::turn::Turn;
 use crate::causes::chain;
+use crate::kernel::btf::Btf;
+use crate::kernel::calls;
+use crate::kernel::features::Features;
+use crate::kernel::host::Host;
+use crate::kernel::tier::{self, Choice, Tier};
 use crate::telemetry::snapshot::ProgramCost;
 
 /// Programs that are attached to several tracepoints, by the first of them; all others are named
@@ -64,6 +72,11 @@ const OPTIONAL: &[&str] = &[
 pub struct Kernel {
     /// Shared with the threads that attach probes to runtimes and TLS libraries.
     ebpf: Arc<SharedEbpf>,
+    tier: Tier,
+    /// Detached before what they share is gone.
+    functions: Option<Functions>,
+    /// From tracepoints to functions, as long as there are calls that began before.
+    handover: Option<Handover>,
     sees_tls: bool,
     /// System calls come by one hook for all of them.
     by_number: bool,
@@ -81,8 +94,21 @@ pub struct Kernel {
 impl Kernel {
     /// Loads all programs without attaching any: what the verifier says of them.
     pub fn verify(options: &Options) -> Result<Vec<Verified>, LoadError> {
-        let Opened { mut ebpf, .. } = open(options)?;
+        let types = types()?;
+        let host = Host::real();
+        let tier = match options.tier {
+            Choice::Only(tier) => tier,
+            Choice::Auto if tier::is_proven(&Features::of(&host)) && not_fast(&types).is_none() => {
+                Tier::Fast
+            }
+            Choice::Auto => Tier::Base,
+        };
+        let mut ebpf = open(options, tier, &types)?;
         let mut verified = load_programs(&mut ebpf, Set::Always)?;
+        verified.extend(load_programs(&mut ebpf, Set::Base)?);
+        if tier == Tier::Fast {
+            verified.extend(Functions::load(&ebpf, &types)?.verified());
+        }
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
         verified.extend(load_programs(&mut ebpf, Set::Propagate)?);
         verified.extend(load_programs(&mut ebpf, Set::TcpOptions)?);
@@ -92,16 +118,43 @@ impl Kernel {
 
     /// Loads and attaches. Nothing is looked at before [`Maps::switch`] says at what.
     pub fn start(options: &Options) -> Result<Self, LoadError> {
+        let types = types()?;
+        let tried = match not_wanted(options) {
+            Some(why) => Err(why),
+            None => match not_fast(&types) {
+                Some(why) => Err(why),
+                None => Self::start_in(options, Tier::Fast, &types).map_err(|error| chain(&error)),
+            },
+        };
+        let why = match tried {
+            Ok(kernel) => {
+                tracing::info!(tier = %Tier::Fast, "system calls are seen at the functions that do them");
+                return Ok(kernel);
+            }
+            Err(why) if options.tier == Choice::Only(Tier::Fast) => {
+                return Err(LoadError::NotFast(why));
+            }
+            Err(why) => why,
+        };
+        tracing::info!(tier = %Tier::Base, not_fast = %why, "system calls are seen at tracepoints");
+        Self::start_in(options, Tier::Base, &types)
+    }
+
+    fn start_in(options: &Options, tier: Tier, types: &Btf) -> Result<Self, LoadError> {
         let turn = Turn::new();
         // Agents that end wait for all of it.
         let _held = turn.hold();
-        let Opened {
-            mut ebpf,
-            by_number,
-        } = open(options)?;
+        let mut ebpf = open(options, tier, types)?;
+        let by_number = calls::come_by_number(types);
         let mut sets = vec![Set::Always];
+        sets.extend((tier == Tier::Base).then_some(Set::Base));
         sets.extend(options.tls.then_some(Set::Tls));
         sets.extend(by_number.then_some(Set::Raw));
+        // First, because it may be refused.
+        let functions = match tier {
+            Tier::Fast => Some(Functions::load(&ebpf, types)?),
+            Tier::Base => None,
+        };
         let mut sees_tls = options.tls;
         for (set, result) in load_sets(&mut ebpf, &sets) {
             match result {
@@ -123,9 +176,16 @@ impl Kernel {
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .map_err(|error| tracing::warn!(%error, "no debug output of the kernel side"))
             .ok();
+        let doors = match tier {
+            Tier::Fast => Some(Doors::of(&ebpf)?),
+            Tier::Base => None,
+        };
         let mut kernel = Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
+            tier,
+            functions,
+            handover: None,
             ebpf: Arc::new(SharedEbpf::new(ebpf, turn)),
             sees_tls,
             by_number,
@@ -141,12 +201,23 @@ impl Kernel {
             attached: Vec::new(),
             missing: Vec::new(),
         };
-        kernel.attach()?;
+        let links = kernel.attach()?;
+        if let Some(mut doors) = doors {
+            doors.begin()?;
+            if let Some(functions) = &mut kernel.functions {
+                kernel.attached.extend(functions.attach()?);
+            }
+            let ebpf = Arc::clone(&kernel.ebpf);
+            kernel.handover = Some(Handover::start(doors, links, ebpf)?);
+        }
         Ok(kernel)
     }
 
-    fn attach(&mut self) -> Result<(), LoadError> {
+    /// Attaches to tracepoints. Those that are there for a while only, in the fast tier, are handed out.
+    fn attach(&mut self) -> Result<Links, LoadError> {
+        let tier = self.tier;
         let by_number = self.by_number;
+        let mut links = Links::new();
         let mut ebpf = self.ebpf.lock();
         if by_number {
             self.attached = attach_by_number(&mut ebpf)?;
@@ -156,10 +227,16 @@ impl Kernel {
             .filter(|(name, _)| Set::of(name) != Set::Raw && !(by_number && is_exit(name)))
             .collect();
         let threads = programs.len();
-        for tried in parallel::each(programs, threads, |(name, program)| attach(name, program)) {
+        let attached = parallel::each(programs, threads, |(name, program)| {
+            attach(name, program, tier)
+        });
+        for tried in attached {
             for (hook, result) in tried? {
                 match result {
-                    Ok(()) => self.attached.push(hook),
+                    Ok(link) => {
+                        links.extend(link);
+                        self.attached.push(hook);
+                    }
                     Err(_) if OPTIONAL.contains(&hook.as_str()) => {}
                     Err(error) => self.missing.push((hook, chain(&error))),
                 }
@@ -177,7 +254,12 @@ impl Kernel {
                 .map_or(String::new(), |(hook, why)| format!("{hook}: {why}"));
             return Err(LoadError::NothingAttached(why));
         }
-        Ok(())
+        Ok(links)
+    }
+
+    /// Where system calls are seen.
+    pub fn tier(&self) -> Tier {
+        self.tier
     }
 
     /// What attaches probes to what processes run; to be taken once.
@@ -210,13 +292,22 @@ impl Kernel {
                 run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
             })
         });
-        Some(costs.collect())
+        let functions = self.functions.iter().flat_map(Functions::costs);
+        let functions = functions.map(|(program, runs, run_ns)| ProgramCost {
+            program,
+            runs,
+            run_ns,
+        });
+        Some(costs.chain(functions).collect())
     }
 
     /// How long all programs ran while the kernel measured them; `None` while probes are attached.
     pub fn run_time(&self) -> Option<RunTime> {
         let ebpf = self.ebpf.try_lock()?;
         let mut total = RunTime::default();
+        for (_, _, ns) in self.functions.iter().flat_map(Functions::costs) {
+            total.all_ns = total.all_ns.saturating_add(ns);
+        }
         for (name, program) in ebpf.programs() {
             let info = match program {
                 Program::TracePoint(point) => point.info(),
@@ -266,7 +357,15 @@ impl Kernel {
         cgroup: Option<&str>,
     ) -> Result<Propagation, PropagateError> {
         let by_number = self.by_number;
-        Propagation::start(&mut self.ebpf.lock(), options, sampled, cgroup, by_number)
+        let functions = self.functions.as_mut();
+        Propagation::start(
+            &mut self.ebpf.lock(),
+            functions,
+            options,
+            sampled,
+            cgroup,
+            by_number,
+        )
     }
 
     /// Whether there are programs for TLS libraries.
@@ -283,6 +382,28 @@ impl Kernel {
     pub fn maps(&mut self) -> Result<Maps, LoadError> {
         Maps::take(&mut self.ebpf.lock())
     }
+}
+
+/// Why the fast tier is not wanted; `None` when it is.
+fn not_wanted(options: &Options) -> Option<String> {
+    match options.tier {
+        Choice::Only(Tier::Fast) => None,
+        Choice::Only(Tier::Base) => Some("asked for".to_owned()),
+        Choice::Auto if options.propagate.is_some() => {
+            // One tracepoint of a system call costs all calls what the fast tier saves.
+            Some("context is written, which takes tracepoints of writes".to_owned())
+        }
+        Choice::Auto if !tier::is_proven(&Features::of(&Host::real())) => {
+            Some("not proven on this kernel".to_owned())
+        }
+        Choice::Auto => None,
+    }
+}
+
+/// Why the fast tier cannot be had; `None` when it may.
+fn not_fast(types: &Btf) -> Option<String> {
+    let host = Host::real();
+    tier::obstacle(&host, &Features::of(&host)).or_else(|| functions::obstacle(types))
 }
 
 /// Whether a program is for ends of system calls.
@@ -316,21 +437,26 @@ fn attach_by_number(ebpf: &mut Ebpf) -> Result<Vec<String>, LoadError> {
     Ok(seen)
 }
 
-/// Tracepoints, and whether a program could be attached to them.
-type Tried = Vec<(String, Result<(), ProgramError>)>;
+/// Tracepoints, and whether a program could be attached to them; its link, if it is not to stay.
+type Tried = Vec<(
+    String,
+    Result<Option<(&'static str, TracePointLink)>, ProgramError>,
+)>;
 
 /// Attaches a program to all of its tracepoints, if it belongs to any; what became of each.
-fn attach(name: &str, program: &mut Program) -> Result<Tried, LoadError> {
+fn attach(name: &str, program: &mut Program, tier: Tier) -> Result<Tried, LoadError> {
     match program {
         // Attached to files that use them: see `TlsProbes` and `RuntimeProbes`.
         Program::UProbe(_) => Ok(Vec::new()),
         // See `Propagation`.
         _ if matches!(Set::of(name), Set::Propagate | Set::TcpOptions) => Ok(Vec::new()),
+        _ if tier == Tier::Fast && Set::of(name) == Set::Base => Ok(Vec::new()),
         Program::TracePoint(_) if TAIL_CALLED.contains(&name) => Ok(Vec::new()),
         // Attached while they are needed: see `FutexHooks`.
         Program::TracePoint(_) if futex::HOOKS.contains(&name) => Ok(Vec::new()),
         Program::TracePoint(_) if name == IO_URING && !sees_io_uring() => Ok(Vec::new()),
         Program::TracePoint(point) => {
+            let for_a_while = blocked::programs().find(|data| tier == Tier::Fast && *data == name);
             let attach = |target: &&str| {
                 let category = match target.split_once('_') {
                     Some(("sched", _)) => "sched",
@@ -339,12 +465,15 @@ fn attach(name: &str, program: &mut Program) -> Result<Tried, LoadError> {
                 };
                 (
                     (*target).to_owned(),
-                    point.attach(category, target).map(drop),
+                    point.attach(category, target).and_then(|id| {
+                        let link = for_a_while.map(|name| Ok((name, point.take_link(id)?)));
+                        link.transpose()
+                    }),
                 )
             };
             Ok(targets(&name).iter().map(attach).collect())
         }
-        Program::BtfTracePoint(point) => Ok(vec![(name.to_owned(), point.attach().map(drop))]),
+        Program::BtfTracePoint(point) => Ok(vec![(name.to_owned(), point.attach().map(|_| None))]),
         _ => Err(LoadError::Mismatch("known program type")),
     }
 }

@@ -7,11 +7,14 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 
 use super::error::{LoadError, failed, is_permission};
+use super::functions::blocked;
+use super::futex;
 use super::object::{self, Changes};
 use super::parallel;
 use super::propagate::{OPTION_PROGRAMS, PropagateOptions};
 use crate::kernel::btf::Btf;
 use crate::kernel::offsets::{self, OffsetError};
+use crate::kernel::tier::{Choice, Tier};
 use crate::kernel::{calls, prepare, uring};
 
 /// The kernel side, as `cargo xtask build` made it; empty when it was not built.
@@ -47,6 +50,8 @@ pub struct Options {
     pub propagate: Option<PropagateOptions>,
     /// Sees into TLS libraries.
     pub tls: bool,
+    /// Where system calls are seen.
+    pub tier: Choice,
 }
 
 impl Options {
@@ -96,24 +101,19 @@ const SHARED_BY_CPUS: [(&str, u32); 13] = [
 const PER_CPU: u32 = 256;
 const ALL_CPUS: u32 = 16_384;
 
-/// The kernel side before its programs are loaded, and what was found out of the kernel for it.
-pub(super) struct Opened {
-    /// The object: its maps are there.
-    pub ebpf: Ebpf,
-    /// Ends of system calls come by one hook for all of them (see [`super::raw`]).
-    pub by_number: bool,
+/// Types of the running kernel, as this crate reads them.
+pub(super) fn types() -> Result<Btf, LoadError> {
+    Ok(Btf::of_running_kernel().map_err(OffsetError::from)?)
 }
 
-/// Reads the kernel's types, the only time; makes the maps.
-pub(super) fn open(options: &Options) -> Result<Opened, LoadError> {
+/// Opens the object for a kernel with these types; makes the maps.
+pub(super) fn open(options: &Options, tier: Tier, types: &Btf) -> Result<Ebpf, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuilt);
     }
-    let types = Btf::of_running_kernel().map_err(OffsetError::from)?;
-    let offsets = offsets::resolve(&types)?;
-    let by_number = calls::come_by_number(&types);
-    drop(types);
-    let skips = u32::from(by_number);
+    let offsets = offsets::resolve(types)?;
+    let hands_over = u32::from(tier == Tier::Fast);
+    let skips = u32::from(calls::come_by_number(types));
     let helper = u32::from(kernel_version() >= (5, 15));
     let cookies = u32::from(has_cookies());
     let ring = options.ring_size();
@@ -137,7 +137,11 @@ pub(super) fn open(options: &Options) -> Result<Opened, LoadError> {
             loader.map_max_entries(map, 64);
         }
     }
+    if tier == Tier::Base {
+        loader.map_max_entries("LEFT_BEHIND", 1);
+    }
     loader
+        .override_global("HANDS_OVER", &hands_over, true)
         .override_global("PROPAGATES", &propagates, true)
         .override_global("ID_SECRET_0", &secret_0, true)
         .override_global("ID_SECRET_1", &secret_1, true)
@@ -161,7 +165,7 @@ pub(super) fn open(options: &Options) -> Result<Opened, LoadError> {
             LoadError::Object(error)
         }
     })?;
-    Ok(Opened { ebpf, by_number })
+    Ok(ebpf)
 }
 
 /// Whether the kernel tells which request of io_uring was completed.
@@ -179,6 +183,8 @@ const ALLOCATES: (u32, u32) = (6, 1);
 pub(super) enum Set {
     /// With the agent's start.
     Always,
+    /// With it, in the base tier: tracepoints of calls that move no bytes, or of what comes before.
+    Base,
     /// With it, if TLS is seen into.
     Tls,
     /// When trace context is written into requests.
@@ -200,6 +206,11 @@ impl Set {
             Set::Propagate
         } else if name.starts_with("tls_") || name.starts_with("go_tls_") {
             Set::Tls
+        } else if name.starts_with("sys_")
+            && !futex::HOOKS.contains(&name)
+            && !blocked::programs().any(|data| data == name)
+        {
+            Set::Base
         } else {
             Set::Always
         }

@@ -2,6 +2,7 @@
 
 pub mod error;
 mod follower;
+mod functions;
 mod futex;
 pub mod kernel;
 pub mod load;
@@ -21,6 +22,7 @@ pub mod turn;
 
 pub use error::LoadError;
 pub use follower::{Follower, immediate};
+pub use functions::refused as functions_refused;
 pub use kernel::{Kernel, RunTime, measure};
 pub use load::{Options, check_rights, object_size};
 pub use maps::{KernelCounts, Maps, Switches};

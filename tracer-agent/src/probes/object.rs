@@ -61,6 +61,54 @@ pub(super) fn with(object: &[u8], changes: Changes) -> Option<Cow<'_, [u8]>> {
     all_found.then_some(Cow::Owned(changed))
 }
 
+/// Names that are exchanged for programs of functions (`tracer-ebpf/src/hook.rs`).
+const CONSTANT: (&str, &str) = ("AT_TRACEPOINT", "AT_FUNCTION");
+/// And the map of tail-called programs, for the one that is wanted.
+const TABLE: &str = "PROGRAMS";
+/// Size of an entry of a table of relocations: place, kind and symbol.
+const RELOCATION: usize = 16;
+/// Where its kind is in it.
+const KIND: usize = 8;
+/// Where the symbol's number is in it.
+const SYMBOL: usize = 12;
+
+/// The object with the code that it has for programs of functions: what refers to one name refers to the other.
+pub(super) fn for_functions(object: &[u8], table: &str) -> Option<Vec<u8>> {
+    use object::read::elf::{FileHeader as _, SectionHeader as _};
+
+    let file = object::read::elf::ElfFile64::<object::LittleEndian>::parse(object).ok()?;
+    let number = |name: &str| {
+        let symbol = file.symbol_by_name(name)?;
+        u32::try_from(symbol.index().0).ok()
+    };
+    let pairs = [
+        (number(CONSTANT.0)?, number(CONSTANT.1)?),
+        (number(TABLE)?, number(table)?),
+    ];
+    let endian = file.endian();
+    let header = file.elf_header();
+    let mut changed = object.to_vec();
+    for section in header.section_headers(endian, object).ok()? {
+        if section.sh_type(endian) != object::elf::SHT_REL {
+            continue;
+        }
+        let (start, size) = section.file_range(endian)?;
+        let start = usize::try_from(start).ok()?;
+        let end = start.checked_add(usize::try_from(size).ok()?)?;
+        for entry in changed.get_mut(start..end)?.chunks_exact_mut(RELOCATION) {
+            if entry.get(KIND..SYMBOL)? != object::elf::R_BPF_64_64.0.to_le_bytes() {
+                continue;
+            }
+            let place = entry.get_mut(SYMBOL..)?.first_chunk_mut::<4>()?;
+            let symbol = u32::from_le_bytes(*place);
+            if let Some((_, to)) = pairs.iter().find(|(from, _)| *from == symbol) {
+                *place = to.to_le_bytes();
+            }
+        }
+    }
+    Some(changed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::load::OBJECT;
@@ -77,6 +125,25 @@ mod tests {
             .filter(|(before, after)| before != after)
             .map(|(before, after)| (*before, *after))
             .collect()
+    }
+
+    /// Scenario: the object built in. Guarantees: what it refers to changes, and nothing else: no more bytes differ than
+    /// numbers of symbols have, and none a second time.
+    #[test]
+    fn code_of_functions() {
+        if OBJECT.is_empty() {
+            println!("skipped: no kernel side");
+            return;
+        }
+        let changed = for_functions(OBJECT, "FUNCTION_PROGRAMS").expect("symbols");
+        assert_eq!(changed.len(), OBJECT.len());
+        let pairs = OBJECT.iter().zip(&changed);
+        let differ = pairs.filter(|(before, after)| before != after).count();
+        assert!((32..4096).contains(&differ), "{differ} bytes");
+        let again = for_functions(&changed, "FUNCTION_PROGRAMS").expect("symbols");
+        assert_eq!(again, changed);
+        assert!(for_functions(b"no object", "FUNCTION_PROGRAMS").is_none());
+        assert!(for_functions(OBJECT, "NO_TABLE").is_none());
     }
 
     /// Scenario: the object built in. Guarantees: of some maps one bit is taken away, of two the type changes, and

@@ -372,6 +372,7 @@ mod tests {
             bpf_stats: false,
             propagate: None,
             tls: true,
+            tier: crate::kernel::tier::Choice::Auto,
         };
         if crate::probes::check_rights().is_err() {
             return println!("skipped: no kernel side, or no rights to load it");

@@ -5,6 +5,7 @@ use tracer_common::abi::kind_of_process as kind;
 use super::Cause;
 use super::crowd::crowd_ended;
 use super::tokio::running;
+use crate::hook;
 use crate::kernel::Arguments;
 use crate::maps::{ACTOR_SLOTS, GOROUTINE_SLOTS, GOROUTINE_WAYS, GOROUTINES, KINDS, THREADS};
 
@@ -135,6 +136,9 @@ pub(super) fn actor(kind: u32, tgid: u32, tid: u32, make: bool) -> Option<&'stat
             return None;
         }
         reset(actor, owner, tgid);
+        if owner == tid as u64 && hook::waits_for_events(tid) {
+            actor.flags |= flag::LOOP;
+        }
     }
     Some(actor)
 }

@@ -1,6 +1,6 @@
 //! Ends of unix connections, which have no state tracepoint.
 //!
-//! Hooks: `syscalls:sys_enter_close (fd)` and `sys_enter_shutdown (fd, how)`; at entry, while the
+//! Hooks: `syscalls:sys_enter_close (fd)` and `sys_enter_shutdown (fd, how)`, or the functions ([`crate::hook`]); at entry, while the
 //! descriptor still leads to the socket. They look only once a unix connection spoke HTTP.
 
 use aya_ebpf::EbpfContext;
@@ -13,7 +13,8 @@ use super::io::Caller;
 use crate::cause;
 use crate::connection;
 use crate::emit::{self, Ended};
-use crate::kernel::{self, AF_UNIX};
+use crate::hook;
+use crate::kernel::{self, AF_UNIX, Arguments};
 use crate::maps::UNIX_SEEN;
 
 /// See the module's text.
@@ -27,17 +28,25 @@ pub fn sys_enter_close(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn sys_enter_shutdown(ctx: TracePointContext) -> u32 {
     const SHUT_RD: u64 = 0;
-    if argument(&ctx, 1) != SHUT_RD {
+    if argument(&ctx, 1) != Some(SHUT_RD) {
         let _ = ends(&ctx, end::WRITE_SHUTDOWN);
     }
     0
 }
 
 #[inline(always)]
-fn argument(ctx: &TracePointContext, n: usize) -> u64 {
+fn argument(ctx: &TracePointContext, n: usize) -> Option<u64> {
+    if hook::at_function() {
+        let arguments = Arguments::of_current()?;
+        return if n == 0 {
+            arguments.first()
+        } else {
+            arguments.second()
+        };
+    }
     // SAFETY: the context of a sys_enter tracepoint has six arguments from offset 16 on; volatile
     // keeps LLVM from merging the loads, which the verifier refuses.
-    unsafe { core::ptr::read_volatile(ctx.as_ptr().add(16 + n * 8).cast::<u64>()) }
+    Some(unsafe { core::ptr::read_volatile(ctx.as_ptr().add(16 + n * 8).cast::<u64>()) })
 }
 
 #[inline(always)]
@@ -45,7 +54,7 @@ fn ends(ctx: &TracePointContext, cause: u8) -> Option<()> {
     if UNIX_SEEN.get(0).is_none_or(|seen| *seen == 0) {
         return None;
     }
-    let file = kernel::socket_of(argument(ctx, 0) as i32)?;
+    let file = kernel::socket_of(argument(ctx, 0)? as i32)?;
     if kernel::family(file.sock) != AF_UNIX {
         return None;
     }

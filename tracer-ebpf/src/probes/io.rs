@@ -1,10 +1,9 @@
 //! Data syscalls: every way bytes move on a stream socket.
 //!
-//! Hooks: `syscalls:sys_exit_*` (context: `__syscall_nr` at 8, `ret` at 16; stable since 2.6.32) of
-//! read, readv, preadv2, recvfrom, recvmsg, recvmmsg, write, writev, pwritev2, sendto, sendmsg,
-//! sendmmsg, sendfile64, splice; and `sys_enter_*` of the writes, for their start time only.
+//! Hooks: `syscalls:sys_exit_*` (context: `__syscall_nr` at 8, `ret` at 16; stable since 2.6.32), or the end of the function
+//! that does the call ([`crate::hook`]), of read, readv, preadv2, recvfrom, recvmsg, recvmmsg, write, writev, pwritev2, sendto, sendmsg,
+//! sendmmsg, sendfile64, splice; and the entries of the writes, for their start time only.
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_user};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
@@ -13,6 +12,7 @@ use tracer_common::abi::{cause_method, direction, end, policy, setting};
 use crate::cause;
 use crate::connection::{self, Connection, Direction, mark, mode, verdict};
 use crate::emit::{self, Ended};
+use crate::hook;
 use crate::kernel::{self, Arguments};
 use crate::maps::{
     AGENT_TGID, BUFFER, Call, ENTERED, ENTERED_SLOTS, Entered, NO_BYTES, PROCESSES, PROGRAMS,
@@ -48,10 +48,12 @@ macro_rules! exits {
         $(
             #[tracepoint]
             pub fn $name(ctx: TracePointContext) -> u32 {
-                let _ = data(&ctx, direction::$direction, Shape::$shape);
-                // Nobody looked at the call: those that are looked at do not come back here.
-                if direction::$direction == direction::WRITE && kernel::SKIPS_ENTRIES.load() != 0 {
-                    forget_entry();
+                if hook::tells() {
+                    let _ = data(&ctx, direction::$direction, Shape::$shape);
+                    // Nobody looked at the call: those that are looked at do not come back here.
+                    if direction::$direction == direction::WRITE && kernel::SKIPS_ENTRIES.load() != 0 {
+                        forget_entry();
+                    }
                 }
                 0
             }
@@ -97,13 +99,15 @@ pub fn sys_enter_write(_ctx: TracePointContext) -> u32 {
 /// beginning: it moves bodies.
 #[tracepoint]
 pub fn sys_exit_splice(ctx: TracePointContext) -> u32 {
-    let _ = splice(&ctx);
+    if hook::tells() {
+        let _ = splice(&ctx);
+    }
     0
 }
 
 #[inline(always)]
 fn splice(ctx: &TracePointContext) -> Option<()> {
-    let ret = exit_value(ctx);
+    let ret = hook::result(ctx);
     if ret <= 0 {
         return None;
     }
@@ -136,14 +140,6 @@ fn splice(ctx: &TracePointContext) -> Option<()> {
         Begun::Now,
     );
     None
-}
-
-/// Return value of the syscall, from the context of an exit tracepoint.
-#[inline(always)]
-fn exit_value(ctx: &TracePointContext) -> i64 {
-    // SAFETY: the context of a sys_exit tracepoint is 24 bytes; volatile keeps LLVM from merging it
-    // with a neighbour, which the verifier refuses.
-    unsafe { core::ptr::read_volatile(ctx.as_ptr().add(16).cast::<i64>()) }
 }
 
 /// Who makes the call.
@@ -199,7 +195,7 @@ impl Caller {
 
 #[inline(always)]
 fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
-    let ret = exit_value(ctx);
+    let ret = hook::result(ctx);
     if ret <= 0 {
         return no_data(ret, direction, shape);
     }

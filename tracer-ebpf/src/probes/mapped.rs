@@ -1,15 +1,15 @@
 //! Executable files that processes map: programs and libraries at start, libraries loaded later.
 //!
-//! Hook: `syscalls:sys_exit_mmap (addr, length, prot, flags, fd, offset)`. Only files that user space has not
+//! Hook: `syscalls:sys_exit_mmap (addr, length, prot, flags, fd, offset)`, or the function ([`crate::hook`]). Only files that user space has not
 //! looked into are told. The program itself is mapped by the kernel: exec records tell of that.
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use tracer_common::abi::{Header, MappedEvent, kind};
 
 use super::io::Caller;
 use crate::emit;
+use crate::hook;
 use crate::kernel::{self, Arguments};
 use crate::maps::{KNOWN_FILES, MAPPED_WANTED};
 use crate::tls::now;
@@ -29,8 +29,7 @@ fn mapped(ctx: &TracePointContext) -> Option<()> {
     if arguments.third()? & PROT_EXEC == 0 || arguments.fourth()? & MAP_ANONYMOUS != 0 {
         return None;
     }
-    // SAFETY: the context of a sys_exit tracepoint is 24 bytes.
-    let address = unsafe { core::ptr::read_volatile(ctx.as_ptr().add(16).cast::<i64>()) };
+    let address = hook::result(ctx);
     if (-4095..=0).contains(&address) || MAPPED_WANTED.get(0).is_none_or(|wanted| *wanted == 0) {
         return None;
     }

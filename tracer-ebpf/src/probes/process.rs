@@ -16,6 +16,7 @@ use tracer_common::limits::{ARGS_MAX, ENV_MAX};
 
 use crate::cause;
 use crate::emit;
+use crate::hook;
 use crate::kernel::{self, field};
 use crate::maps::{EXEC_SCRATCH, PROCESSES, read_setting};
 
@@ -126,6 +127,7 @@ pub fn sched_process_exit(_ctx: TracePointContext) -> u32 {
     let id = bpf_get_current_pid_tgid();
     let tgid = (id >> 32) as u32;
     cause::thread_ended();
+    hook::thread_ended();
     if tgid == id as u32 {
         cause::process_ended(tgid);
         let event = ExitEvent {

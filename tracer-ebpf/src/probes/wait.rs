@@ -2,12 +2,14 @@
 //! connections that are accepted.
 //!
 //! Hooks: `syscalls:sys_exit_epoll_wait` (and `epoll_pwait`, `epoll_pwait2`), `sys_exit_poll` (and
-//! `ppoll`), `sys_exit_select` (and `pselect6`), `sys_exit_accept4` (and `accept`; `ret` at 16).
+//! `ppoll`), `sys_exit_select` (and `pselect6`), `sys_exit_accept4` (and `accept`); or the functions of these calls
+//! ([`crate::hook`]).
 
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 
 use crate::cause;
+use crate::hook;
 use crate::kernel::Arguments;
 
 /// See the module's text.
@@ -37,8 +39,7 @@ pub fn sys_exit_select(_ctx: TracePointContext) -> u32 {
 /// See the module's text.
 #[tracepoint]
 pub fn sys_exit_accept4(ctx: TracePointContext) -> u32 {
-    // SAFETY: the context of such a tracepoint is longer than that.
-    if unsafe { ctx.read_at::<i64>(16) }.is_ok_and(|fd| fd >= 0) {
+    if hook::result(&ctx) >= 0 {
         cause::accepted();
     }
     0

@@ -183,7 +183,7 @@ fn parse(kernel: &Kernel, console: &str) -> Run {
         programs: 0,
         most_instructions: 0,
         took: Duration::ZERO,
-        wanted: kernel.smokes().iter().map(|smoke| smoke.name).collect(),
+        wanted: kernel.smokes().map(|smoke| smoke.name).collect(),
         verify: None,
         smokes: Vec::new(),
     };

@@ -1,6 +1,6 @@
 //! `cargo xtask vm hooks`: what the ways to see data calls cost, and what each misses: tracepoints of single system
 //! calls, which the agent uses; that of the ends of all calls, which it uses where the former can be preempted; and
-//! fentry/fexit programs of the socket layer.
+//! fentry/fexit programs of the socket layer; and the agent itself in both of its tiers.
 //!
 //! `xtask/hooks/hooks.c` measures, in machines that count instructions, so that the numbers are the same
 //! whatever else this machine does.
@@ -111,7 +111,31 @@ impl Found {
 
     /// What hooks and programs cost for a request whose both ends are traced: two writes and two reads.
     fn for_a_request(&self, with: &str) -> Option<u64> {
-        Some(self.value("request/programs")? + 2 * self.added(with, "tcp")?)
+        Some(self.value("request/base/programs")? + 2 * self.added(with, "tcp")?)
+    }
+
+    /// Instructions more of such a request in this tier of the agent, all that the kernel does for it included.
+    fn in_tier(&self, tier: &str) -> Option<u64> {
+        let alone = self.value(&format!("request/{tier}/alone"))?;
+        let traced = self.value(&format!("request/{tier}/traced"))?;
+        Some(traced.saturating_sub(alone))
+    }
+
+    /// Whether a hook ran for a call.
+    fn seen(&self, name: &str) -> &'static str {
+        match self.value(name) {
+            Some(0) => "**missed**",
+            Some(_) => "seen",
+            None => "not there",
+        }
+    }
+}
+
+/// A part of a whole, for people.
+fn ratio(pair: [Option<u64>; 2]) -> String {
+    match pair {
+        [Some(whole), Some(part)] if whole > 0 => format!("{:.2}", part as f64 / whole as f64),
+        _ => "not there".to_owned(),
     }
 }
 
@@ -127,12 +151,7 @@ fn tables(found: &[Found]) -> String {
     );
     for kernel in found {
         let request = ["tracepoints", "functions"].map(|with| kernel.for_a_request(with));
-        let ratio = match request {
-            [Some(tracepoints), Some(functions)] if tracepoints > 0 => {
-                format!("{:.2}", functions as f64 / tracepoints as f64)
-            }
-            _ => "not there".to_owned(),
-        };
+        let ratio = ratio(request);
         let _ = write!(text, "| {} |", kernel.release);
         for (what, hooks) in [
             ("tcp", &["tracepoints", "functions", "all"][..]),
@@ -151,11 +170,7 @@ fn tables(found: &[Found]) -> String {
          all calls | one set of programs for reads and writes |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for kernel in found {
-        let seen = |name| match kernel.value(name) {
-            Some(0) => "**missed**",
-            Some(_) => "seen",
-            None => "not there",
-        };
+        let seen = |name| kernel.seen(name);
         let share = |name| match kernel.value(name) {
             Some(value) => format!("{:.1}%", value as f64 / 100.0),
             None => "not there".to_owned(),
@@ -176,6 +191,22 @@ fn tables(found: &[Found]) -> String {
             share("skipped/all"),
         );
     }
+    text.push_str(
+        "\n| the agent's tiers | a request: base | fast | ratio | call in which a thread slept while another program came to the \
+         function: fexit | went: fexit |\n| --- | --- | --- | --- | --- | --- |\n",
+    );
+    for kernel in found {
+        let request = ["base", "fast"].map(|tier| kernel.in_tier(tier));
+        let [base, fast] = request.map(word);
+        let _ = writeln!(
+            text,
+            "| {} | {base} | {fast} | {} | {} | {} |",
+            kernel.release,
+            ratio(request),
+            kernel.seen("blocked/joined"),
+            kernel.seen("blocked/gone"),
+        );
+    }
     text
 }
 
@@ -186,7 +217,8 @@ mod tests {
     #[test]
     fn consoles() {
         let console = "\x1b[2Jhooks-kernel 6.1.0-50\r\nhooks nothing/tcp 19100\r\nhooks nothing/tcp 19300\r\nhooks tracepoints/tcp 20200\r\n\
-             hooks functions/tcp 19800\r\nhooks request/programs 23000\r\nhooks: no: such\r\nhooks odd x\r\n\
+             hooks functions/tcp 19800\r\nhooks request/base/programs 23000\r\nhooks request/base/alone 20000\r\nhooks request/base/traced 46000\r\n\
+             hooks request/fast/alone 20000\r\nhooks request/fast/traced 45220\r\nhooks blocked/joined 0\r\nhooks: no: such\r\nhooks odd x\r\n\
              hooks blocked/function 0\r\nhooks skipped/tracepoint 5012\r\n";
         let found = parse(console);
         assert_eq!(found.release, "6.1.0-50");
@@ -198,6 +230,7 @@ mod tests {
         for part in [
             "| 6.1.0-50 | 1100 | 700 | not there | not there | not there | not there | not there | not there | 25200 | 24400 | 0.97 |",
             "| not there | **missed** | 50.1% | not there | not there | not there |",
+            "| 6.1.0-50 | 26000 | 25220 | 0.97 | **missed** | not there |",
         ] {
             assert!(text.contains(part), "{text}");
         }

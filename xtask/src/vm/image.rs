@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{Smoke, directory, identity};
+use super::{FAST, Smoke, directory, identity};
 use crate::dist::arch::{Arch, Profile};
 use crate::sh;
 
@@ -260,9 +260,24 @@ fn script(build: &str, smokes: &[Smoke], prepare: &str) -> String {
     .replace("@one-in@", &one_in());
     text.push_str(prepare);
     for smoke in smokes {
+        let Smoke {
+            name,
+            program,
+            filter,
+            tier,
+        } = smoke;
+        // What is skipped says so, as tests do.
+        let condition = match *tier {
+            FAST => {
+                "if /t/target/release/tracer-agent doctor | $b grep 'not at functions' | $b grep -qv 'not proven'; then\n\
+                 echo 'skipped: this kernel has not got the fast tier'; $b true\nel"
+            }
+            _ => "",
+        };
         text.push_str(&format!(
-            "/t/target/debug/deps/{} {}\necho \"vm-smoke {} $?\"\n",
-            smoke.program, smoke.filter, smoke.name
+            "{condition}if true; then\n\
+             TRACER_TIER={tier} /t/target/debug/deps/{program} {filter}\nfi\n\
+             echo \"vm-smoke {name} $?\"\n",
         ));
     }
     text.push_str("$b poweroff -f\n");

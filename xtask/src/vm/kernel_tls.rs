@@ -17,6 +17,7 @@ const TEST: Smoke = Smoke {
     name: "kernel TLS",
     program: "tls_kernel",
     filter: "in_a_machine --ignored --nocapture",
+    tier: "auto",
 };
 
 /// TLS and its ciphers, each behind what it needs.

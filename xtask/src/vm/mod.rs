@@ -42,7 +42,7 @@ enum VmCommand {
         /// Only the verifier
         #[arg(long)]
         verify: bool,
-        /// Behind the verifier only these, as in `HTTP/1` (repeatable)
+        /// Behind the verifier only these, as in `HTTP/1`, or `HTTP/1, fast` of the fast tier (repeatable)
         #[arg(long = "only", value_name = "TEST", conflicts_with = "verify")]
         only: Vec<String>,
         /// Write docs/kernels.md from the results (all kernels have to be run)
@@ -87,7 +87,12 @@ pub struct Smoke {
     pub program: &'static str,
     /// Its tests.
     pub filter: &'static str,
+    /// The agent's `capture.tier`. Kernels that have not got the fast one skip its tests.
+    pub tier: &'static str,
 }
+
+/// The tier that not every kernel has.
+pub const FAST: &str = "fast";
 
 /// What runs in each machine.
 const SMOKES: &[Smoke] = &[
@@ -95,28 +100,66 @@ const SMOKES: &[Smoke] = &[
         name: "HTTP/1",
         program: "live_http1",
         filter: "rust::",
+        tier: "base",
+    },
+    Smoke {
+        name: "HTTP/1, fast",
+        program: "live_http1",
+        filter: "rust::",
+        tier: FAST,
     },
     Smoke {
         name: "gRPC",
         program: "kernels",
         filter: "grpc --ignored",
+        tier: "base",
+    },
+    Smoke {
+        name: "gRPC, fast",
+        program: "kernels",
+        filter: "grpc --ignored",
+        tier: FAST,
     },
     Smoke {
         name: "TLS",
         program: "kernels",
         filter: "tls --ignored",
+        tier: "base",
+    },
+    Smoke {
+        name: "TLS, fast",
+        program: "kernels",
+        filter: "tls --ignored",
+        tier: FAST,
     },
     Smoke {
         name: "propagation",
         program: "propagate",
         filter: "only_the_header_is_added",
+        tier: "base",
+    },
+    Smoke {
+        name: "propagation, fast",
+        program: "propagate",
+        filter: "only_the_header_is_added",
+        tier: FAST,
     },
     Smoke {
         name: "io_uring",
         program: "uring",
         filter: "sockets_of_io_uring",
+        tier: "base",
+    },
+    Smoke {
+        name: "io_uring, fast",
+        program: "uring",
+        filter: "sockets_of_io_uring",
+        tier: FAST,
     },
 ];
+
+/// Those of them that run in machines with another processor.
+const FOREIGN: [&str; 2] = ["HTTP/1", "gRPC"];
 
 /// Machines that run at a time: each takes one core, and does not notice the others.
 const AT_ONCE: usize = 2;
@@ -152,9 +195,17 @@ fn smokes(verify: bool, only: &[String]) -> Result<Vec<Smoke>> {
         let names: Vec<_> = SMOKES.iter().map(|smoke| smoke.name).collect();
         bail!("no test {unknown}; there are {}", names.join(", "));
     }
-    let is_wanted = |smoke: &&Smoke| only.is_empty() || only.iter().any(|name| name == smoke.name);
-    let wanted = SMOKES.iter().filter(|_| !verify).filter(is_wanted);
-    Ok(wanted.copied().collect())
+    if only.is_empty() {
+        return Ok(if verify { Vec::new() } else { by_default() });
+    }
+    let is_wanted = |smoke: &&Smoke| only.iter().any(|name| name == smoke.name);
+    Ok(SMOKES.iter().filter(is_wanted).copied().collect())
+}
+
+/// What runs where nothing is named: agents choose the base tier by themselves.
+fn by_default() -> Vec<Smoke> {
+    let smokes = SMOKES.iter().filter(|smoke| smoke.tier != FAST);
+    smokes.copied().collect()
 }
 
 fn test(wanted: &[String], smokes: &[Smoke], docs: bool) -> Result<()> {
@@ -216,7 +267,7 @@ fn table(docs: bool) -> Result<()> {
         }
     }
     report::same_build(&runs)?;
-    let table = report::table(&runs, SMOKES);
+    let table = report::table(&runs, &by_default());
     println!("{table}");
     match docs {
         true => report::write_docs("vm test", &table),
@@ -226,7 +277,7 @@ fn table(docs: bool) -> Result<()> {
 
 /// A machine with another processor, of static programs.
 fn foreign(kernel: &Kernel, vmlinuz: &Path, smokes: &[Smoke]) -> Result<Run> {
-    let is_for_it = |smoke: &&Smoke| kernel.smokes().iter().any(|own| own.name == smoke.name);
+    let is_for_it = |smoke: &&Smoke| kernel.smokes().any(|own| own.name == smoke.name);
     let smokes: Vec<Smoke> = smokes.iter().filter(is_for_it).copied().collect();
     let smokes = smokes.as_slice();
     ebpf::build(&setup::for_build()?, false)?;
@@ -238,11 +289,11 @@ fn foreign(kernel: &Kernel, vmlinuz: &Path, smokes: &[Smoke]) -> Result<Run> {
 
 impl Kernel {
     /// What runs in its machine. Those with another processor have no C programs and no libraries.
-    fn smokes(&self) -> &'static [Smoke] {
+    fn smokes(&self) -> impl Iterator<Item = &'static Smoke> {
         let is_host = Arch::host().is_ok_and(|host| host == self.arch);
-        // HTTP/1 and gRPC come first.
-        let count = if is_host { SMOKES.len() } else { 2 };
-        SMOKES.get(..count).unwrap_or(SMOKES)
+        SMOKES
+            .iter()
+            .filter(move |smoke| is_host || FOREIGN.contains(&smoke.name))
     }
 }
 

@@ -20,6 +20,7 @@ const TEST: Smoke = Smoke {
     name: "systemd",
     program: "systemd",
     filter: "in_a_machine --ignored --nocapture",
+    tier: "auto",
 };
 
 /// Parts of the package that a machine without users does without: what waits for people, networks or other services.

@@ -64,6 +64,7 @@ fn probes_leave_after_the_last_user() {
         bpf_stats: false,
         propagate: None,
         tls: true,
+        tier: crate::kernel::tier::Choice::Auto,
     };
     if check_rights().is_err() {
         return println!("skipped: no kernel side, or no rights to load it");

@@ -2,6 +2,7 @@
 
 use super::super::features::{Btf, Capability, Cgroup, Features, KernelVersion, Lockdown, Tracefs};
 use super::super::host::Host;
+use super::super::tier;
 use super::super::uring;
 use super::{Check, rights};
 
@@ -35,7 +36,12 @@ pub(super) const PROCESS_EVENTS: [&str; 3] = [
 pub(super) const SOCKET_EVENTS: [&str; 1] = ["sock/inet_sock_set_state"];
 
 /// Every check, in the order they are shown.
-pub(super) fn all(host: &Host, features: &Features, ebpf_object_size: Option<usize>) -> Vec<Check> {
+pub(super) fn all(
+    host: &Host,
+    features: &Features,
+    ebpf_object_size: Option<usize>,
+    functions_refused: Option<String>,
+) -> Vec<Check> {
     vec![
         kernel(features),
         ebpf_object(ebpf_object_size),
@@ -48,6 +54,7 @@ pub(super) fn all(host: &Host, features: &Features, ebpf_object_size: Option<usi
         btf(features),
         tracefs(features),
         system_calls(host, features),
+        tier(host, features, functions_refused),
         events(
             host,
             features,
@@ -96,6 +103,24 @@ fn kernel(features: &Features) -> Check {
             fix,
         ),
     }
+}
+
+/// Either of them is well.
+fn tier(host: &Host, features: &Features, refused: Option<String>) -> Check {
+    let detail = match tier::obstacle(host, features).or(refused) {
+        None if tier::is_proven(features) => {
+            "fast: system calls are seen at the functions that do them; where context is written, at tracepoints"
+                .to_owned()
+        }
+        None => {
+            "base: system calls are seen at tracepoints; not at functions, because that is not proven on this kernel: `capture.tier: fast` asks for it"
+                .to_owned()
+        }
+        Some(why) => {
+            format!("base: system calls are seen at tracepoints; not at functions, because {why}")
+        }
+    };
+    Check::ok("tier", detail)
 }
 
 fn io_uring(host: &Host, features: &Features) -> Check {

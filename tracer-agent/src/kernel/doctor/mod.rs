@@ -96,10 +96,20 @@ pub struct Report {
     pub tls: Option<TlsProcesses>,
 }
 
-/// Looks at the host; `ebpf_object_size` is that of the object built into the binary.
-pub fn examine(host: &Host, ebpf_object_size: Option<usize>) -> Report {
+/// Looks at the host; `ebpf_object_size` is that of the object built into the binary, `functions_refused` says why the kernel
+/// takes no programs of functions, if it was asked and does not.
+pub fn examine(
+    host: &Host,
+    ebpf_object_size: Option<usize>,
+    functions_refused: Option<String>,
+) -> Report {
     Report {
-        checks: checks::all(host, &Features::of(host), ebpf_object_size),
+        checks: checks::all(
+            host,
+            &Features::of(host),
+            ebpf_object_size,
+            functions_refused,
+        ),
         tls: None,
     }
 }

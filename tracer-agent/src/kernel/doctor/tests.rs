@@ -106,7 +106,7 @@ impl Fake {
     fn examine(&self) -> Report {
         let [proc, sys, boot] =
             ["proc", "sys", "boot"].map(|root| self.directory.path().join(root));
-        examine(&Host { proc, sys, boot }, Some(100_000))
+        examine(&Host { proc, sys, boot }, Some(100_000), None)
     }
 
     /// Expects these checks to have these outcomes, every other one to be ok, and a verdict.
@@ -182,6 +182,55 @@ fn a_process_with_a_ring() {
         "\tfield:void * req;\toffset:16;\tsize:8;\tsigned:0;\n\tfield:int res;\toffset:32;\tsize:4;\tsigned:1;\n",
     );
     fake.check(true, &[("io_uring", Ok, "ringed (77)")]);
+}
+
+/// Scenario: kernels that are preempted and not, and say so in their ways; less of a view of the host.
+/// Guarantees: functions are used only where it is certain that no program of one is left out, and that who is in a call is seen.
+#[test]
+fn the_tier() {
+    let fake = Fake::modern();
+    let tier = |expected: &str| fake.check(true, &[("tier", Ok, expected)]);
+    tier("base: system calls are seen at tracepoints; not at functions, because whether");
+    let version = |words: &str| {
+        fake.put(
+            "proc/version",
+            &format!("Linux version 6.12.5-amd64 (gcc) #1 SMP {words} Debian\n"),
+        )
+    };
+    version("");
+    tier("fast");
+    for preempted in ["PREEMPT", "PREEMPT_RT", "PREEMPT_LAZY"] {
+        version(preempted);
+        tier("is preempted, and");
+    }
+    version("PREEMPT_DYNAMIC");
+    tier("whether this kernel is preempted cannot be seen");
+    for (option, expected) in [
+        ("PREEMPT_VOLUNTARY", "fast"),
+        ("PREEMPT_NONE", "fast"),
+        ("PREEMPT", "is preempted"),
+        ("PREEMPT_LAZY", "is preempted"),
+    ] {
+        fake.config(&format!("CONFIG_{option}=y\nCONFIG_BPF_JIT=y\n"));
+        tier(expected);
+    }
+    // The command line has more to say, and the kernel itself most.
+    fake.put("proc/cmdline", "quiet preempt=voluntary\n");
+    tier("fast");
+    for (modes, expected) in [
+        ("none voluntary (full)\n", "is preempted"),
+        ("none voluntary full (lazy)\n", "is preempted"),
+        ("(none) voluntary full\n", "fast"),
+        ("none (voluntary) full\n", "fast"),
+        ("none voluntary full\n", "cannot be seen"),
+    ] {
+        fake.put("sys/kernel/debug/sched/preempt", modes);
+        tier(expected);
+    }
+    fake.put("sys/kernel/debug/sched/preempt", "(none)\n");
+    fake.link("proc/self/ns/pid", "pid:[4026532000]");
+    let report = fake.examine().to_text(false);
+    assert!(report.contains("not the host's pid namespace"), "{report}");
 }
 
 #[test]
@@ -400,7 +449,7 @@ fn another_agent_is_named_and_its_doctor_is_not() {
 fn an_agent_built_without_its_object() {
     let fake = Fake::modern();
     let [proc, sys, boot] = ["proc", "sys", "boot"].map(|root| fake.directory.path().join(root));
-    let report = examine(&Host { proc, sys, boot }, None);
+    let report = examine(&Host { proc, sys, boot }, None, None);
     assert!(!report.can_trace());
     assert!(
         report.to_text(false).contains("Needed first: eBPF object."),

@@ -19,6 +19,7 @@ use rustix::thread::CapabilitySet;
 use tracer_common::abi::{propagated, propagation};
 
 use super::error::{LoadError, failed};
+use super::functions::Functions;
 use super::load::{Set, load_programs};
 use super::raw;
 use crate::rights;
@@ -149,6 +150,7 @@ impl Propagation {
     /// Tests, loads, attaches; to system calls by their numbers where that has to be so (see [`raw`]). On an error nothing is attached that changes traffic.
     pub(super) fn start(
         ebpf: &mut Ebpf,
+        functions: Option<&mut Functions>,
         options: PropagateOptions,
         sampled: SampledFrom,
         cgroup: Option<&str>,
@@ -190,6 +192,9 @@ impl Propagation {
         }
         for (map, index, name) in CONTEXTS {
             put(ebpf, map, index, name)?;
+        }
+        if let Some(functions) = functions {
+            functions.propagate()?;
         }
         let sockets = SockHash::try_from(take(ebpf, "SOCKETS")?)?;
         if headers {
