@@ -234,14 +234,18 @@ fn python_tasks() {
     }
 }
 
+fn has_node() -> bool {
+    let node = Command::new("node").arg("--version").output();
+    node.is_ok_and(|output| output.status.success())
+}
+
 /// Scenario: callbacks of one thread, connections kept and not. Guarantees: as above; timers between.
 #[test]
 fn node_callbacks() {
     let test = "causality::node_callbacks";
     let script = front("front.js").display().to_string();
     for fresh in ["0", "1"] {
-        let node = Command::new("node").arg("--version").output();
-        if !node.is_ok_and(|output| output.status.success()) {
+        if !has_node() {
             return skipped(test, "there is no node");
         }
         let service = ["node", &script];
@@ -300,6 +304,9 @@ fn streams() {
     let node = front("http2.js").display().to_string();
     let scenes: [(&str, &[&str]); 3] = [("h2", &[&go]), ("grpc", &[&go]), ("h2", &["node", &node])];
     for (mode, service) in scenes {
+        if service[0] == "node" && !has_node() {
+            return skipped(test, "there is no node");
+        }
         let env = [("MODE", mode)];
         let Some(outcome) = play(test, "row=1&fan=3", service, &env, FOLLOWED) else {
             return;

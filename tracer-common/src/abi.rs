@@ -200,6 +200,8 @@ pub mod left_behind {
     pub const DATA: u32 = 1;
     /// A wait for events of many descriptors.
     pub const EVENTS: u32 = 2;
+    /// Threads that can be told apart.
+    pub const MOST: u32 = 65_536;
 }
 
 /// What is wanted of a system call, where all of them come by one hook.

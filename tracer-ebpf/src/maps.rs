@@ -4,7 +4,9 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use tracer_common::abi::{DataEvent, MappedFile, drop_reason, exchanges, setting, wanted};
+use tracer_common::abi::{
+    DataEvent, MappedFile, drop_reason, exchanges, left_behind, setting, wanted,
+};
 use tracer_common::limits::WINDOW;
 
 use crate::cause::{
@@ -234,7 +236,8 @@ pub static FUNCTION_PROGRAMS_TOO: ProgramArray = ProgramArray::with_max_entries(
 /// Threads that were in a call when the programs of functions came, until the first one that is told of them
 /// (tid to `abi::left_behind`).
 #[map]
-pub static LEFT_BEHIND: HashMap<u32, u32> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+pub static LEFT_BEHIND: HashMap<u32, u32> =
+    HashMap::with_max_entries(left_behind::MOST, BPF_F_NO_PREALLOC);
 
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;

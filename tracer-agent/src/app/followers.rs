@@ -97,6 +97,8 @@ pub struct Followers {
     questions: Questions,
     /// Processes with [`Job::Wakes`].
     woken: FxHashSet<u32>,
+    /// Processes that ended, or run something else, while too much waited to say so.
+    ends: FxHashSet<u32>,
 }
 
 impl Followers {
@@ -144,6 +146,7 @@ impl Followers {
             undone,
             questions: Questions::default(),
             woken: FxHashSet::default(),
+            ends: FxHashSet::default(),
         })
     }
 
@@ -185,13 +188,15 @@ impl Followers {
 
     /// Threads of a process may work for others by now: told now and then.
     pub fn pools(&mut self, tgid: u32, runtime: Runtime) {
-        if self.is_full() {
+        let is_python = runtime == Runtime::Python;
+        if (!is_python && self.woken.contains(&tgid)) || self.is_full() {
             return;
         }
-        match runtime {
-            Runtime::Python => self.send(0, Job::Pools(tgid)),
-            _ if self.woken.insert(tgid) => self.send(0, Job::Wakes(tgid)),
-            _ => {}
+        if is_python {
+            self.send(0, Job::Pools(tgid));
+        } else {
+            self.woken.insert(tgid);
+            self.send(0, Job::Wakes(tgid));
         }
     }
 
@@ -204,6 +209,7 @@ impl Followers {
                 self.send(0, Job::Forget(tgid));
             } else {
                 self.undone.end_later.fetch_add(1, Ordering::Relaxed);
+                self.ends.insert(tgid);
             }
         }
     }
@@ -228,6 +234,11 @@ impl Followers {
     /// Gives back what was attached for processes that are gone by now, whose end was not told: the record may
     /// have been lost.
     pub fn sweep(&mut self, is_there: impl Fn(u32) -> bool) {
+        if self.waiting.load(Ordering::Acquire) < MOST {
+            for tgid in std::mem::take(&mut self.ends) {
+                self.send(0, Job::Forget(tgid));
+            }
+        }
         let gone: Vec<u32> = self.woken.iter().copied().collect();
         for tgid in gone {
             if !is_there(tgid) {

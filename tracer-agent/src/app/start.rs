@@ -9,6 +9,7 @@ use super::command::Launcher;
 use super::reload::Load;
 use crate::config::{Config, Propagate};
 use crate::kernel::prepare;
+use crate::kernel::tier::{self, Choice, Tier};
 use crate::{probes, rights};
 
 /// `tracer-agent run`: traces the host, or `command` and its children only.
@@ -19,6 +20,9 @@ pub fn start(
 ) -> Result<ExitCode, AppError> {
     probes::check_rights()?;
     prepare::all();
+    if config.capture.tier == Choice::Only(Tier::Fast) {
+        tier::look();
+    }
     let launcher = command.map(Launcher::new).transpose()?;
     let spool = config.export.spool.as_deref();
     let file = config.export.otlp_file.as_deref();

@@ -31,6 +31,11 @@ impl KernelVersion {
             numbers.next()?.parse().ok()?,
         ))
     }
+
+    /// The one that runs.
+    pub fn of(host: &Host) -> Option<Self> {
+        Self::parse(&host.proc_text("sys/kernel/osrelease")?)
+    }
 }
 
 /// A capability, by its number in `include/uapi/linux/capability.h`.

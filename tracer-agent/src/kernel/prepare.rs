@@ -52,5 +52,4 @@ pub fn all() {
     mount_tracefs();
     raise_memlock();
     raise_open_files();
-    super::tier::look();
 }

@@ -47,10 +47,8 @@ pub enum Choice {
 const PROVEN: &[KernelVersion] = &[];
 
 /// Whether this kernel is one of [`PROVEN`].
-pub fn is_proven(features: &Features) -> bool {
-    features
-        .version
-        .is_some_and(|version| PROVEN.contains(&version))
+pub fn is_proven(version: Option<KernelVersion>) -> bool {
+    version.is_some_and(|version| PROVEN.contains(&version))
 }
 
 /// Why functions cannot be used here; `None` when nothing is seen that forbids them.

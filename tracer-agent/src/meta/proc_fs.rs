@@ -82,6 +82,14 @@ impl ProcFs {
             .collect()
     }
 
+    /// False if there is no such process; what cannot be looked at may be there.
+    pub fn may_be_there(&self, pid: u32) -> bool {
+        match std::fs::metadata(self.root.join(pid.to_string())) {
+            Ok(_) => true,
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        }
+    }
+
     /// `/proc/PID/stat`.
     pub fn stat(&self, pid: u32) -> Option<Stat> {
         parse_stat(&String::from_utf8_lossy(&self.read(pid, "stat", SMALL)?))

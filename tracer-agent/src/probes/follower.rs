@@ -77,12 +77,13 @@ impl Follower {
         self.tasks.left_out() + self.futexes.left_out()
     }
 
-    /// Gives back what was attached to processes that are there no more, of which nobody said so.
+    /// Gives back what was attached to processes that are there no more, of which nobody said so. What follows
+    /// wakes is told by who asked for it.
     pub fn sweep(&mut self, proc: &ProcFs) {
-        let followed = self.tasks.processes().chain(self.futexes.processes());
-        let gone: FxHashSet<u32> = followed.filter(|tgid| proc.stat(*tgid).is_none()).collect();
+        let followed = self.tasks.processes();
+        let gone: FxHashSet<u32> = followed.filter(|tgid| !proc.may_be_there(*tgid)).collect();
         for tgid in gone {
-            self.forget(tgid);
+            self.tasks.forget(&mut self.ebpf.lock_first(), tgid);
         }
     }
 

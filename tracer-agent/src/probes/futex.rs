@@ -48,11 +48,6 @@ impl FutexHooks {
         self.processes.contains(&tgid)
     }
 
-    /// All that are.
-    pub fn processes(&self) -> impl Iterator<Item = u32> {
-        self.processes.iter().copied()
-    }
-
     /// How many were too many.
     pub fn left_out(&self) -> u64 {
         self.left_out

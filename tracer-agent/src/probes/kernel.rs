@@ -29,7 +29,7 @@ use super::turn::Turn;
 use crate::causes::chain;
 use crate::kernel::btf::Btf;
 use crate::kernel::calls;
-use crate::kernel::features::Features;
+use crate::kernel::features::{Features, KernelVersion};
 use crate::kernel::host::Host;
 use crate::kernel::tier::{self, Choice, Tier};
 use crate::telemetry::snapshot::ProgramCost;
@@ -98,7 +98,9 @@ impl Kernel {
         let host = Host::real();
         let tier = match options.tier {
             Choice::Only(tier) => tier,
-            Choice::Auto if tier::is_proven(&Features::of(&host)) && not_fast(&types).is_none() => {
+            Choice::Auto
+                if tier::is_proven(KernelVersion::of(&host)) && not_fast(&types).is_none() =>
+            {
                 Tier::Fast
             }
             Choice::Auto => Tier::Base,
@@ -123,7 +125,12 @@ impl Kernel {
             Some(why) => Err(why),
             None => match not_fast(&types) {
                 Some(why) => Err(why),
-                None => Self::start_in(options, Tier::Fast, &types).map_err(|error| chain(&error)),
+                None => self::types()
+                    .and_then(|types| Self::start_in(options, Tier::Fast, types))
+                    .map_err(|error| match error {
+                        LoadError::NotFast(why) => why,
+                        error => chain(&error),
+                    }),
             },
         };
         let why = match tried {
@@ -137,24 +144,26 @@ impl Kernel {
             Err(why) => why,
         };
         tracing::info!(tier = %Tier::Base, not_fast = %why, "system calls are seen at tracepoints");
-        Self::start_in(options, Tier::Base, &types)
+        Self::start_in(options, Tier::Base, types)
     }
 
-    fn start_in(options: &Options, tier: Tier, types: &Btf) -> Result<Self, LoadError> {
+    fn start_in(options: &Options, tier: Tier, types: Btf) -> Result<Self, LoadError> {
         let turn = Turn::new();
         // Agents that end wait for all of it.
         let _held = turn.hold();
-        let mut ebpf = open(options, tier, types)?;
-        let by_number = calls::come_by_number(types);
+        let mut ebpf = open(options, tier, &types)?;
+        let by_number = calls::come_by_number(&types);
         let mut sets = vec![Set::Always];
         sets.extend((tier == Tier::Base).then_some(Set::Base));
         sets.extend(options.tls.then_some(Set::Tls));
         sets.extend(by_number.then_some(Set::Raw));
         // First, because it may be refused.
         let functions = match tier {
-            Tier::Fast => Some(Functions::load(&ebpf, types)?),
+            Tier::Fast => Some(Functions::load(&ebpf, &types)?),
             Tier::Base => None,
         };
+        // Megabytes, and nobody needs them any more.
+        drop(types);
         let mut sees_tls = options.tls;
         for (set, result) in load_sets(&mut ebpf, &sets) {
             match result {
@@ -207,8 +216,7 @@ impl Kernel {
             if let Some(functions) = &mut kernel.functions {
                 kernel.attached.extend(functions.attach()?);
             }
-            let ebpf = Arc::clone(&kernel.ebpf);
-            kernel.handover = Some(Handover::start(doors, links, ebpf)?);
+            kernel.handover = Some(Handover::start(doors, links)?);
         }
         Ok(kernel)
     }
@@ -393,7 +401,7 @@ fn not_wanted(options: &Options) -> Option<String> {
             // One tracepoint of a system call costs all calls what the fast tier saves.
             Some("context is written, which takes tracepoints of writes".to_owned())
         }
-        Choice::Auto if !tier::is_proven(&Features::of(&Host::real())) => {
+        Choice::Auto if !tier::is_proven(KernelVersion::of(&Host::real())) => {
             Some("not proven on this kernel".to_owned())
         }
         Choice::Auto => None,

@@ -97,14 +97,14 @@ impl TaskProbes {
         if self.pools.contains_key(&tgid) {
             return;
         }
-        if self.pools.len() >= MAX_PROCESSES {
-            self.left_out += 1;
-            return;
-        }
         let mappings = proc.executable_mappings(tgid).unwrap_or_default();
         let Some(mapping) = named(&mappings, "_queue.") else {
             return;
         };
+        if self.pools.len() >= MAX_PROCESSES {
+            self.left_out += 1;
+            return;
+        }
         let Ok(file) = open(proc, tgid, mapping) else {
             return;
         };

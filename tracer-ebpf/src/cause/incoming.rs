@@ -37,7 +37,8 @@ fn came_in(call: &Call, connection: &mut Connection) {
         connection.marks &= !mark::COUNTED;
         ends(&before);
     }
-    if begins(&cause, call.tgid, kind_of(call.tgid)) {
+    let kind = kind_of(call.tgid);
+    if begins(&cause, call.tgid, kind) {
         connection.marks |= mark::COUNTED;
     }
     connection.open_key = cause.key;
@@ -47,7 +48,7 @@ fn came_in(call: &Call, connection: &mut Connection) {
         connection.open = open::ONE;
         cause.begin();
     }
-    is_read_by(call, connection);
+    is_read_by(call, connection, kind);
 }
 
 /// A request's first bytes came, too few to be sure that they are one.
@@ -68,19 +69,18 @@ pub fn request_goes_on(call: &Call, connection: &Connection) {
         && connection.requests == direction::READ
         && connection.open == open::ONE
     {
-        is_read_by(call, connection);
+        is_read_by(call, connection, kind_of(call.tgid));
     }
 }
 
-/// Whoever makes the call reads the open request of the connection.
+/// Whoever makes the call, in a process of this kind, reads the open request of the connection.
 #[inline(always)]
-fn is_read_by(call: &Call, connection: &Connection) {
+fn is_read_by(call: &Call, connection: &Connection, kind: u32) {
     let cause = Cause {
         connection: connection.id,
         key: connection.open_key,
     };
     let several = connection.open == open::SEVERAL;
-    let kind = kind_of(call.tgid);
     if kind == kind::NONE {
         return;
     }
@@ -90,8 +90,12 @@ fn is_read_by(call: &Call, connection: &Connection) {
     let Some(actor) = actor(kind, call.tgid, call.tid, true) else {
         return;
     };
-    // Requests that it read before and that wait for their answers, of other connections.
-    let multiplexes = actor.serving.connection != connection.id && actor.serving.is_open();
+    // Requests that it read before and that wait for their answers, of other connections. Event loops always may.
+    let multiplexes = !matches!(
+        kind & kind::MASK,
+        kind::CALLBACKS | kind::TASKS | kind::TOKIO
+    ) && actor.serving.connection != connection.id
+        && actor.serving.is_open();
     if kind & kind::MASK == kind::TOKIO
         && actor.serving.connection != 0
         && actor.serving.connection != connection.id

@@ -52,5 +52,5 @@ pub use tokio::{
     Channel, tokio_connects, tokio_ends, tokio_makes, tokio_makes_first, tokio_pauses,
     tokio_receives, tokio_runs, tokio_sends,
 };
-pub use turn::{forget, goes_on, hands_over, read_elsewhere, touched, waited};
+pub use turn::{forget, goes_on, hands_over, other_protocol, read_elsewhere, touched, waited};
 pub use woken::{Waker, Worker, waited_at, waits_are_followed, waits_at, wakes_at};

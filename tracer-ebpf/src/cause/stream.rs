@@ -81,8 +81,11 @@ pub fn misses(call: &mut Call, connection: &mut Connection) {
     call.fresh = MANY;
     match is_client(connection) {
         // What it begins is told apart by later frames too; these have no cause.
-        Some(true) => {}
-        Some(false) => connection.place = connection.newest as u64,
+        Some(true) => emit::drop_one(drop_reason::STREAMS_GIVEN_UP),
+        Some(false) => {
+            connection.place = connection.newest as u64;
+            emit::drop_one(drop_reason::STREAMS_GIVEN_UP);
+        }
         None => gives_up(connection),
     }
     if call.direction == direction::READ as u32

@@ -12,7 +12,7 @@ use super::crowd::uncounted;
 use super::tokio;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel;
-use crate::maps::{HANDED, Handed};
+use crate::maps::{Call, HANDED, Handed};
 use crate::memory::zero;
 use crate::probes::io::Caller;
 
@@ -22,9 +22,20 @@ use crate::probes::io::Caller;
 fn brings_other_work(connection: &Connection) -> bool {
     match connection.verdict {
         verdict::HTTP2 | verdict::UPGRADED => connection.requests == direction::READ,
-        // The plaintext is looked at where there is any.
-        verdict::IGNORED => connection.role != role::CLIENT && connection.other == 0,
+        // Of ciphertext the plaintext is looked at, where there is any.
+        verdict::IGNORED => {
+            connection.role != role::CLIENT && (connection.is_tls != 0 || connection.other == 0)
+        }
         _ => false,
+    }
+}
+
+/// What was read is no message of a protocol that is parsed.
+#[inline(always)]
+pub fn other_protocol(call: &Call, connection: &Connection) {
+    let is_read = call.direction == direction::READ as u32;
+    if is_read && connection.role != role::CLIENT && connection.other == 0 {
+        uncounted(call.tgid);
     }
 }
 

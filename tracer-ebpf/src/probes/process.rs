@@ -31,6 +31,8 @@ pub fn sched_process_exec(_ctx: TracePointContext) -> u32 {
 fn exec() -> Option<()> {
     cause::process_ended((bpf_get_current_pid_tgid() >> 32) as u32);
     cause::forget();
+    // What it waited in before is over.
+    hook::thread_ended();
     // SAFETY: a per-CPU slot; exec runs in process context and is not nested.
     let scratch = unsafe { EXEC_SCRATCH.get_ptr_mut(0)?.as_mut()? };
     let task = kernel::task();

@@ -340,9 +340,13 @@ fn leave(
     let Some(scratch) = Uprobes::take() else {
         // What is missing will be told by the position.
         let side = super::io::side(connection, direction);
+        let has_frames = side.mode == connection::mode::FRAMES;
         side.position += total as u64;
         side.mode = connection::mode::UNFRAMED;
         emit::drop_one(drop_reason::TLS_BUSY);
+        if has_frames {
+            cause::gives_up(connection);
+        }
         return None;
     };
     let time_ns = now();

@@ -215,6 +215,7 @@ fn decide(
         && (connection.verdict == verdict::UNKNOWN || connection.verdict == verdict::UPGRADED)
     {
         unknown(connection, guess);
+        cause::other_protocol(&scratch.call, connection);
         let side = side(connection, direction);
         side.position += left as u64;
         side.skipped += left as u64;

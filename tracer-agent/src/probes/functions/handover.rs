@@ -12,12 +12,10 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use aya::programs::Program;
 use aya::programs::trace_point::TracePointLink;
-use tracer_common::abi::setting;
+use tracer_common::abi::{left_behind, setting};
 
 use super::super::error::LoadError;
-use super::super::shared::SharedEbpf;
 use super::blocked::{self, In, Thread};
 use super::descriptor;
 
@@ -40,7 +38,6 @@ struct Work {
     threads: Vec<Thread>,
     left: HashMap<MapData, u32, u32>,
     settings: Array<MapData, u32>,
-    ebpf: Arc<SharedEbpf>,
     started: Instant,
 }
 
@@ -73,16 +70,23 @@ impl Doors {
 
 impl Handover {
     /// Looks who is left; when all functions are there, and before anything is looked at.
-    pub(in crate::probes) fn start(
-        doors: Doors,
-        links: Links,
-        ebpf: Arc<SharedEbpf>,
-    ) -> Result<Self, LoadError> {
+    pub(in crate::probes) fn start(doors: Doors, links: Links) -> Result<Self, LoadError> {
         let Doors { mut left, settings } = doors;
         let mut threads = blocked::all(Path::new("/proc"))
             .map_err(|error| LoadError::Threads(Arc::new(error)))?;
+        if u32::try_from(threads.len()).is_ok_and(|count| count > left_behind::MOST) {
+            return Err(LoadError::NotFast(format!(
+                "{} threads are in system calls, and {} can be told apart",
+                threads.len(),
+                left_behind::MOST
+            )));
+        }
         for thread in &threads {
             left.insert(thread.tid, thread.is_in.code(), 0)?;
+            // It ended before it was on the list: another thread may get its id.
+            if !Path::new("/proc").join(thread.tid.to_string()).exists() {
+                let _ = left.remove(&thread.tid);
+            }
         }
         // What they were in is told to whoever asks, and nobody waits for its end.
         threads.retain(|thread| thread.is_in != In::Events);
@@ -92,7 +96,6 @@ impl Handover {
             threads,
             left,
             settings,
-            ebpf,
             started: Instant::now(),
         };
         let thread = std::thread::Builder::new().name("handover".into());
@@ -148,13 +151,7 @@ impl Work {
         if let Err(error) = self.settings.set(setting::HANDOVER, 0, 0) {
             tracing::debug!(%error, "programs go on to mark what they tell");
         }
-        let mut ebpf = self.ebpf.lock();
-        for program in blocked::programs() {
-            if let Some(Program::TracePoint(point)) = ebpf.program_mut(program) {
-                // Not attached any more.
-                let _ = point.unload();
-            }
-        }
+        // The programs stay loaded: what they ran is part of what the agent says it took.
         tracing::debug!("no call is left that began before the agent");
     }
 }

@@ -110,13 +110,13 @@ pub struct Refused {
 
 /// Loads types of programs.
 pub fn load_types(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let attributes = Types {
-        bytes: bytes.as_ptr().addr() as u64,
+    let mut attributes = Types {
+        bytes: bytes.as_ptr().expose_provenance() as u64,
         length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
         ..Types::default()
     };
     // SAFETY: the address is of what lives until the call returns, with its length.
-    unsafe { bpf(BTF_LOAD, &attributes) }
+    unsafe { bpf(BTF_LOAD, &mut attributes) }
 }
 
 /// Loads a program for the function with this type id of the kernel's; `types` are those of the program.
@@ -135,8 +135,8 @@ pub fn load(
     let mut attributes = Load {
         kind: TRACING,
         instructions: u32::try_from(instructions.len()).unwrap_or(u32::MAX),
-        code: instructions.as_ptr().addr() as u64,
-        license: c"GPL".as_ptr().addr() as u64,
+        code: instructions.as_ptr().expose_provenance() as u64,
+        license: c"GPL".as_ptr().expose_provenance() as u64,
         attach_type: when as u32,
         attach_to: function,
         ..Load::default()
@@ -146,7 +146,7 @@ pub fn load(
     {
         attributes.btf = types.as_raw_fd().cast_unsigned();
         attributes.function_record = *record;
-        attributes.functions = functions.as_ptr().addr() as u64;
+        attributes.functions = functions.as_ptr().expose_provenance() as u64;
         attributes.function_count = u32::try_from(functions.len()).unwrap_or(0) / record;
     }
     let bytes = name.bytes().filter(u8::is_ascii).take(NAME - 1);
@@ -156,7 +156,7 @@ pub fn load(
     let mut tries = 0;
     let source = loop {
         // SAFETY: the addresses are of what lives until the call returns, with their lengths.
-        match unsafe { bpf(PROG_LOAD, &attributes) } {
+        match unsafe { bpf(PROG_LOAD, &mut attributes) } {
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && tries < TRIES => tries += 1,
             Err(error) => break error,
             Ok(program) => return Ok(program),
@@ -170,9 +170,9 @@ pub fn load(
     let mut log = vec![0u8; LOG];
     attributes.log_level = 1;
     attributes.log_size = u32::try_from(log.len()).unwrap_or(0);
-    attributes.log = log.as_mut_ptr().addr() as u64;
+    attributes.log = log.as_mut_ptr().expose_provenance() as u64;
     // SAFETY: as above.
-    if let Ok(program) = unsafe { bpf(PROG_LOAD, &attributes) } {
+    if let Ok(program) = unsafe { bpf(PROG_LOAD, &mut attributes) } {
         return Ok(program);
     }
     let said = String::from_utf8_lossy(&log);
@@ -185,27 +185,27 @@ pub fn load(
 
 /// Attaches it; detached with the descriptor.
 pub fn attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let attributes = Attach {
+    let mut attributes = Attach {
         name: 0,
         program: program.as_raw_fd().cast_unsigned(),
         reserved: 0,
     };
     // SAFETY: no addresses.
-    unsafe { bpf(RAW_TRACEPOINT_OPEN, &attributes) }
+    unsafe { bpf(RAW_TRACEPOINT_OPEN, &mut attributes) }
 }
 
 /// Puts a program into a map of programs.
 pub fn set_program(map: BorrowedFd<'_>, index: u32, program: BorrowedFd<'_>) -> io::Result<()> {
     let value = program.as_raw_fd();
-    let attributes = Update {
+    let mut attributes = Update {
         map: map.as_raw_fd().cast_unsigned(),
         reserved: 0,
-        key: (&raw const index).addr() as u64,
-        value: (&raw const value).addr() as u64,
+        key: (&raw const index).expose_provenance() as u64,
+        value: (&raw const value).expose_provenance() as u64,
         flags: 0,
     };
     // SAFETY: key and value of such a map are four bytes, and live until the call returns.
-    let result = unsafe { raw(MAP_UPDATE_ELEM, &attributes) };
+    let result = unsafe { raw(MAP_UPDATE_ELEM, &mut attributes) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -214,7 +214,7 @@ pub fn set_program(map: BorrowedFd<'_>, index: u32, program: BorrowedFd<'_>) -> 
 
 /// # Safety
 /// Addresses in the attributes are as the command wants them, and it returns a descriptor.
-unsafe fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
+unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: as the caller says.
     let result = unsafe { raw(command, attributes) };
     match libc::c_int::try_from(result) {
@@ -226,8 +226,9 @@ unsafe fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
 
 /// # Safety
 /// Addresses in the attributes are as the command wants them.
-unsafe fn raw<T>(command: libc::c_int, attributes: &T) -> libc::c_long {
-    // SAFETY: as the caller says; the size is that of what is passed.
+unsafe fn raw<T>(command: libc::c_int, attributes: &mut T) -> libc::c_long {
+    let attributes = std::ptr::from_mut(attributes);
+    // SAFETY: as the caller says; the size is that of what is passed, which newer kernels write into.
     unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) }
 }
 
