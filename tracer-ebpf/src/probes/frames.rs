@@ -66,24 +66,20 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
     // SAFETY: the scratch buffer is this program's.
     let (says, looks) = unsafe { (*noted.pointer()).says() };
     let rests = scratch.call.offset.wrapping_add(seen) < scratch.call.total;
-    if spent(&scratch.call) > NOTING && (rests || Noted::too_many(&scratch.noted)) {
-        // Bytes that are lost would be worse.
-        if says {
-            cause::frames_missed(&mut scratch.call, connection);
-        }
-        if says || looks {
-            blocks::lost(scratch.call.socket);
-        }
-        return over::<W>(ctx, scratch, connection);
-    }
-    if looks {
+    // Bytes that are lost would be worse.
+    let is_late = spent(&scratch.call) > NOTING && (rests || Noted::too_many(&scratch.noted));
+    if looks && !is_late {
         W::tail_call(ctx, BLOCKS_PROGRAM);
+    }
+    if looks || (says && is_late) {
         // It is not there where nothing can be written after all.
         blocks::lost(scratch.call.socket);
     }
     if says {
-        scratch.call.noting += 1;
-        W::tail_call(ctx, STREAMS_PROGRAM);
+        if !is_late {
+            scratch.call.noting += 1;
+            W::tail_call(ctx, STREAMS_PROGRAM);
+        }
         cause::frames_missed(&mut scratch.call, connection);
     }
     over::<W>(ctx, scratch, connection)
