@@ -72,7 +72,7 @@ fn try_frames<W: Way>(ctx: &W::Context) -> Option<()> {
         W::tail_call(ctx, BLOCKS_PROGRAM);
     }
     if looks || (says && is_late) {
-        // It is not there where nothing can be written after all.
+        // Late, or the program is not there: nothing can be written after all.
         blocks::lost(scratch.call.socket);
     }
     if says {
