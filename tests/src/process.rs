@@ -10,9 +10,16 @@ use crate::sys;
 /// How often a deadline loop looks.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Calls `done` until it gives something or `limit` is over.
+/// How many times as long as on a machine of our own everything may take: `TRACER_TESTS_PATIENCE`, as `xtask vm` sets
+/// it in emulated machines, whose time may be that of a busy host.
+fn patience() -> u32 {
+    let patience = std::env::var("TRACER_TESTS_PATIENCE");
+    patience.map_or(1, |times| times.parse().expect("TRACER_TESTS_PATIENCE"))
+}
+
+/// Calls `done` until it gives something or `limit` (as often as [`patience`] says) is over.
 pub fn poll_until<T>(limit: Duration, mut done: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + limit * patience();
     loop {
         if let Some(value) = done() {
             return Some(value);

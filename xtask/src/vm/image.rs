@@ -245,7 +245,7 @@ fn script(build: &str, smokes: &[Smoke], prepare: &str) -> String {
     let mut text = String::from(
         "#!/bin/sh\n\
          b=/bin/busybox\n\
-         export PATH=/bin TRACER_TESTS_REQUIRED=1 TRACER_TESTS_KERNEL_MAY_SKIP=1 TRACER_TESTS_ONE_IN=@one-in@\n\
+         export PATH=/bin TRACER_TESTS_REQUIRED=1 TRACER_TESTS_KERNEL_MAY_SKIP=1 TRACER_TESTS_ONE_IN=@one-in@ TRACER_TESTS_PATIENCE=6\n\
          $b mkdir -p /sys /proc /dev /tmp\n\
          @mounts@\
          $b ifconfig lo 127.0.0.1 up\n\
