@@ -180,7 +180,7 @@ fn decide(
         guess = if connection.verdict == verdict::UPGRADED {
             infer::guess_upgraded(first, second, there)
         } else {
-            infer::guess(first, second, there)
+            Guess::of(message_start(first, second, there))
         };
     }
     let starts = matches!(guess, Guess::Request | Guess::Response)
@@ -238,6 +238,14 @@ fn decide(
         scan: if in_head { len } else { 0 },
         seen: 0,
     };
+}
+
+/// [`infer::guess`] as a function of its own for the verifier: it goes over it once, and not once for each state in
+/// which there is something to guess.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn message_start(first: u64, second: u64, len: u32) -> u32 {
+    infer::guess(first, second, len) as u32
 }
 
 /// True when HTTP/2 frames begin with this window: by the preface, by a server's SETTINGS (both also
