@@ -42,7 +42,8 @@ impl Guess {
             Guess::Tls,
         ];
         let mut all = ALL.into_iter();
-        all.find(|guess| *guess as u32 == number).unwrap_or(Guess::Other)
+        all.find(|guess| *guess as u32 == number)
+            .unwrap_or(Guess::Other)
     }
 }
 

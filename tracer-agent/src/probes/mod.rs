@@ -1,5 +1,7 @@
 //! Puts the eBPF programs into the kernel: load, attach, tier. The only room that names aya.
 
+mod attach;
+mod cost;
 pub mod error;
 mod follower;
 mod functions;
@@ -20,10 +22,11 @@ pub mod tls;
 mod tokio;
 pub mod turn;
 
+pub use cost::{RunTime, measure};
 pub use error::LoadError;
 pub use follower::{Follower, immediate};
 pub use functions::refused as functions_refused;
-pub use kernel::{Kernel, RunTime, measure};
+pub use kernel::Kernel;
 pub use load::{Options, check_rights, object_size};
 pub use maps::{KernelCounts, Maps, Switches};
 pub use propagate::{

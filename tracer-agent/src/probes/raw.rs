@@ -127,7 +127,7 @@ fn number(event: &str) -> Option<u32> {
 mod tests {
     use object::{Object as _, ObjectSymbol as _};
 
-    use super::super::kernel::targets;
+    use super::super::attach::targets;
     use super::super::load::{OBJECT, Set};
     use super::*;
 
