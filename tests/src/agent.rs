@@ -82,6 +82,12 @@ impl Start {
                 command.env_remove(name);
             }
         }
+        let patience = process::patience();
+        if patience > 1 {
+            // An answer that comes too late has spans sent again: twice is not what tests count.
+            let timeout_ms = 10_000 * patience;
+            command.env("OTEL_EXPORTER_OTLP_TIMEOUT", timeout_ms.to_string());
+        }
         Self {
             command,
             admin,

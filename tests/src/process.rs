@@ -12,7 +12,7 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// How many times as long as on a machine of our own everything may take: `TRACER_TESTS_PATIENCE`, as `xtask vm` sets
 /// it in emulated machines, whose time may be that of a busy host.
-fn patience() -> u32 {
+pub fn patience() -> u32 {
     let patience = std::env::var("TRACER_TESTS_PATIENCE");
     patience.map_or(1, |times| times.parse().expect("TRACER_TESTS_PATIENCE"))
 }
