@@ -117,7 +117,7 @@ impl TlsProbes {
         if !target
             .functions
             .iter()
-            .any(|function| program_of(function.probe, &target.library).is_some())
+            .any(|function| program_of(function.probe, target).is_some())
         {
             return Ok(attached);
         }
@@ -131,7 +131,7 @@ impl TlsProbes {
             self.active_set = true;
         }
         for function in target.functions.iter() {
-            let Some((entry, exit)) = program_of(function.probe, &target.library) else {
+            let Some((entry, exit)) = program_of(function.probe, target) else {
                 continue;
             };
             if exit.is_some() && function.returns.is_empty() {
@@ -270,7 +270,7 @@ fn attach_at(
 /// learned from.
 fn program_of(
     function: TlsFunction,
-    library: &TlsLibrary,
+    target: &Target,
 ) -> Option<(&'static str, Option<&'static str>)> {
     use TlsFunction::*;
     Some(match function {
@@ -282,7 +282,7 @@ fn program_of(
         SslSendfile => ("tls_sendfile", Some(RETURN)),
         SslDoHandshake | GnutlsHandshake => ("tls_handshake", Some(RETURN)),
         SslShutdown | GnutlsBye => ("tls_shutdown", None),
-        SslNew => (new_session(library), Some(RETURN)),
+        SslNew => (new_session(target), Some(RETURN)),
         GnutlsInit => ("tls_new_out", Some(RETURN)),
         SslFree | GnutlsDeinit => ("tls_free", None),
         GoTlsRead => ("go_tls_read", Some(GO_RETURN)),
@@ -294,15 +294,21 @@ fn program_of(
     })
 }
 
-/// The program at `SSL_new`: what the kernel side may take for granted of the new object differs.
-fn new_session(library: &TlsLibrary) -> &'static str {
-    match library {
-        TlsLibrary::OpenSsl {
-            version: Some(version),
-        } if version.starts_with("3.") => "tls_new_3",
-        TlsLibrary::OpenSsl {
-            version: Some(version),
-        } if version.starts_with("1.1.") => "tls_new_1",
+/// The program at `SSL_new`: what the kernel side may take for granted of the new object differs. A libssl without a version is
+/// told by what it has: `SSL_sendfile` came with 3.0, early data with 1.1.1.
+fn new_session(target: &Target) -> &'static str {
+    let TlsLibrary::OpenSsl { version } = &target.library else {
+        return "tls_new";
+    };
+    let has = |wanted| {
+        let mut functions = target.functions.iter();
+        functions.any(|function| function.probe == wanted)
+    };
+    match version.as_deref() {
+        Some(version) if version.starts_with("3.") => "tls_new_3",
+        Some(version) if version.starts_with("1.1.") => "tls_new_1",
+        None if has(TlsFunction::SslSendfile) => "tls_new_3",
+        None if has(TlsFunction::SslWriteEarlyData) => "tls_new_1",
         _ => "tls_new",
     }
 }
