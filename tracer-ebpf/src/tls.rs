@@ -5,8 +5,8 @@
 //!
 //! It is bound to a socket by evidence only. While a thread is in a call for a session, a TLS
 //! record that it moves on a stream socket is that session's. Programs that keep the ciphertext in
-//! memory and move it themselves show it by what the same thread does next: the record behind the
-//! one call has the length that this plaintext makes, and there is no other candidate. What has no
+//! memory and move it themselves show it by their ClientHello ([`crate::hello`]), else by what the same thread does next: the
+//! record behind the one call has the length that this plaintext makes, and there is no other candidate. What has no
 //! evidence stays unbound: its exchanges have no addresses, which is counted.
 
 use aya_ebpf::bindings::BPF_ANY;
@@ -51,7 +51,7 @@ pub struct Session {
     pub entered: u8,
     /// How its object can be searched: [`hello::layout`].
     pub layout: u8,
-    /// It was.
+    /// Directions in which plaintext was moved while its socket was not known, by bit: what begins one has shown who asks.
     pub searched: u8,
     /// Its socket was found so: the program moves the ciphertext itself.
     pub proved: u8,
@@ -461,6 +461,7 @@ fn bind(
     }
     session.socket = sock;
     session.inode = inode;
+    session.proved = 0;
     if carrier.verdict == verdict::UNKNOWN {
         emit::count_one(count::TLS);
     }
@@ -520,7 +521,7 @@ fn try_prove(scratch: &mut Scratch, key: &SessionKey, caller: &Caller) -> Option
         return None;
     }
     bind(key, true, &Carrier { sock, inode }, carrier, caller);
-    session.proved = 1;
+    self::session(key)?.proved = 1;
     Some(())
 }
 

@@ -347,8 +347,10 @@ fn leave(
     let unsent = direction == direction::WRITE && is_bound && session.proved != 0;
     let mut next = WINDOW_PROGRAM;
     if !is_bound && nested == 0 {
-        if session.layout != layout::NONE && session.searched == 0 && begins_request(buffer) {
-            session.searched = 1;
+        let bit = 1 << direction;
+        let is_first = session.layout != layout::NONE && session.searched & bit == 0;
+        session.searched |= bit;
+        if is_first && begins_request(buffer) {
             next = PROVE_PROGRAM;
         } else if direction == direction::READ {
             tls::match_read(thread, &key, total, caller);

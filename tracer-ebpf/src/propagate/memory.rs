@@ -118,6 +118,9 @@ fn offer(scratch: &mut Scratch) -> Option<u32> {
         exchange,
         is_stream,
     };
+    if request.is_offered(connection) {
+        return None;
+    }
     let (cause, method) = if is_stream {
         cause::stream_ahead(connection, caller.tgid, caller.tid, exchange as u32)
     } else {

@@ -205,7 +205,7 @@ impl Request {
 
     /// True if it is what was offered last. Counts one that it takes the place of.
     #[inline(always)]
-    fn is_offered(&self, connection: &Connection) -> bool {
+    pub fn is_offered(&self, connection: &Connection) -> bool {
         // SAFETY: the value is only read.
         let Some(before) = (unsafe { OPTIONS.get(&self.sock) }) else {
             return false;
