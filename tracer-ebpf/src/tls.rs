@@ -262,9 +262,7 @@ pub fn plaintext(session: &mut Session) -> Option<&'static mut Connection> {
         return Some(plaintext);
     }
     let from_start = session.from_start != 0 && session.entered == 0;
-    let carrier = connection::find(session.socket);
-    let carrier =
-        carrier.filter(|carrier| carrier.other == session.key && carrier.inode == session.inode);
+    let carrier = carrier(session);
     session.entered = 1;
     connection::insert_session(
         session.key,
@@ -478,13 +476,14 @@ fn bind(
     }
 }
 
-/// True if a session's socket is known and still carries it.
+/// The socket that is known to carry a session, if it still does.
 #[inline(always)]
-pub fn is_bound(session: &Session) -> bool {
-    session.socket != 0
-        && connection::find(session.socket).is_some_and(|carrier| {
-            carrier.other == session.key && carrier.inode == session.inode
-        })
+pub fn carrier(session: &Session) -> Option<&'static mut Connection> {
+    if session.socket == 0 {
+        return None;
+    }
+    let carrier = connection::find(session.socket)?;
+    (carrier.other == session.key && carrier.inode == session.inode).then_some(carrier)
 }
 
 /// Looks for the socket of a session whose plaintext begins with a request that it reads or writes, and binds it. Where there is

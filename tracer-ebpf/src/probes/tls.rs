@@ -343,7 +343,8 @@ fn leave(
     }
     let total = total as u32;
     let session = tls::session_or_new(&key, false)?;
-    let is_bound = tls::is_bound(session);
+    let carrier = tls::carrier(session);
+    let is_bound = carrier.is_some();
     let unsent = direction == direction::WRITE && is_bound && session.proved != 0;
     let mut next = WINDOW_PROGRAM;
     if !is_bound && nested == 0 {
@@ -397,7 +398,9 @@ fn leave(
         tgid: caller.tgid,
         tid: caller.tid,
         // What a session without a socket does is not known.
-        blocking: connection::find(connection.other).map_or(0, |carrier| carrier.blocking as u32),
+        blocking: carrier
+            .or_else(|| connection::find(connection.other))
+            .map_or(0, |carrier| carrier.blocking as u32),
         cause_method: cause_method::NONE,
         cause: Cause::NONE,
         messages: 0,
