@@ -135,8 +135,7 @@ pub fn find(
     let mut words = SEARCHED / 8;
     if layout == layout::WITHIN {
         // SAFETY: the window is longer; the helper checks the source.
-        let read =
-            unsafe { read_user_into(window.cast(), SEARCHED, (object + FROM) as *const _) };
+        let read = unsafe { read_user_into(window.cast(), SEARCHED, (object + FROM) as *const _) };
         if read != 0 {
             return None;
         }
