@@ -185,7 +185,7 @@ pub static TLS_EMPTY_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
 
 /// TLS sessions by object and process.
 #[map]
-pub static TLS_SESSIONS: LruHashMap<SessionKey, Session> = LruHashMap::with_max_entries(8192, 0);
+pub static TLS_SESSIONS: LruHashMap<SessionKey, Session> = LruHashMap::with_max_entries(7680, 0);
 
 /// ClientHellos whose sessions are not known yet: as many as programs that move their ciphertext themselves shake hands at a time.
 #[map]
