@@ -165,6 +165,9 @@ impl Connection {
             self.read_sequence = carrier.read_sequence;
             self.write_sequence = carrier.write_sequence;
         }
+        if self.read.position == 0 && self.write.position == 0 {
+            self.requests = likely_requests(self.role);
+        }
         // As long as it carries no request: who opened it, and for which exchange.
         if self.called == 0 && carrier.called == 0 {
             self.call = carrier.call;

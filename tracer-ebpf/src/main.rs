@@ -28,6 +28,7 @@ macro_rules! trace_log {
 mod cause;
 mod connection;
 mod emit;
+mod hello;
 mod hook;
 mod kernel;
 mod maps;

@@ -14,6 +14,7 @@ use crate::cause::{
     Worker,
 };
 use crate::connection::Connection;
+use crate::hello::{Hello, HelloKey};
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
 use crate::way::Lock;
 
@@ -184,7 +185,11 @@ pub static TLS_EMPTY_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
 
 /// TLS sessions by object and process.
 #[map]
-pub static TLS_SESSIONS: LruHashMap<SessionKey, Session> = LruHashMap::with_max_entries(8192, 0);
+pub static TLS_SESSIONS: LruHashMap<SessionKey, Session> = LruHashMap::with_max_entries(7680, 0);
+
+/// ClientHellos whose sessions are not known yet: as many as programs that move their ciphertext themselves shake hands at a time.
+#[map]
+pub static HELLOS: LruHashMap<HelloKey, Hello> = LruHashMap::with_max_entries(256, 0);
 
 /// Not 0 once a TLS library is probed: before that no socket is asked for its session.
 #[map]
@@ -202,7 +207,7 @@ pub static TLS_LOCKS: PerCpuArray<Lock> = PerCpuArray::with_max_entries(TLS_SCRA
 
 /// Like [`PROGRAMS`], for uprobes.
 #[map]
-pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(8, 0);
+pub static TLS_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(9, 0);
 
 /// Executable files that user space has looked into without finding anything to probe. One that is
 /// forgotten is looked into once more: as many as programs and libraries run all the time on a host.
@@ -251,10 +256,12 @@ pub const FRAMES_PROGRAM: u32 = 3;
 pub const STREAMS_PROGRAM: u32 = 4;
 /// Index of the program that looks for trace context; it is there only when context is written.
 pub const CONTEXT_PROGRAM: u32 = 5;
-/// Index of the program that offers context in a TCP option; of those of syscalls only.
+/// Index of the program that offers context in a TCP option; it is there only when context is written so.
 pub const OFFER_PROGRAM: u32 = 6;
 /// Index of the program that looks for trace context in header blocks; it is there only when context is written.
 pub const BLOCKS_PROGRAM: u32 = 7;
+/// Index of the program that looks for a session's socket; of those of uprobes only.
+pub const PROVE_PROGRAM: u32 = 8;
 
 /// What is wanted of a system call, by its number (`abi::wanted`); for `probes::raw`.
 #[map]
@@ -323,6 +330,12 @@ pub struct Scratch {
     pub gather: Gather,
     /// Only a prefix of the call is read; kept here as a value that the verifier should forget.
     pub exhausted: u64,
+    /// Of a call of a TLS library: the session.
+    pub session: SessionKey,
+    /// 1: what it wrote was not sent yet.
+    pub unsent: u64,
+    /// Halves of a trace id.
+    pub ids: [u64; 2],
 }
 
 /// One data call, normalised over the syscalls.

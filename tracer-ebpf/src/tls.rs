@@ -5,8 +5,8 @@
 //!
 //! It is bound to a socket by evidence only. While a thread is in a call for a session, a TLS
 //! record that it moves on a stream socket is that session's. Programs that keep the ciphertext in
-//! memory and move it themselves show it by what the same thread does next: the record behind the
-//! one call has the length that this plaintext makes, and there is no other candidate. What has no
+//! memory and move it themselves show it by their ClientHello ([`crate::hello`]), else by what the same thread does next: the
+//! record behind the one call has the length that this plaintext makes, and there is no other candidate. What has no
 //! evidence stays unbound: its exchanges have no addresses, which is counted.
 
 use aya_ebpf::bindings::BPF_ANY;
@@ -18,9 +18,10 @@ use tracer_common::tls::{self, APPLICATION_DATA, HEADER};
 use crate::cause;
 use crate::connection::{self, Connection, verdict};
 use crate::emit::{self, Ended};
+use crate::hello::{self, layout};
 use crate::kernel::{self, Arguments, Socket, SocketFile};
 use crate::maps::{
-    BUFFER, NO_BYTES, TLS_ACTIVE, TLS_EMPTY_THREAD, TLS_SESSIONS, TLS_THREADS, count,
+    BUFFER, NO_BYTES, Scratch, TLS_ACTIVE, TLS_EMPTY_THREAD, TLS_SESSIONS, TLS_THREADS, count,
 };
 use crate::probes::io::Caller;
 
@@ -48,7 +49,13 @@ pub struct Session {
     pub from_start: u8,
     /// Its plaintext was in the connection table.
     pub entered: u8,
-    pub reserved: [u8; 6],
+    /// How its object can be searched: [`hello::layout`].
+    pub layout: u8,
+    /// Directions in which plaintext was moved while its socket was not known, by bit: what begins one has shown who asks.
+    pub searched: u8,
+    /// Its socket was found so: the program moves the ciphertext itself.
+    pub proved: u8,
+    pub reserved: [u8; 3],
 }
 
 /// Key of [`TLS_THREADS`]: what calls of a session follow each other in.
@@ -123,6 +130,10 @@ pub mod kind {
     pub const NEW: u8 = 7;
     /// Returns 0 and leaves a new session.
     pub const NEW_OUT: u8 = 8;
+    /// As [`NEW`], of OpenSSL 1.1.
+    pub const NEW_1: u8 = 9;
+    /// As [`NEW`], of OpenSSL 3.
+    pub const NEW_3: u8 = 10;
 }
 
 /// The current time.
@@ -179,20 +190,23 @@ pub fn session_or_new(key: &SessionKey, from_start: bool) -> Option<&'static mut
     if let Some(session) = session(key) {
         return Some(session);
     }
-    new_session(key, from_start);
+    new_session(key, from_start, layout::NONE);
     session(key)
 }
 
 /// Enters a session.
 #[inline(always)]
-pub fn new_session(key: &SessionKey, from_start: bool) {
+pub fn new_session(key: &SessionKey, from_start: bool, layout: u8) {
     let session = Session {
         key: new_key(),
         socket: 0,
         inode: 0,
         from_start: from_start as u8,
         entered: 0,
-        reserved: [0; 6],
+        layout,
+        searched: 0,
+        proved: 0,
+        reserved: [0; 3],
     };
     let _ = TLS_SESSIONS.insert(key, &session, BPF_ANY as u64);
 }
@@ -248,9 +262,7 @@ pub fn plaintext(session: &mut Session) -> Option<&'static mut Connection> {
         return Some(plaintext);
     }
     let from_start = session.from_start != 0 && session.entered == 0;
-    let carrier = connection::find(session.socket);
-    let carrier =
-        carrier.filter(|carrier| carrier.other == session.key && carrier.inode == session.inode);
+    let carrier = carrier(session);
     session.entered = 1;
     connection::insert_session(
         session.key,
@@ -270,6 +282,7 @@ pub fn on_socket(
     direction: u8,
     base: u64,
     vectors: u32,
+    total: u32,
 ) -> Option<()> {
     if TLS_ACTIVE.get(0).is_none_or(|active| *active == 0) || carrier.tls_tgid == caller.tgid {
         return None;
@@ -281,13 +294,25 @@ pub fn on_socket(
         return None;
     }
     let arguments = Arguments::of_current()?;
-    let thread = current_thread(&arguments, caller)?;
+    let thread = current_thread(&arguments, caller);
+    let First { at, length } = First::of(base, vectors, total);
+    let record = if length < HEADER as u64 {
+        tls::record([0; HEADER])
+    } else {
+        // SAFETY: the helper checks the address.
+        tls::record(unsafe { bpf_probe_read_user(at as *const _) }.unwrap_or([0; HEADER]))
+    };
+    let Some(thread) = thread else {
+        if record.kind == hello::HANDSHAKE && length >= hello::BYTES as u64 {
+            hello::note(caller, file, carrier, direction, at);
+        }
+        return None;
+    };
     let stack = arguments.stack()?;
     let this = Carrier {
         sock: file.sock,
         inode: file.number(),
     };
-    let record = tls::record(first_bytes(base, vectors));
     if let Some(call) = thread.innermost(stack) {
         call.nested = 1;
         if record.kind != 0 || kernel::is_kernel_tls(file.sock) {
@@ -297,6 +322,12 @@ pub fn on_socket(
                 reserved: 0,
             };
             bind(&key, call.kind == kind::HANDSHAKE, &this, carrier, caller);
+        }
+        return None;
+    }
+    if record.kind == hello::HANDSHAKE {
+        if length >= hello::BYTES as u64 {
+            hello::note(caller, file, carrier, direction, at);
         }
         return None;
     }
@@ -367,26 +398,35 @@ pub fn writes_through(caller: &Caller, socket: Socket) -> Option<(u64, &'static 
     Some((session.key, call))
 }
 
-/// The first bytes of a call, as long as a TLS record's header; zeros if they cannot be had.
-#[inline(always)]
-fn first_bytes(base: u64, vectors: u32) -> [u8; HEADER] {
-    let none = [0; HEADER];
-    let mut at = base;
-    if vectors == NO_BYTES {
-        return none;
-    }
-    if vectors != BUFFER {
+/// The part of a call's bytes that is in one piece from their beginning on.
+struct First {
+    at: u64,
+    /// 0 if they cannot be had.
+    length: u64,
+}
+
+impl First {
+    #[inline(always)]
+    fn of(base: u64, vectors: u32, total: u32) -> Self {
+        let total = total as u64;
+        if vectors == NO_BYTES {
+            return First { at: 0, length: 0 };
+        }
+        if vectors == BUFFER {
+            return First {
+                at: base,
+                length: total,
+            };
+        }
         // struct iovec: base 0, length 8.
         // SAFETY: the helper checks the address.
         let vector: [u64; 2] = unsafe { bpf_probe_read_user(base as *const _) }.unwrap_or([0; 2]);
-        let [first, length] = vector;
-        if length < HEADER as u64 {
-            return none;
+        let [at, length] = vector;
+        First {
+            at,
+            length: if length < total { length } else { total },
         }
-        at = first;
     }
-    // SAFETY: as above.
-    unsafe { bpf_probe_read_user(at as *const _) }.unwrap_or(none)
 }
 
 /// A socket, and which use of its address.
@@ -411,7 +451,7 @@ fn bind(
     if session.socket != 0 && (session.socket != sock || session.inode != inode) {
         // The object was used again, and its end was missed.
         end_plaintext(session, caller);
-        new_session(key, in_handshake);
+        new_session(key, in_handshake, layout::NONE);
         let Some(new) = self::session(key) else {
             return;
         };
@@ -419,6 +459,7 @@ fn bind(
     }
     session.socket = sock;
     session.inode = inode;
+    session.proved = 0;
     if carrier.verdict == verdict::UNKNOWN {
         emit::count_one(count::TLS);
     }
@@ -433,6 +474,54 @@ fn bind(
             emit::announce(plaintext, session.key, caller.tgid);
         }
     }
+}
+
+/// The socket that is known to carry a session, if it still does.
+#[inline(always)]
+pub fn carrier(session: &Session) -> Option<&'static mut Connection> {
+    if session.socket == 0 {
+        return None;
+    }
+    let carrier = connection::find(session.socket)?;
+    (carrier.other == session.key && carrier.inode == session.inode).then_some(carrier)
+}
+
+/// Looks for the socket of a session whose plaintext begins with a request that it reads or writes, and binds it. Where there is
+/// none, lengths have to tell. True if it was found.
+#[inline(always)]
+pub fn prove(scratch: &mut Scratch, key: &SessionKey, caller: &Caller) -> bool {
+    let total = scratch.call.total;
+    let reads = scratch.call.direction == direction::READ as u32;
+    let proved = try_prove(scratch, key, caller).is_some();
+    let of_thread = ThreadKey {
+        id: (caller.tgid as u64) << 32 | caller.tid as u64,
+        goroutine: 0,
+    };
+    let Some(thread) = thread(&of_thread) else {
+        return proved;
+    };
+    if proved {
+        thread.readers = 0;
+    } else if reads {
+        match_read(thread, key, total, caller);
+    } else {
+        note_write(thread, key.object, total);
+    }
+    proved
+}
+
+#[inline(always)]
+fn try_prove(scratch: &mut Scratch, key: &SessionKey, caller: &Caller) -> Option<()> {
+    let session = session(key)?;
+    let way = scratch.call.direction;
+    let (sock, inode) = hello::find(scratch, key.object, session.layout, caller, way)?;
+    let carrier = connection::find(sock)?;
+    if carrier.inode != inode || carrier.other != 0 {
+        return None;
+    }
+    bind(key, true, &Carrier { sock, inode }, carrier, caller);
+    self::session(key)?.proved = 1;
+    Some(())
 }
 
 /// A read call returned so much plaintext without having read a socket: the record that the thread

@@ -18,6 +18,9 @@ pub trait Way {
     /// What its programs are called with.
     type Context: EbpfContext;
 
+    /// It is of TLS libraries.
+    const IS_LIBRARY: bool;
+
     /// The buffer of the call being looked at.
     fn scratch() -> Option<&'static mut Scratch>;
 
@@ -31,6 +34,8 @@ pub struct Syscalls;
 
 impl Way for Syscalls {
     type Context = TracePointContext;
+
+    const IS_LIBRARY: bool = false;
 
     #[inline(always)]
     fn scratch() -> Option<&'static mut Scratch> {
@@ -121,6 +126,8 @@ fn owned() -> Option<u32> {
 
 impl Way for Uprobes {
     type Context = ProbeContext;
+
+    const IS_LIBRARY: bool = true;
 
     #[inline(always)]
     fn scratch() -> Option<&'static mut Scratch> {

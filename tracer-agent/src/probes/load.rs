@@ -82,7 +82,7 @@ const PROPAGATION_MAPS: [&str; 9] = [
 /// Tables that give up what was unused for longest, with their sizes on a host of a few CPUs. The kernel hands
 /// out free entries of such a table to each CPU by the hundred, so it has to grow with them: else a CPU takes what
 /// others use while some have free ones.
-const SHARED_BY_CPUS: [(&str, u32); 13] = [
+const SHARED_BY_CPUS: [(&str, u32); 14] = [
     ("OPENERS", 1024),
     ("KNOWN_FILES", 1024),
     ("SITES", 1024),
@@ -96,6 +96,7 @@ const SHARED_BY_CPUS: [(&str, u32); 13] = [
     ("CHANNELS", 3072),
     ("POOLS", 3072),
     ("TLS_THREADS", 4096),
+    ("HELLOS", 256),
 ];
 /// Entries of such a table for each CPU that there may be, at least, and for all of them at most.
 const PER_CPU: u32 = 256;
@@ -301,20 +302,29 @@ pub(super) fn fill_tail_calls(
     map: &'static str,
     names: [&'static str; 5],
 ) -> Result<(), LoadError> {
-    for (index, name) in names.into_iter().enumerate() {
-        let program = ebpf.program(name).ok_or(LoadError::Mismatch(name))?;
-        let fd = match program {
-            Program::TracePoint(point) => point.fd(),
-            Program::UProbe(probe) => probe.fd(),
-            _ => return Err(LoadError::Mismatch(name)),
-        };
-        let fd = fd.map_err(|source| failed("load", name, source))?;
-        let fd = fd.try_clone().map_err(|_| LoadError::Mismatch(name))?;
-        let programs = ebpf.map_mut(map).ok_or(LoadError::Mismatch(map))?;
-        let mut programs: ProgramArray<_> = programs.try_into()?;
-        programs.set(index as u32, &fd, 0)?;
-    }
-    Ok(())
+    (0..)
+        .zip(names)
+        .try_for_each(|(index, name)| fill_tail_call(ebpf, map, index, name))
+}
+
+/// The same of one program.
+pub(super) fn fill_tail_call(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+    index: u32,
+    name: &'static str,
+) -> Result<(), LoadError> {
+    let program = ebpf.program(name).ok_or(LoadError::Mismatch(name))?;
+    let fd = match program {
+        Program::TracePoint(point) => point.fd(),
+        Program::UProbe(probe) => probe.fd(),
+        _ => return Err(LoadError::Mismatch(name)),
+    };
+    let fd = fd.map_err(|source| failed("load", name, source))?;
+    let fd = fd.try_clone().map_err(|_| LoadError::Mismatch(name))?;
+    let programs = ebpf.map_mut(map).ok_or(LoadError::Mismatch(map))?;
+    let mut programs: ProgramArray<_> = programs.try_into()?;
+    Ok(programs.set(index, &fd, 0)?)
 }
 
 /// Whether a probe can be given a number that its program reads (kernel commit 7adfc6c9b315).

@@ -17,7 +17,7 @@ use super::load;
 use super::shared::SharedEbpf;
 use super::turn::Held;
 use crate::causes::chain;
-use crate::discover::binary::{Deferred, Function, Quick, Target, TlsFunction};
+use crate::discover::binary::{Deferred, Function, Quick, Target, TlsFunction, TlsLibrary};
 
 /// Programs reached by tail call, in the order of their indexes in the `TLS_PROGRAMS` map.
 const TAIL_CALLED: [&str; 5] = [
@@ -27,6 +27,9 @@ const TAIL_CALLED: [&str; 5] = [
     "tls_frames",
     "tls_streams",
 ];
+/// The program that looks for a session's socket, and its index.
+const PROVE: &str = "tls_prove";
+const PROVE_PROGRAM: u32 = 8;
 /// The programs at RETs.
 const RETURN: &str = "tls_return";
 const GO_RETURN: &str = "go_tls_return";
@@ -114,18 +117,21 @@ impl TlsProbes {
         if !target
             .functions
             .iter()
-            .any(|function| program_of(function.probe).is_some())
+            .any(|function| program_of(function.probe, target).is_some())
         {
             return Ok(attached);
         }
         let shared = Arc::clone(&self.ebpf);
         if !self.active_set {
-            load::fill_tail_calls(&mut shared.lock_in_turn(), "TLS_PROGRAMS", TAIL_CALLED)?;
+            let mut ebpf = shared.lock_in_turn();
+            load::fill_tail_calls(&mut ebpf, "TLS_PROGRAMS", TAIL_CALLED)?;
+            load::fill_tail_call(&mut ebpf, "TLS_PROGRAMS", PROVE_PROGRAM, PROVE)?;
+            drop(ebpf);
             self.active.set(0, 1, 0)?;
             self.active_set = true;
         }
         for function in target.functions.iter() {
-            let Some((entry, exit)) = program_of(function.probe) else {
+            let Some((entry, exit)) = program_of(function.probe, target) else {
                 continue;
             };
             if exit.is_some() && function.returns.is_empty() {
@@ -262,7 +268,10 @@ fn attach_at(
 
 /// Programs at the entry and at the RETs of a function; `None` for functions that nothing is to be
 /// learned from.
-fn program_of(function: TlsFunction) -> Option<(&'static str, Option<&'static str>)> {
+fn program_of(
+    function: TlsFunction,
+    target: &Target,
+) -> Option<(&'static str, Option<&'static str>)> {
     use TlsFunction::*;
     Some(match function {
         SslRead | GnutlsRecordRecv | GnutlsRecordRecvSeq => ("tls_read", Some(RETURN)),
@@ -273,7 +282,7 @@ fn program_of(function: TlsFunction) -> Option<(&'static str, Option<&'static st
         SslSendfile => ("tls_sendfile", Some(RETURN)),
         SslDoHandshake | GnutlsHandshake => ("tls_handshake", Some(RETURN)),
         SslShutdown | GnutlsBye => ("tls_shutdown", None),
-        SslNew => ("tls_new", Some(RETURN)),
+        SslNew => (new_session(target), Some(RETURN)),
         GnutlsInit => ("tls_new_out", Some(RETURN)),
         SslFree | GnutlsDeinit => ("tls_free", None),
         GoTlsRead => ("go_tls_read", Some(GO_RETURN)),
@@ -283,6 +292,25 @@ fn program_of(function: TlsFunction) -> Option<(&'static str, Option<&'static st
         // Peeking moves nothing; connecting and accepting shake hands; descriptors are seen in use.
         _ => return None,
     })
+}
+
+/// The program at `SSL_new`: what the kernel side may take for granted of the new object differs. A libssl without a version is
+/// told by what it has: `SSL_sendfile` came with 3.0, early data with 1.1.1.
+fn new_session(target: &Target) -> &'static str {
+    let TlsLibrary::OpenSsl { version } = &target.library else {
+        return "tls_new";
+    };
+    let has = |wanted| {
+        let mut functions = target.functions.iter();
+        functions.any(|function| function.probe == wanted)
+    };
+    match version.as_deref() {
+        Some(version) if version.starts_with("3.") => "tls_new_3",
+        Some(version) if version.starts_with("1.1.") => "tls_new_1",
+        None if has(TlsFunction::SslSendfile) => "tls_new_3",
+        None if has(TlsFunction::SslWriteEarlyData) => "tls_new_1",
+        _ => "tls_new",
+    }
 }
 
 /// As the kernel side's key lies in memory.

@@ -1,6 +1,5 @@
 //! Looks at one head or a stretch of chunks in the window, and ships what user space has to see.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user as read_user_into;
 use aya_ebpf::macros::{tracepoint, uprobe};
 use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use tracer_common::abi::{
@@ -10,11 +9,10 @@ use tracer_common::frame::{self, Body, Fields, Head, Window, chunk};
 use tracer_common::limits::{HEAD_BUDGET, MAX_MMSG, WINDOW};
 
 use super::io::{Message, side};
-use super::window::{action, at_most};
+use super::window::{action, at_most, fill_plain};
 use crate::cause;
 use crate::connection::{self, Connection, Direction, mode, verdict};
 use crate::emit;
-use crate::kernel::opaque;
 use crate::maps::{BUFFER, CHUNKS_PROGRAM, Call, Found, Scratch, WINDOW_PROGRAM, Walk};
 use crate::memory::{Forgotten, word};
 use crate::way::{Syscalls, Uprobes, Way};
@@ -118,28 +116,17 @@ fn reads_on(scratch: &mut Scratch, connection: &mut Connection) -> bool {
         offset,
         total,
         vectors,
-        base,
         ..
     } = scratch.call;
     if side.mode != mode::CHUNKED || side.skip > 0 || vectors != BUFFER || offset >= total {
         return false;
     }
     let left = total - offset;
-    let len = opaque(if left < WINDOW as u32 {
-        left
-    } else {
-        WINDOW as u32
-    });
-    if len > WINDOW as u32 {
-        return false;
-    }
-    let window = scratch.window.as_mut_ptr();
-    // SAFETY: the window is WINDOW long at least; the helper checks the source.
-    let read = unsafe { read_user_into(window.cast(), len, (base + offset as u64) as *const _) };
+    let len = fill_plain(scratch, offset, at_most(WINDOW as u64, left));
     scratch.found.len = len;
     scratch.found.left = left;
     scratch.found.seen = 0;
-    read == 0
+    len > 0
 }
 
 /// Goes to the next window, or to the next message of a `*mmsg` call.

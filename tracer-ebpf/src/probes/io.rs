@@ -475,7 +475,7 @@ pub fn account(
     let Some(connection) = connection::find_or_join(file, direction, total, time_ns) else {
         return;
     };
-    tls::on_socket(caller, file, connection, direction, base, vectors);
+    tls::on_socket(caller, file, connection, direction, base, vectors, total);
     // Of ciphertext that is read nobody knows what it is for until its plaintext tells: in an event loop
     // the last callback's cause ends here.
     cause::touched(connection, direction, caller);

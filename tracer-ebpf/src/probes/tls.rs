@@ -11,14 +11,18 @@ use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
 use aya_ebpf::macros::uprobe;
 use aya_ebpf::programs::ProbeContext;
 use tracer_common::abi::{cause_method, direction, drop_reason, end, place};
+use tracer_common::context;
 
+use super::deliver::go_on;
 use super::io::{Caller, wants_a_look};
 use super::window::at_most;
 use crate::cause::{self, Cause};
-use crate::connection;
+use crate::connection::{self, verdict};
 use crate::emit::{self, Ended};
+use crate::hello::layout;
 use crate::kernel::{self, field};
-use crate::maps::{BUFFER, Call, NO_BYTES, WINDOW_PROGRAM};
+use crate::maps::{BUFFER, Call, NO_BYTES, PROVE_PROGRAM, WINDOW_PROGRAM};
+use crate::propagate::offer::PREFACE_WORD;
 use crate::tls::{self, SessionKey, ThreadKey, TlsCall, kind, now};
 use crate::way::{Uprobes, Way};
 
@@ -84,6 +88,10 @@ entries! {
     tls_handshake: HANDSHAKE, out 0;
     /// Returns a session.
     tls_new: NEW, out 0;
+    /// Returns a session of OpenSSL 1.1.
+    tls_new_1: NEW_1, out 0;
+    /// Returns a session of OpenSSL 3.
+    tls_new_3: NEW_3, out 0;
     /// `(session *)`.
     tls_new_out: NEW_OUT, out 0;
 }
@@ -114,13 +122,19 @@ fn goroutine(ctx: &ProbeContext, caller: &Caller) -> Option<(ThreadKey, u64)> {
     Some((key, u64::MAX - depth))
 }
 
+/// True of calls that return a session.
+#[inline(always)]
+fn is_new(kind: u8) -> bool {
+    kind == kind::NEW || kind == kind::NEW_1 || kind == kind::NEW_3
+}
+
 #[inline(always)]
 fn enter(ctx: &ProbeContext, kind: u8, out: usize) -> Option<()> {
     let caller = Caller::traced()?;
     let (key, stack) = thread_of_c(ctx, &caller)?;
     let call = TlsCall {
         stack,
-        object: if kind == kind::NEW { 0 } else { ctx.arg(0)? },
+        object: if is_new(kind) { 0 } else { ctx.arg(0)? },
         buffer: ctx.arg(1)?,
         out: if out == 0 { 0 } else { ctx.arg(out)? },
         start_ns: now(),
@@ -289,16 +303,21 @@ fn leave(
         kind::READ | kind::READ_EX => (direction::READ, BUFFER),
         kind::WRITE | kind::WRITE_EX => (direction::WRITE, BUFFER),
         kind::SEND_FILE => (direction::WRITE, NO_BYTES),
-        kind::NEW | kind::NEW_OUT => {
-            if kind == kind::NEW {
+        kind::NEW | kind::NEW_1 | kind::NEW_3 | kind::NEW_OUT => {
+            if is_new(kind) {
                 key.object = result;
             } else {
                 // SAFETY: the helper checks the address.
                 key.object = unsafe { bpf_probe_read_user(object as *const _) }.ok()?;
             }
             if key.object != 0 {
+                let layout = match kind {
+                    kind::NEW_1 => layout::BEHIND,
+                    kind::NEW_3 => layout::WITHIN,
+                    _ => layout::NONE,
+                };
                 tls::end_session(&key, caller);
-                tls::new_session(&key, true);
+                tls::new_session(&key, true, layout);
             }
             return None;
         }
@@ -323,15 +342,26 @@ fn leave(
         return if is_end { read_end(&key, caller) } else { None };
     }
     let total = total as u32;
-    if direction == direction::READ {
-        if nested == 0 {
-            tls::match_read(thread, &key, total, caller);
-        }
-        thread.readers = 0;
-    } else if nested == 0 {
-        tls::note_write(thread, object, total);
-    }
     let session = tls::session_or_new(&key, false)?;
+    let carrier = tls::carrier(session);
+    let is_bound = carrier.is_some();
+    let unsent = direction == direction::WRITE && is_bound && session.proved != 0;
+    let mut next = WINDOW_PROGRAM;
+    if !is_bound && nested == 0 {
+        let bit = 1 << direction;
+        let is_first = session.layout != layout::NONE && session.searched & bit == 0;
+        session.searched |= bit;
+        if is_first && begins_request(buffer) {
+            next = PROVE_PROGRAM;
+        } else if direction == direction::READ {
+            tls::match_read(thread, &key, total, caller);
+        } else {
+            tls::note_write(thread, object, total);
+        }
+    }
+    if direction == direction::READ && next != PROVE_PROGRAM {
+        thread.readers = 0;
+    }
     let connection = tls::plaintext(session)?;
     cause::touched(connection, direction, caller);
     if !wants_a_look(connection, direction, total, false) {
@@ -350,6 +380,8 @@ fn leave(
         return None;
     };
     let time_ns = now();
+    scratch.session = key;
+    scratch.unsent = unsent as u64;
     scratch.call = Call {
         socket: session.key,
         base: buffer,
@@ -366,7 +398,9 @@ fn leave(
         tgid: caller.tgid,
         tid: caller.tid,
         // What a session without a socket does is not known.
-        blocking: connection::find(connection.other).map_or(0, |carrier| carrier.blocking as u32),
+        blocking: carrier
+            .or_else(|| connection::find(connection.other))
+            .map_or(0, |carrier| carrier.blocking as u32),
         cause_method: cause_method::NONE,
         cause: Cause::NONE,
         messages: 0,
@@ -379,7 +413,50 @@ fn leave(
         stream: Cause::NONE,
         last: 0,
     };
-    Uprobes::tail_call(ctx, WINDOW_PROGRAM);
+    Uprobes::tail_call(ctx, next);
+    None
+}
+
+/// True if this is what a client says first.
+#[inline(always)]
+fn begins_request(buffer: u64) -> bool {
+    // SAFETY: the helper checks the address.
+    let first: u64 = unsafe { bpf_probe_read_user(buffer as *const _) }.unwrap_or(0);
+    first == PREFACE_WORD || context::begins_request(first)
+}
+
+/// Reached by tail call only: looks for the socket of a session.
+#[uprobe]
+pub fn tls_prove(ctx: ProbeContext) -> u32 {
+    let _ = prove(&ctx);
+    Uprobes::done();
+    0
+}
+
+#[inline(always)]
+fn prove(ctx: &ProbeContext) -> Option<()> {
+    let scratch = Uprobes::scratch()?;
+    let caller = Caller {
+        tgid: scratch.call.tgid,
+        tid: scratch.call.tid,
+    };
+    let key = scratch.session;
+    let proved = tls::prove(scratch, &key, &caller);
+    let connection = connection::find(scratch.call.socket)?;
+    let is_write = scratch.call.direction == direction::WRITE as u32;
+    if proved {
+        scratch.unsent = is_write as u64;
+        scratch.call.blocking =
+            connection::find(connection.other).map_or(0, |carrier| carrier.blocking as u32);
+    }
+    if connection.verdict == verdict::IGNORED {
+        // The socket's ports are.
+        let side = super::io::side(connection, scratch.call.direction as u8);
+        side.position += scratch.call.total as u64;
+        side.skipped += scratch.call.total as u64;
+        return None;
+    }
+    go_on::<Uprobes>(ctx, scratch, connection, WINDOW_PROGRAM);
     None
 }
 

@@ -25,10 +25,10 @@ use crate::emit;
 use crate::kernel::opaque;
 use crate::maps::{
     BUFFER, CHUNKS_PROGRAM, CONTEXT_PROGRAM, FRAMES_PROGRAM, Found, Gather, HEAD_PROGRAM, NO_BYTES,
-    Scratch, WINDOW_PROGRAM, count,
+    OFFER_PROGRAM, Scratch, WINDOW_PROGRAM, count,
 };
 use crate::memory::Forgotten;
-use crate::propagate::incoming;
+use crate::propagate::{incoming, memory};
 use crate::way::{Syscalls, Uprobes, Way};
 
 /// What is to be done with the window.
@@ -77,6 +77,10 @@ fn try_window<W: Way>(ctx: &W::Context) -> Option<()> {
     prepare(scratch, connection);
     if scratch.found.action == action::NOTHING && scratch.call.messages == 0 {
         return None;
+    }
+    if W::IS_LIBRARY && memory::wants_an_offer(scratch) {
+        W::tail_call(ctx, OFFER_PROGRAM);
+        // It is not there where nothing is offered.
     }
     let next = match scratch.found.action {
         action::CHUNKS => CHUNKS_PROGRAM,
@@ -346,6 +350,20 @@ fn unseen(scratch: &mut Scratch, connection: &mut Connection, left: u32) {
     }
 }
 
+/// The same of a plain buffer: all or nothing.
+#[inline(always)]
+pub fn fill_plain(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
+    let want = opaque(want);
+    if want > WINDOW as u32 {
+        return 0;
+    }
+    let window = scratch.window.as_mut_ptr();
+    let from = scratch.call.base + offset as u64;
+    // SAFETY: the window is WINDOW long at least; the helper checks the source.
+    let result = unsafe { read_user_into(window.cast(), want, from as *const _) };
+    if result == 0 { want } else { 0 }
+}
+
 /// Fills the window with up to `want` bytes of the call from `offset`. Returns how many it got.
 #[inline(always)]
 pub fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
@@ -361,10 +379,7 @@ pub fn fill(scratch: &mut Scratch, offset: u32, want: u32) -> u32 {
         return 0;
     }
     if call.vectors == BUFFER {
-        // SAFETY: the window is WINDOW long at least; the helper checks the source.
-        let result =
-            unsafe { read_user_into(window.cast(), want, (call.base + offset as u64) as *const _) };
-        return if result == 0 { want } else { 0 };
+        return fill_plain(scratch, offset, want);
     }
     let gather = Forgotten::new(&mut scratch.gather);
     gather.store(Gather {

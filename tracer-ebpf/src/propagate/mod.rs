@@ -10,7 +10,8 @@
 //! 5. HTTP/2: [`frames`] follows the connection in its messages and finds the requests that begin in one; [`stream`]
 //!    puts a field into each.
 //! 6. Where that cannot be (TLS, kernels with faults), [`offer`] finds the request in the bytes that
-//!    the process hands over, and [`option`] puts its context into a TCP option, and reads what others sent.
+//!    the process hands over, and [`option`] puts its context into a TCP option, and reads what others sent. [`memory`] does it for
+//!    programs that move the ciphertext of their TLS sessions themselves.
 //!
 //! In doubt nothing is written. What the process counts as sent never includes the header.
 
@@ -18,6 +19,7 @@ pub mod blocks;
 pub mod bytes;
 pub mod frames;
 pub mod incoming;
+pub mod memory;
 pub mod message;
 pub mod offer;
 pub mod option;

@@ -2,8 +2,8 @@
 //! [`super::option`].
 //!
 //! Reached by tail call from [`super::plan`], at the entry of a system call. Under TLS the bytes are the
-//! plaintext that the call of the library was made with which the system call is made from; ciphertext that
-//! is written at another time (asyncio, Node) cannot be told whose it is.
+//! plaintext that the call of the library was made with which the system call is made from; of ciphertext that
+//! is written at another time (asyncio, Node) see [`super::memory`].
 //!
 //! HTTP/2 writes requests of several exchanges at once: each stream has a cause of its own. Of several requests
 //! in one write the first is offered.
@@ -23,9 +23,9 @@ use super::{
     ADOPTED, AHEAD, FLOWS, Flow, LEAVING, NAMELESS, OPTIONS, Offered, count, id_of, name, state,
 };
 use crate::cause::{self, Cause};
-use crate::connection::{self, verdict};
+use crate::connection::{self, Connection, verdict};
 use crate::emit;
-use crate::kernel::{self, SocketFile};
+use crate::kernel::{self, Socket, SocketFile};
 use crate::maps::{BUFFER, EVENTS, SCRATCH, Walk};
 use crate::memory::Forgotten;
 use crate::probes::deliver::Bytes;
@@ -88,7 +88,15 @@ fn offer() -> Option<u32> {
     if encrypted != 0 {
         // What shows whose ciphertext it is when the call returns shows it now.
         let carrier = connection::find(sock)?;
-        let _ = tls::on_socket(&caller, &file, carrier, direction::WRITE, base, vectors);
+        let _ = tls::on_socket(
+            &caller,
+            &file,
+            carrier,
+            direction::WRITE,
+            base,
+            vectors,
+            if vectors == BUFFER { length } else { u32::MAX },
+        );
         let (session, call) = tls::writes_through(&caller, sock)?;
         key = session;
         (base, vectors, length) = (call.buffer, BUFFER, call.length);
@@ -150,26 +158,17 @@ fn offer() -> Option<u32> {
         let _ = LEAVING.push(&sock, 0);
         return Some(propagated::UNSEEN);
     }
-    // A stream is named from the connection's first byte on, whatever was added.
-    let place = if is_stream {
-        connection.write_sequence.wrapping_add(exchange as u32)
-    } else {
-        base.wrapping_add(exchange as u32)
+    let request = Request {
+        sock,
+        begin,
+        added,
+        exchange,
+        is_stream,
     };
-    // SAFETY: the value is only read.
-    if let Some(before) = unsafe { OPTIONS.get(&sock) } {
-        if before.armed != 0 && before.words[5] == place.to_be() {
-            // A second write of the same call of the library.
-            return None;
-        }
-        if before.armed != 0 && before.stored == 0 {
-            count(propagated::CROWDED);
-        }
+    if request.is_offered(connection) {
+        // A second write of the same call of the library.
+        return None;
     }
-    let own = Cause {
-        connection: connection.id,
-        key: exchange,
-    };
     let (cause, method) = if is_stream {
         cause::stream_ahead(connection, caller.tgid, caller.tid, exchange as u32)
     } else {
@@ -177,59 +176,121 @@ fn offer() -> Option<u32> {
     };
     let ids = Forgotten::new(&mut ahead.ids).pointer().cast::<u64>();
     // SAFETY: words of this CPU's slot.
-    let named = unsafe { name(own, cause, ids, ids.add(1)) };
-    if named == NAMELESS {
-        return Some(propagated::UNKNOWN_TRACE);
+    unsafe { request.offer(connection, cause, method, ids) }
+}
+
+/// A request that is about to leave.
+pub struct Request {
+    pub sock: Socket,
+    /// Sequence number of the first byte that is written with it.
+    pub begin: u32,
+    /// Bytes that were added to what the process wrote before.
+    pub added: u32,
+    /// Its position, or its stream.
+    pub exchange: u64,
+    pub is_stream: bool,
+}
+
+impl Request {
+    /// See `tracer_common::option`.
+    #[inline(always)]
+    fn place(&self, connection: &Connection) -> u32 {
+        // A stream is named from the connection's first byte on, whatever was added.
+        let added = if self.is_stream { 0 } else { self.added };
+        connection
+            .write_sequence
+            .wrapping_add(added)
+            .wrapping_add(self.exchange as u32)
     }
-    // SAFETY: as above.
-    let trace = unsafe { [ids.read_volatile(), ids.add(1).read_volatile()] };
-    let carried = Carried {
-        trace,
-        place,
-        flags: named & flag::TRACEPARENT | if is_stream { flag::STREAM } else { 0 },
-        nonce: id_of(own, purpose::SPAN) as u32 & 0xff_ffff,
-    };
-    let Some(mut entry) = EVENTS.reserve::<InjectedEvent>(0) else {
-        return Some(propagated::FAILED);
-    };
-    // SAFETY: the entry is as large as the event.
-    unsafe {
-        entry.as_mut_ptr().write(InjectedEvent {
-            header: Header {
-                kind: kind::INJECTED,
-                selector: 0,
-                flags: 0,
-                reserved: 0,
-                value: 0,
-            },
-            time_ns: bpf_ktime_get_boot_ns(),
-            connection: own.connection,
-            position: own.key,
+
+    /// True if it is what was offered last. Counts one that it takes the place of.
+    #[inline(always)]
+    pub fn is_offered(&self, connection: &Connection) -> bool {
+        // SAFETY: the value is only read.
+        let Some(before) = (unsafe { OPTIONS.get(&self.sock) }) else {
+            return false;
+        };
+        if before.armed != 0 && before.words[5] == self.place(connection).to_be() {
+            return true;
+        }
+        if before.armed != 0 && before.stored == 0 {
+            count(propagated::CROWDED);
+        }
+        false
+    }
+
+    /// Offers it, and tells of it. Returns the outcome if it is another.
+    ///
+    /// # Safety
+    /// `ids` points to two words of map memory that are nobody else's meanwhile.
+    #[inline(always)]
+    pub unsafe fn offer(
+        &self,
+        connection: &Connection,
+        cause: Cause,
+        method: u32,
+        ids: *mut u64,
+    ) -> Option<u32> {
+        let own = Cause {
+            connection: connection.id,
+            key: self.exchange,
+        };
+        // SAFETY: as the caller says.
+        let named = unsafe { name(own, cause, ids, ids.add(1)) };
+        if named == NAMELESS {
+            return Some(propagated::UNKNOWN_TRACE);
+        }
+        // SAFETY: as above.
+        let trace = unsafe { [ids.read_volatile(), ids.add(1).read_volatile()] };
+        let stream = if self.is_stream { flag::STREAM } else { 0 };
+        let carried = Carried {
             trace,
-            span: carried.span(),
-            cause_connection: cause.connection,
-            cause_key: cause.key,
-            cause_method: method,
-            shift: added,
-            flags: carried.flags & flag::TRACEPARENT,
-            adopted: (named & ADOPTED != 0) as u32,
-        })
-    };
-    emit::submitted(entry);
-    let offered = Offered {
-        begin,
-        armed: 1,
-        stored: 0,
-        words: carried.words(),
-    };
-    let _ = OPTIONS.insert(&sock, &offered, 0);
-    None
+            place: self.place(connection),
+            flags: named & flag::TRACEPARENT | stream,
+            nonce: id_of(own, purpose::SPAN) as u32 & 0xff_ffff,
+        };
+        let Some(mut entry) = EVENTS.reserve::<InjectedEvent>(0) else {
+            return Some(propagated::FAILED);
+        };
+        // SAFETY: the entry is as large as the event.
+        unsafe {
+            entry.as_mut_ptr().write(InjectedEvent {
+                header: Header {
+                    kind: kind::INJECTED,
+                    selector: 0,
+                    flags: 0,
+                    reserved: 0,
+                    value: 0,
+                },
+                time_ns: bpf_ktime_get_boot_ns(),
+                connection: own.connection,
+                position: own.key,
+                trace,
+                span: carried.span(),
+                cause_connection: cause.connection,
+                cause_key: cause.key,
+                cause_method: method,
+                shift: self.added,
+                flags: carried.flags & flag::TRACEPARENT,
+                adopted: (named & ADOPTED != 0) as u32,
+            })
+        };
+        emit::submitted(entry);
+        let offered = Offered {
+            begin: self.begin,
+            armed: 1,
+            stored: 0,
+            words: carried.words(),
+        };
+        let _ = OPTIONS.insert(&self.sock, &offered, 0);
+        None
+    }
 }
 
 /// The first stream that begins in the frames from `begin` on; 0 if none does. `newest` is the newest one
 /// of the connection.
 #[inline(always)]
-fn new_stream(bytes: &Bytes, begin: u64, filled: u32, newest: &mut u32) -> u32 {
+pub fn new_stream(bytes: &Bytes, begin: u64, filled: u32, newest: &mut u32) -> u32 {
     if begin >= filled as u64 {
         return 0;
     }

@@ -112,10 +112,12 @@ const CONTEXTS: [(&str, u32, &str); 4] = [
 /// What finds the request whose context goes into a TCP option, and its index in `PROGRAMS`.
 const OFFER: &str = "propagate_offer";
 const OFFER_PROGRAM: u32 = 6;
+/// The same where programs move the ciphertext of their TLS sessions themselves; at the same index of `TLS_PROGRAMS`.
+const TLS_OFFER: &str = "propagate_tls_offer";
 /// What puts it there, and reads it.
 const OPTION: &str = "propagate_option";
 /// Programs that are there for TCP options only.
-pub(super) const OPTION_PROGRAMS: [&str; 2] = [OFFER, OPTION];
+pub(super) const OPTION_PROGRAMS: [&str; 3] = [OFFER, TLS_OFFER, OPTION];
 /// Sockets taken out at a time.
 const MOST_LEAVING: usize = 4096;
 
@@ -205,6 +207,7 @@ impl Propagation {
         }
         if sends {
             put(ebpf, "PROGRAMS", OFFER_PROGRAM, OFFER)?;
+            put(ebpf, "TLS_PROGRAMS", OFFER_PROGRAM, TLS_OFFER)?;
         }
         if by_number {
             attach_by_number(ebpf)?;
