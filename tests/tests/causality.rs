@@ -367,6 +367,63 @@ fn work_that_is_not_the_requests() {
     }
 }
 
+/// Plays the service of C's whose threads hand work to each other, one request at a time.
+fn pools(test: &str, how: &str, with: &str, wait: Duration) -> Option<Outcome> {
+    let service = match services::pools() {
+        Ok(path) => path.display().to_string(),
+        Err(reason) => {
+            skipped(test, &reason);
+            return None;
+        }
+    };
+    let env = [("HOW", how), ("WITH", with)];
+    let outcome = play_at(1, test, "", &[&service], &env, wait)?;
+    println!("{how}, {with}: {outcome:?}");
+    Some(outcome)
+}
+
+/// Scenario: threads that wait for work (at a condition, a semaphore, a pipe, an eventfd) get that of requests, which wait for
+/// it, one request at a time; a thread calls in the background. Guarantees: the calls are the request's children once the threads
+/// were seen to be waited for; those in the background are nobody's.
+#[test]
+fn c_pools() {
+    let test = "causality::c_pools";
+    for how in ["condition", "semaphore", "pipe", "eventfd", "loop"] {
+        let Some(outcome) = pools(test, how, "own", FOLLOWED) else {
+            return;
+        };
+        at_least(test, &outcome, 3, 60);
+    }
+}
+
+/// Scenario: threads of a C program that are woken while a request is served and work for nobody in particular, or for
+/// anybody (see the service). Guarantees: no wrong parent.
+#[test]
+fn c_work_that_is_not_the_requests() {
+    let test = "causality::c_work_that_is_not_the_requests";
+    for (how, with) in [
+        ("condition", "shares"),
+        ("semaphore", "shares"),
+        ("pipe", "shares"),
+        ("eventfd", "shares"),
+        ("loop", "shares"),
+        ("condition", "holds"),
+        ("lock", "holds"),
+        ("lock", "waits"),
+        ("condition", "waits"),
+        ("condition", "polls"),
+        ("lock", "ticks"),
+        ("condition", "logs"),
+        ("lock", "logs"),
+        ("batch", "own"),
+        ("after", "own"),
+    ] {
+        if pools(test, how, with, SETTLED).is_none() {
+            return;
+        }
+    }
+}
+
 /// Compiles a service of Java's into a directory that is given back with its path.
 fn java(test: &str, source: &std::path::Path) -> Option<(tempfile::TempDir, String)> {
     let classes = tempfile::TempDir::new().expect("a directory");

@@ -182,8 +182,10 @@ pub mod setting {
     pub const PORTS_ACTIVE: u32 = 2;
     /// 1 while calls may end that began before the programs of functions were attached.
     pub const HANDOVER: u32 = 3;
+    /// 1 while processes run whose threads are followed by who wakes them.
+    pub const WAKES: u32 = 4;
     /// Number of settings.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
     /// The policy is asked.
     pub const ASK: u32 = 1;
     /// Nothing is looked at, whatever the policy: not all programs are attached yet, and what only some

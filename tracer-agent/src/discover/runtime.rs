@@ -81,7 +81,7 @@ fn by_language(language: Option<Language>) -> Runtime {
         // probes, among them.
         Some(Language::Dotnet | Language::Erlang | Language::Nodejs) => Runtime::Kind(kind::NONE),
         // It may be an asynchronous runtime, which never waits in a read.
-        Some(Language::Cpp) | None => Runtime::Kind(kind::BLOCKING),
+        Some(Language::Cpp) | None => Runtime::Kind(kind::BLOCKING | kind::WOKEN),
     }
 }
 
@@ -105,6 +105,9 @@ mod tests {
         ] {
             assert_eq!(by_name(name), expected, "{name}");
         }
-        assert_eq!(by_language(None), Runtime::Kind(kind::BLOCKING));
+        assert_eq!(
+            by_language(None),
+            Runtime::Kind(kind::BLOCKING | kind::WOKEN)
+        );
     }
 }

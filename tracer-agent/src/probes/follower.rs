@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 use tracer_common::abi::kind_of_process as kind;
 
-use super::futex::FutexHooks;
+use super::futex::{FutexHooks, Settings};
 use super::runtime::RuntimeProbes;
 use super::shared::SharedEbpf;
 use super::tasks::TaskProbes;
@@ -21,7 +21,7 @@ pub fn immediate(runtime: Runtime) -> Option<u32> {
     match runtime {
         Runtime::Kind(kind) => Some(kind),
         Runtime::Python => Some(kind::THREADS),
-        Runtime::Rust => Some(kind::BLOCKING),
+        Runtime::Rust => Some(kind::BLOCKING | kind::WOKEN),
         Runtime::Node | Runtime::Go => None,
     }
 }
@@ -35,12 +35,12 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(ebpf: Arc<SharedEbpf>, by_number: bool) -> Self {
+    pub(super) fn new(ebpf: Arc<SharedEbpf>, settings: Option<Settings>) -> Self {
         Follower {
             ebpf,
             runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
             tasks: TaskProbes::default(),
-            futexes: FutexHooks::new(!by_number),
+            futexes: FutexHooks::new(settings),
         }
     }
 

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use aya::Ebpf;
-use aya::maps::{Array, RingBuf};
+use aya::maps::{Array, Map, MapData, RingBuf};
 use aya::programs::trace_point::TracePointLink;
 use aya::programs::{Program, ProgramError};
 use tracer_common::abi::setting;
@@ -54,6 +54,7 @@ const SHARED: &[&[&str]] = &[
     &["sys_exit_poll", "sys_exit_ppoll"],
     &["sys_exit_select", "sys_exit_pselect6"],
     &["sys_exit_accept4", "sys_exit_accept"],
+    &["sys_exit_clock_nanosleep", "sys_exit_nanosleep"],
 ];
 
 /// The program for requests of io_uring, which kernels before 5.19 do not tell.
@@ -80,6 +81,8 @@ pub struct Kernel {
     sees_tls: bool,
     /// System calls come by one hook for all of them.
     by_number: bool,
+    /// The map of settings.
+    settings: Option<OwnedFd>,
     /// While it is open the kernel measures every program of the host.
     measuring: Option<OwnedFd>,
     ring_bytes: u32,
@@ -185,6 +188,8 @@ impl Kernel {
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .map_err(|error| tracing::warn!(%error, "no debug output of the kernel side"))
             .ok();
+        let settings = ebpf.map("SETTINGS").and_then(functions::descriptor);
+        let settings = settings.and_then(|map| map.try_clone_to_owned().ok());
         let doors = match tier {
             Tier::Fast => Some(Doors::of(&ebpf)?),
             Tier::Base => None,
@@ -198,6 +203,7 @@ impl Kernel {
             ebpf: Arc::new(SharedEbpf::new(ebpf, turn)),
             sees_tls,
             by_number,
+            settings,
             measuring: options.bpf_stats.then(measure).and_then(|measuring| {
                 measuring
                     .map_err(|error| {
@@ -272,7 +278,12 @@ impl Kernel {
 
     /// What attaches probes to what processes run; to be taken once.
     pub fn follower(&self) -> Follower {
-        Follower::new(Arc::clone(&self.ebpf), self.by_number)
+        let may = !self.by_number;
+        let settings = self.settings.as_ref().filter(|_| may).and_then(|settings| {
+            let map = MapData::from_fd(settings.try_clone().ok()?).ok()?;
+            Array::try_from(Map::Array(map)).ok()
+        });
+        Follower::new(Arc::clone(&self.ebpf), settings)
     }
 
     /// What each program cost since it was loaded; empty unless the kernel counts it, because this

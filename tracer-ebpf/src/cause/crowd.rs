@@ -52,7 +52,8 @@ pub(super) fn again(counter: &u64) -> u64 {
 /// Counts an exchange that begins in a process of this kind; true if it was counted.
 #[inline(always)]
 pub(super) fn begins(cause: &Cause, tgid: u32, kind: u32) -> bool {
-    if kind & kind::WOKEN == 0 {
+    // Once nobody is believed, that stays so.
+    if kind & (kind::WOKEN | kind::OTHER_WORK | kind::MULTIPLEXED) != kind::WOKEN {
         return false;
     }
     if crowd(tgid).is_none() {

@@ -26,7 +26,8 @@ use super::Cause;
 use super::actor::{add_to_kind, flag, kind_of, thread};
 use super::crowd::{again, crowd};
 use super::turn::handed_key;
-use crate::maps::{WAKERS, WORKERS};
+use crate::maps::{Handed, WAKERS, WORKERS};
+use crate::memory::add;
 
 /// A thread that was woken by one that serves an exchange, at any time.
 #[repr(C)]
@@ -47,17 +48,16 @@ pub struct Worker {
 mod state {
     /// It sent a request since it was woken.
     pub const CALLED: u32 = 1;
-    /// Its last wait ended by its timeout.
+    /// Its last wait ended by its timeout, or it slept.
     pub const TIMED: u32 = 2;
-    /// It was woken while nothing was in flight.
-    pub const IDLE: u32 = 4;
     /// It was seen to call by itself.
     pub const OWN: u32 = 8;
     /// A wake that may be several ones', or of several.
     pub const MANY: u32 = 16;
 }
 
-/// The last wake at an address that was not noticed by who waits there, while one exchange was in flight.
+/// Wakes at an address that were not noticed by who waits there, while one exchange was in flight; or what was written
+/// to a pipe or an eventfd and not read.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Waker {
@@ -68,6 +68,27 @@ pub struct Waker {
     pub tid: u32,
     /// See [`state`].
     pub flags: u32,
+    /// How many threads are to notice it; or bytes.
+    pub left: u64,
+}
+
+impl Waker {
+    const NOBODY: Waker = Waker {
+        cause: Cause::NONE,
+        begun: 0,
+        tid: 0,
+        flags: 0,
+        left: 0,
+    };
+}
+
+/// How a futex is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// For anything.
+    Any,
+    /// For a lock of glibc's: who gets it goes on with what it did before.
+    Lock,
 }
 
 /// See [`Crowd::proofs`].
@@ -84,7 +105,7 @@ fn worker(tgid: u32, tid: u32) -> Option<&'static mut Worker> {
 
 /// A process that is followed for this, and the current thread.
 #[inline(always)]
-fn current() -> Option<(u32, u32)> {
+pub(super) fn current() -> Option<(u32, u32)> {
     let id = bpf_get_current_pid_tgid();
     let tgid = (id >> 32) as u32;
     (kind_of(tgid) & kind::WOKEN != 0).then_some((tgid, id as u32))
@@ -118,8 +139,11 @@ pub fn waits_at(address: u64) {
     };
     // What was meant for an earlier wait.
     let key = handed_key(tgid, address);
-    // SAFETY: only whether it is there is asked.
-    if unsafe { WAKERS.get(&key) }.is_some() {
+    // SAFETY: the value is only read.
+    let Some(waker) = (unsafe { WAKERS.get(&key) }) else {
+        return;
+    };
+    if crowd(tgid).is_none_or(|crowd| again(&crowd.begun) != waker.begun) {
         let _ = WAKERS.remove(&key);
     }
 }
@@ -127,33 +151,53 @@ pub fn waits_at(address: u64) {
 /// The current thread is about to wake `count` of those that wait at this address.
 #[inline(always)]
 pub fn wakes_at(address: u64, count: u32) {
-    let Some((tgid, tid)) = current() else {
-        return;
-    };
+    if let Some((tgid, tid)) = current() {
+        wakes(tgid, tid, address, 1, count == 1, false);
+    }
+}
+
+/// The current thread's wake at this address woke nobody.
+#[inline(always)]
+pub fn woke_nobody(address: u64) {
+    if let Some((tgid, tid)) = current() {
+        let key = handed_key(tgid, address);
+        // SAFETY: the value is only read.
+        if unsafe { WAKERS.get(&key) }.is_some_and(|waker| waker.tid == tid) {
+            takes(&key, 1);
+        }
+    }
+}
+
+/// A thread is about to wake another one (`is_one`), or others, by so many units. `lasts`: what it leaves stays until it
+/// is taken, however many exchanges are in flight.
+#[inline(always)]
+pub(super) fn wakes(tgid: u32, tid: u32, address: u64, units: u64, is_one: bool, lasts: bool) {
     let Some(crowd) = crowd(tgid) else {
         return;
     };
     let key = handed_key(tgid, address);
-    // SAFETY: the value is only read, before the map is changed.
-    let before = match unsafe { WAKERS.get(&key) } {
-        Some(waker) => waker.tid,
-        None => 0,
-    };
     // First: one that begins meanwhile shows in what is read later.
     let begun = again(&crowd.begun);
-    if again(&crowd.in_flight) != 1 {
-        if before != 0 {
-            let _ = WAKERS.remove(&key);
-        }
-        return;
-    }
+    let alone = again(&crowd.in_flight) == 1;
     let mut waker = Waker {
-        cause: Cause::NONE,
         begun,
         tid,
-        flags: 0,
+        left: units,
+        ..Waker::NOBODY
     };
-    if count != 1 || (before != 0 && before != tid) {
+    // SAFETY: the pointer is into the map; what changes meanwhile is only how much is left.
+    let before = WAKERS
+        .get_ptr_mut(&key)
+        .and_then(|waker| unsafe { waker.as_mut() });
+    let is_others = before.as_ref().is_some_and(|before| before.tid != tid);
+    if !alone {
+        if !lasts {
+            if before.is_some() {
+                let _ = WAKERS.remove(&key);
+            }
+            return;
+        }
+    } else if !is_one || is_others {
         waker.flags = state::MANY;
     } else if let Some(cause) = serves(tgid, tid) {
         waker.cause = *cause;
@@ -168,29 +212,78 @@ pub fn wakes_at(address: u64, count: u32) {
             worker.cause.clear();
         }
     }
+    if let Some(before) = before {
+        let is_same = before.tid == tid
+            && before.begun == begun
+            && before.flags == waker.flags
+            && before.cause == waker.cause;
+        if is_same {
+            // SAFETY: an aligned word of map memory.
+            unsafe { add(&mut before.left, units as i64) };
+            return;
+        }
+        if lasts {
+            waker.cause.clear();
+            waker.flags = state::MANY;
+        }
+        if waker.flags & state::MANY != 0 {
+            waker.left = units.wrapping_add(again(&before.left));
+        }
+    }
     let _ = WAKERS.insert(&key, &waker, 0);
+}
+
+/// Takes so many units of what somebody left there.
+#[inline(always)]
+fn takes(key: &Handed, units: u64) -> Waker {
+    // SAFETY: as in `wakes`.
+    let Some(waker) = WAKERS
+        .get_ptr_mut(key)
+        .and_then(|waker| unsafe { waker.as_mut() })
+    else {
+        return Waker::NOBODY;
+    };
+    let found = *waker;
+    if found.left > units {
+        // SAFETY: an aligned word of map memory.
+        unsafe { add(&mut waker.left, (units as i64).wrapping_neg()) };
+    } else {
+        let _ = WAKERS.remove(key);
+    }
+    found
 }
 
 /// The current thread is back from a wait at this address, with this result of the call.
 #[inline(always)]
-pub fn waited_at(address: u64, result: i64) {
+pub fn waited_at(address: u64, result: i64, wait: Wait) {
     let Some((tgid, tid)) = current() else {
         return;
     };
-    let key = handed_key(tgid, address);
-    let mut waker = Waker {
-        cause: Cause::NONE,
-        begun: 0,
-        tid: 0,
-        flags: 0,
-    };
-    if result == 0
-        // SAFETY: the value is copied before the map is changed.
-        && let Some(found) = unsafe { WAKERS.get(&key) }
-    {
-        waker = *found;
-        let _ = WAKERS.remove(&key);
+    let mut waker = Waker::NOBODY;
+    if result == 0 {
+        waker = takes(&handed_key(tgid, address), 1);
     }
+    if wait == Wait::Lock {
+        if let Some(worker) = worker(tgid, tid)
+            && worker.flags & state::CALLED != 0
+        {
+            worker.cause.clear();
+        }
+        return;
+    }
+    is_woken(tgid, tid, &waker, result == TIMED_OUT);
+}
+
+/// A thread took so many units of what others leave at this address.
+#[inline(always)]
+pub(super) fn takes_at(tgid: u32, tid: u32, address: u64, units: u64) {
+    let waker = takes(&handed_key(tgid, address), units);
+    is_woken(tgid, tid, &waker, false);
+}
+
+/// A thread goes on after a wait that this one ended, or time did.
+#[inline(always)]
+fn is_woken(tgid: u32, tid: u32, waker: &Waker, timed_out: bool) {
     let (mut in_flight, mut begun) = (0, 0);
     if let Some(crowd) = crowd(tgid) {
         begun = again(&crowd.begun);
@@ -225,10 +318,8 @@ pub fn waited_at(address: u64, result: i64) {
     if woken_for {
         worker.begun = begun;
         worker.cause = waker.cause;
-    } else if result == TIMED_OUT {
+    } else if timed_out {
         worker.flags |= state::TIMED;
-    } else if result == 0 && in_flight == 0 {
-        worker.flags |= state::IDLE;
     } else if waker.tid != 0
         && waker.flags & state::MANY == 0
         && waker.cause.connection == 0
@@ -237,6 +328,21 @@ pub fn waited_at(address: u64, result: i64) {
     {
         // Somebody else may have work for it.
         crowd.proofs = 0;
+    }
+}
+
+/// The current thread slept (`by_time`), or waited for events: what comes next is not what it was woken for.
+#[inline(always)]
+pub fn goes_on_later(by_time: bool) {
+    let Some((tgid, tid)) = current() else {
+        return;
+    };
+    if let Some(worker) = worker(tgid, tid) {
+        worker.cause.clear();
+        worker.flags &= state::OWN;
+        if by_time {
+            worker.flags |= state::TIMED;
+        }
     }
 }
 
@@ -287,7 +393,7 @@ pub(super) fn woken_calls(kind: u32, tgid: u32, tid: u32) -> Cause {
         // It outlives what it was woken for.
         !worker.cause.is_open()
     } else {
-        worker.flags & state::TIMED != 0 || (worker.flags & state::IDLE != 0 && in_flight == 0)
+        worker.flags & state::TIMED != 0 || in_flight == 0
     };
     if by_itself {
         worker.cause.clear();

@@ -95,7 +95,7 @@ impl Pipeline {
         let may_have_some = |tgid, runtime| {
             let sign = match runtime {
                 Runtime::Python => kind_of_process::SERVES,
-                Runtime::Kind(_) => kind_of_process::STRANGERS,
+                Runtime::Kind(_) | Runtime::Rust => kind_of_process::STRANGERS,
                 _ => return false,
             };
             // Of one whose threads do other work too nothing would be believed.
