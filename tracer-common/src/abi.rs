@@ -169,6 +169,9 @@ pub mod kind_of_process {
     pub const STRANGERS: u32 = 0x4000;
     /// Callbacks write the streams of HTTP/2 that they begin themselves (nginx).
     pub const OWN_STREAMS: u32 = 0x8000;
+    /// Of one with [`WOKEN`]: an interpreter with a lock for all threads. Who wakes whom says something only where it is known
+    /// which waits are for that.
+    pub const ONE_LOCK: u32 = 0x1_0000;
 }
 
 /// Indexes of what user space may change while the kernel side runs.

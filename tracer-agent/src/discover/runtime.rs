@@ -73,7 +73,6 @@ fn by_language(language: Option<Language>) -> Runtime {
         // finds out. Java's virtual threads as well.
         Some(Language::Python) => Runtime::Python,
         Some(Language::Ruby | Language::Php) => Runtime::Kind(kind::THREADS),
-        // Its locks are not those that its threads wait at for work, as they are in Ruby's and Python's interpreters.
         Some(Language::Java) => Runtime::Kind(kind::THREADS | kind::WOKEN),
         Some(Language::Rust) => Runtime::Rust,
         Some(Language::Go) => Runtime::Go,

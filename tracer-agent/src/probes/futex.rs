@@ -4,10 +4,11 @@
 //! In: such processes, and their ends. Out: nothing: what their threads do is seen then. Every program of the
 //! host calls futexes, so nothing is attached without need.
 
+use std::ops::Range;
 use std::thread::JoinHandle;
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use aya::programs::TracePoint;
 use aya::programs::trace_point::{TracePointLink, TracePointLinkId};
 use rustc_hash::FxHashSet;
@@ -138,6 +139,15 @@ impl FutexHooks {
         let thread = std::thread::Builder::new().name("detach".into());
         self.detaching = thread.spawn(move || drop(links)).ok();
     }
+}
+
+/// Says where the locks of an interpreter with one for all threads lie.
+pub(super) fn set_lock(ebpf: &mut Ebpf, tgid: u32, range: Range<u64>) -> Result<(), String> {
+    let map = ebpf.map_mut("LOCKS").ok_or("there are no locks")?;
+    let mut locks =
+        HashMap::<_, u32, [u64; 2]>::try_from(map).map_err(|error| error.to_string())?;
+    let written = locks.insert(tgid, [range.start, range.end], 0);
+    written.map_err(|error| error.to_string())
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut TracePoint, String> {

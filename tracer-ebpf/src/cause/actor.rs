@@ -165,7 +165,7 @@ pub fn process_made(parent: u32, child: u32) {
         // Probes of tasks are attached to one process.
         kind::TASKS => kind::THREADS,
         kind::TOKIO => kind::BLOCKING,
-        kind => kind | of_parent & kind::WOKEN,
+        kind => kind | of_parent & (kind::WOKEN | kind::ONE_LOCK),
     };
     if kind != kind::NONE {
         let _ = KINDS.insert(&child, &kind, 0);

@@ -9,7 +9,7 @@ use tracer_common::abi::kind_of_process as kind;
 
 use super::Cause;
 use super::actor::{add_to_kind, kind_of};
-use crate::maps::{CROWDS, FLIGHTS};
+use crate::maps::{CROWDS, FLIGHTS, LOCKS};
 use crate::memory::add;
 
 /// Exchanges of a process.
@@ -112,6 +112,7 @@ pub(super) fn ends(cause: &Cause) {
 #[inline(always)]
 pub(super) fn crowd_ended(tgid: u32) {
     let _ = CROWDS.remove(&tgid);
+    let _ = LOCKS.remove(&tgid);
 }
 
 /// A connection speaks a protocol whose exchanges are not counted.

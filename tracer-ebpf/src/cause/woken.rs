@@ -26,7 +26,7 @@ use super::Cause;
 use super::actor::{add_to_kind, flag, kind_of, thread};
 use super::crowd::{again, crowd};
 use super::turn::handed_key;
-use crate::maps::{Handed, WAKERS, WORKERS};
+use crate::maps::{Handed, LOCKS, WAKERS, WORKERS};
 use crate::memory::add;
 
 /// A thread that was woken by one that serves an exchange, at any time.
@@ -111,6 +111,26 @@ pub(super) fn current() -> Option<(u32, u32)> {
     (kind_of(tgid) & kind::WOKEN != 0).then_some((tgid, id as u32))
 }
 
+/// The same, unless what is waited for at this address is an interpreter's own lock: that says nothing, and whoever gets
+/// it goes on with what it did.
+#[inline(always)]
+fn current_at(address: u64) -> Option<(u32, u32)> {
+    let id = bpf_get_current_pid_tgid();
+    let tgid = (id >> 32) as u32;
+    let kind = kind_of(tgid);
+    if kind & kind::WOKEN == 0 {
+        return None;
+    }
+    if kind & kind::ONE_LOCK != 0 {
+        // SAFETY: the value is only read.
+        let [first, behind] = *unsafe { LOCKS.get(&tgid) }?;
+        if address >= first && address < behind {
+            return None;
+        }
+    }
+    Some((tgid, id as u32))
+}
+
 /// True if the current thread's process is followed for this.
 #[inline(always)]
 pub fn waits_are_followed() -> bool {
@@ -134,7 +154,7 @@ fn serves(tgid: u32, tid: u32) -> Option<&'static Cause> {
 /// The current thread is about to wait at this address.
 #[inline(always)]
 pub fn waits_at(address: u64) {
-    let Some((tgid, _)) = current() else {
+    let Some((tgid, _)) = current_at(address) else {
         return;
     };
     // What was meant for an earlier wait.
@@ -151,7 +171,7 @@ pub fn waits_at(address: u64) {
 /// The current thread is about to wake `count` of those that wait at this address.
 #[inline(always)]
 pub fn wakes_at(address: u64, count: u32) {
-    if let Some((tgid, tid)) = current() {
+    if let Some((tgid, tid)) = current_at(address) {
         wakes(tgid, tid, address, 1, count == 1, false);
     }
 }
@@ -159,7 +179,7 @@ pub fn wakes_at(address: u64, count: u32) {
 /// The current thread's wake at this address woke nobody.
 #[inline(always)]
 pub fn woke_nobody(address: u64) {
-    if let Some((tgid, tid)) = current() {
+    if let Some((tgid, tid)) = current_at(address) {
         let key = handed_key(tgid, address);
         // SAFETY: the value is only read.
         if unsafe { WAKERS.get(&key) }.is_some_and(|waker| waker.tid == tid) {
@@ -256,7 +276,7 @@ fn takes(key: &Handed, units: u64) -> Waker {
 /// The current thread is back from a wait at this address, with this result of the call.
 #[inline(always)]
 pub fn waited_at(address: u64, result: i64, wait: Wait) {
-    let Some((tgid, tid)) = current() else {
+    let Some((tgid, tid)) = current_at(address) else {
         return;
     };
     let mut waker = Waker::NOBODY;
