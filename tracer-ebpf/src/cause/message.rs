@@ -4,7 +4,8 @@
 //! waits. What is written stays until it is read, so it is counted in bytes, and what several threads wrote is nobody's until all
 //! of that was read.
 
-use super::woken::{current, takes_at, wakes};
+use super::waker::wakes;
+use super::woken::{current, takes_at};
 use crate::kernel;
 
 /// The current thread is about to write so many bytes.

@@ -28,6 +28,7 @@ mod task;
 mod thread;
 mod tokio;
 mod turn;
+mod waker;
 mod woken;
 
 pub use actor::{Actor, process_ended, process_made};
@@ -55,7 +56,5 @@ pub use tokio::{
     tokio_receives, tokio_runs, tokio_sends,
 };
 pub use turn::{forget, goes_on, hands_over, other_protocol, read_elsewhere, touched, waited};
-pub use woken::{
-    Wait, Waker, Worker, goes_on_later, waited_at, waits_are_followed, waits_at, wakes_at,
-    woke_nobody,
-};
+pub use waker::{Waker, waits_at, wakes_at, woke_nobody};
+pub use woken::{Wait, Worker, goes_on_later, waited_at, waits_are_followed};

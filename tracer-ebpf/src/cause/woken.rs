@@ -1,8 +1,8 @@
 //! Threads that are woken by one which serves the only exchange in flight in their process.
 //!
-//! In: exchanges that begin and end, waits and wakes of futexes, requests that go out. Out: the exchange
-//! that a thread works for since it was woken. A pool's worker waits at a futex until whoever has work for it
-//! wakes it; so does a thread that waits for the pool's answer.
+//! In: exchanges that begin and end, what threads were woken by (`waker.rs`), requests that go out. Out: the exchange
+//! that a thread works for since it was woken. A pool's worker waits at a futex (or for a pipe) until whoever has work for
+//! it wakes it; so does a thread that waits for the pool's answer.
 //!
 //! Who was woken need not take what it was woken for, so a wake counts only
 //! - while the waker's exchange is the only one in the process, from the wake to the call, and none began
@@ -10,7 +10,7 @@
 //! - for a thread that was seen to wake the very thread that serves the exchange, which waited for it, after a
 //!   call of its own: who makes requests ready for a batch is not waited for like that, and who holds a lock seldom is;
 //!   with that wake it has delivered, and works for nobody until it is woken again;
-//! - not for a thread that was seen to call by itself: behind a wait that ended by its timeout, woken while nothing
+//! - not for a thread that was seen to call by itself: behind a wait that ended by its timeout, while nothing
 //!   was in flight, or after the answer. If one that was believed does that, its pool does other work
 //!   than requests', and nobody is believed in the process from then on;
 //! - once the process was seen to wait for [`PROOFS`] such calls in a row, in which none of these threads was woken by one that
@@ -26,8 +26,8 @@ use super::Cause;
 use super::actor::{add_to_kind, flag, kind_of, thread};
 use super::crowd::{again, crowd};
 use super::turn::handed_key;
-use crate::maps::{Handed, LOCKS, WAKERS, WORKERS};
-use crate::memory::add;
+use super::waker::{Waker, state, takes};
+use crate::maps::{LOCKS, WORKERS};
 
 /// A thread that was woken by one that serves an exchange, at any time.
 #[repr(C)]
@@ -42,44 +42,6 @@ pub struct Worker {
     pub flags: u32,
     /// Not 0: it was waited for. Written by others alone.
     pub trusted: u64,
-}
-
-/// [`Worker::flags`] and [`Waker::flags`].
-mod state {
-    /// It sent a request since it was woken.
-    pub const CALLED: u32 = 1;
-    /// Its last wait ended by its timeout, or it slept.
-    pub const TIMED: u32 = 2;
-    /// It was seen to call by itself.
-    pub const OWN: u32 = 8;
-    /// A wake that may be several ones', or of several.
-    pub const MANY: u32 = 16;
-}
-
-/// Wakes at an address that were not noticed by who waits there, while one exchange was in flight; or what was written
-/// to a pipe or an eventfd and not read.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Waker {
-    /// What it works for.
-    pub cause: Cause,
-    /// See [`Crowd::begun`].
-    pub begun: u64,
-    pub tid: u32,
-    /// See [`state`].
-    pub flags: u32,
-    /// How many threads are to notice it; or bytes.
-    pub left: u64,
-}
-
-impl Waker {
-    const NOBODY: Waker = Waker {
-        cause: Cause::NONE,
-        begun: 0,
-        tid: 0,
-        flags: 0,
-        left: 0,
-    };
 }
 
 /// How a futex is waited for.
@@ -97,7 +59,7 @@ const PROOFS: u64 = 16;
 const TIMED_OUT: i64 = -110;
 
 #[inline(always)]
-fn worker(tgid: u32, tid: u32) -> Option<&'static mut Worker> {
+pub(super) fn worker(tgid: u32, tid: u32) -> Option<&'static mut Worker> {
     // SAFETY: the pointer is into the map; each field has one writer, or any order of writes will do.
     let worker = unsafe { WORKERS.get_ptr_mut(&tid)?.as_mut()? };
     (worker.tgid == tgid).then_some(worker)
@@ -114,7 +76,7 @@ pub(super) fn current() -> Option<(u32, u32)> {
 /// The same, unless what is waited for at this address is an interpreter's own lock: that says nothing, and whoever gets
 /// it goes on with what it did.
 #[inline(always)]
-fn current_at(address: u64) -> Option<(u32, u32)> {
+pub(super) fn current_at(address: u64) -> Option<(u32, u32)> {
     let id = bpf_get_current_pid_tgid();
     let tgid = (id >> 32) as u32;
     let kind = kind_of(tgid);
@@ -139,7 +101,7 @@ pub fn waits_are_followed() -> bool {
 
 /// The exchange whose request the thread has read itself, if it is open.
 #[inline(always)]
-fn serves(tgid: u32, tid: u32) -> Option<&'static Cause> {
+pub(super) fn serves(tgid: u32, tid: u32) -> Option<&'static Cause> {
     let actor = thread(tid)?;
     let serves = actor.tgid == tgid
         && actor.flags & (flag::LOOP | flag::CREATED) == 0
@@ -149,128 +111,6 @@ fn serves(tgid: u32, tid: u32) -> Option<&'static Cause> {
         )
         && actor.cause.is_open();
     serves.then_some(&actor.cause)
-}
-
-/// The current thread is about to wait at this address.
-#[inline(always)]
-pub fn waits_at(address: u64) {
-    let Some((tgid, _)) = current_at(address) else {
-        return;
-    };
-    // What was meant for an earlier wait.
-    let key = handed_key(tgid, address);
-    // SAFETY: the value is only read.
-    let Some(waker) = (unsafe { WAKERS.get(&key) }) else {
-        return;
-    };
-    if crowd(tgid).is_none_or(|crowd| again(&crowd.begun) != waker.begun) {
-        let _ = WAKERS.remove(&key);
-    }
-}
-
-/// The current thread is about to wake `count` of those that wait at this address.
-#[inline(always)]
-pub fn wakes_at(address: u64, count: u32) {
-    if let Some((tgid, tid)) = current_at(address) {
-        wakes(tgid, tid, address, 1, count == 1, false);
-    }
-}
-
-/// The current thread's wake at this address woke nobody.
-#[inline(always)]
-pub fn woke_nobody(address: u64) {
-    if let Some((tgid, tid)) = current_at(address) {
-        let key = handed_key(tgid, address);
-        // SAFETY: the value is only read.
-        if unsafe { WAKERS.get(&key) }.is_some_and(|waker| waker.tid == tid) {
-            takes(&key, 1);
-        }
-    }
-}
-
-/// A thread is about to wake another one (`is_one`), or others, by so many units. `lasts`: what it leaves stays until it
-/// is taken, however many exchanges are in flight.
-#[inline(always)]
-pub(super) fn wakes(tgid: u32, tid: u32, address: u64, units: u64, is_one: bool, lasts: bool) {
-    let Some(crowd) = crowd(tgid) else {
-        return;
-    };
-    let key = handed_key(tgid, address);
-    // First: one that begins meanwhile shows in what is read later.
-    let begun = again(&crowd.begun);
-    let alone = again(&crowd.in_flight) == 1;
-    let mut waker = Waker {
-        begun,
-        tid,
-        left: units,
-        ..Waker::NOBODY
-    };
-    // SAFETY: the pointer is into the map; what changes meanwhile is only how much is left.
-    let before = WAKERS
-        .get_ptr_mut(&key)
-        .and_then(|waker| unsafe { waker.as_mut() });
-    let is_others = before.as_ref().is_some_and(|before| before.tid != tid);
-    if !alone {
-        if !lasts {
-            if before.is_some() {
-                let _ = WAKERS.remove(&key);
-            }
-            return;
-        }
-    } else if !is_one || is_others {
-        waker.flags = state::MANY;
-    } else if let Some(cause) = serves(tgid, tid) {
-        waker.cause = *cause;
-    } else if let Some(worker) = worker(tgid, tid)
-        && worker.begun == begun
-        && worker.cause.is_open()
-    {
-        waker.cause = worker.cause;
-        waker.flags = worker.flags & state::CALLED;
-        if waker.flags != 0 {
-            // It may have delivered what it was asked for; what it takes next, without a wait, is anybody's.
-            worker.cause.clear();
-        }
-    }
-    if let Some(before) = before {
-        let is_same = before.tid == tid
-            && before.begun == begun
-            && before.flags == waker.flags
-            && before.cause == waker.cause;
-        if is_same {
-            // SAFETY: an aligned word of map memory.
-            unsafe { add(&mut before.left, units as i64) };
-            return;
-        }
-        if lasts {
-            waker.cause.clear();
-            waker.flags = state::MANY;
-        }
-        if waker.flags & state::MANY != 0 {
-            waker.left = units.wrapping_add(again(&before.left));
-        }
-    }
-    let _ = WAKERS.insert(&key, &waker, 0);
-}
-
-/// Takes so many units of what somebody left there.
-#[inline(always)]
-fn takes(key: &Handed, units: u64) -> Waker {
-    // SAFETY: as in `wakes`.
-    let Some(waker) = WAKERS
-        .get_ptr_mut(key)
-        .and_then(|waker| unsafe { waker.as_mut() })
-    else {
-        return Waker::NOBODY;
-    };
-    let found = *waker;
-    if found.left > units {
-        // SAFETY: an aligned word of map memory.
-        unsafe { add(&mut waker.left, (units as i64).wrapping_neg()) };
-    } else {
-        let _ = WAKERS.remove(key);
-    }
-    found
 }
 
 /// The current thread is back from a wait at this address, with this result of the call.
