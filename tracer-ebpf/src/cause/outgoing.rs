@@ -58,9 +58,7 @@ pub(super) fn goes_out(call: &mut Call, connection: &mut Connection) {
         _ => {
             let (mut cause, mut found) = (Cause::NONE, method::NONE);
             if let Some(actor) = actor {
-                // Whose the work is that an executor gave it is known, nobody's included.
-                let has_item = actor.method as u32 == method::THREAD_HANDED && actor.context != 0;
-                if actor.flags & flag::LOOP != 0 || (has_item && !actor.cause.is_open()) {
+                if actor.flags & flag::LOOP != 0 {
                     return;
                 }
                 if actor.cause.connection != 0 {
