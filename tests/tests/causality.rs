@@ -205,6 +205,28 @@ fn python_shared_pool() {
     at_least(test, &outcome, 3, 80);
 }
 
+/// Scenario: requests, one at a time, give their calls to threads that take them out of a `queue.Queue`, and wait for them; a thread
+/// calls in the background, by itself or by the same queue. Guarantees: the calls are the request's children once the threads were
+/// seen to be waited for, but none where the queue is anybody's; never a wrong parent, nor with eight at a time.
+#[test]
+fn python_queues() {
+    let test = "causality::python_queues";
+    let script = source("causality/odd.py").display().to_string();
+    let service = [python(), script.as_str()];
+    for (concurrency, how, percent, wait) in [
+        (1, "queues", 60, FOLLOWED),
+        (1, "shared", 0, SETTLED),
+        (CONCURRENCY, "queues", 0, SETTLED),
+    ] {
+        let query = format!("how={how}");
+        let Some(outcome) = play_at(concurrency, test, &query, &service, &[], wait) else {
+            return;
+        };
+        println!("{how}, {concurrency}: {outcome:?}");
+        at_least(test, &outcome, 3, percent);
+    }
+}
+
 /// Scenario: an event loop gives the calls of its requests to a pool of two threads. Guarantees: none has a wrong parent,
 /// and some have the right one once the loop's tasks and the pool are followed.
 #[test]
@@ -363,6 +385,70 @@ fn work_that_is_not_the_requests() {
         };
         if how == "after" {
             assert_eq!(outcome.right, 0, "{how}: {outcome:?}");
+        }
+    }
+}
+
+/// Plays the service of C's whose threads hand work to each other, one request at a time.
+fn pools(test: &str, how: &str, with: &str, wait: Duration) -> Option<Outcome> {
+    let service = match services::pools() {
+        Ok(path) => path.display().to_string(),
+        Err(reason) => {
+            skipped(test, &reason);
+            return None;
+        }
+    };
+    let env = [("HOW", how), ("WITH", with)];
+    let outcome = play_at(1, test, "", &[&service], &env, wait)?;
+    println!("{how}, {with}: {outcome:?}");
+    Some(outcome)
+}
+
+/// Scenario: threads that wait for work (at a condition, a semaphore, a pipe, an eventfd) get that of requests, which wait for
+/// it, one request at a time; a thread calls in the background. Guarantees: the calls are the request's children once the threads
+/// were seen to be waited for; those in the background are nobody's.
+#[test]
+fn c_pools() {
+    let test = "causality::c_pools";
+    for (how, percent) in [
+        ("condition", 60),
+        ("semaphore", 60),
+        ("pipe", 60),
+        // One thread does all three without a wait: only the first is certain.
+        ("eventfd", 15),
+    ] {
+        let Some(outcome) = pools(test, how, "own", FOLLOWED) else {
+            return;
+        };
+        at_least(test, &outcome, 3, percent);
+    }
+}
+
+/// Scenario: threads of a C program that are woken while a request is served and work for nobody in particular, or for
+/// anybody (see the service). Guarantees: no wrong parent.
+#[test]
+fn c_work_that_is_not_the_requests() {
+    let test = "causality::c_work_that_is_not_the_requests";
+    for (how, with) in [
+        ("condition", "shares"),
+        ("semaphore", "shares"),
+        ("pipe", "shares"),
+        ("eventfd", "shares"),
+        ("loop", "own"),
+        ("loop", "shares"),
+        ("condition", "holds"),
+        ("lock", "holds"),
+        ("lock", "waits"),
+        ("condition", "waits"),
+        ("condition", "polls"),
+        ("lock", "ticks"),
+        ("condition", "logs"),
+        ("lock", "logs"),
+        ("batch", "own"),
+        ("after", "own"),
+    ] {
+        if pools(test, how, with, SETTLED).is_none() {
+            return;
         }
     }
 }

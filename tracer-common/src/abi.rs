@@ -169,6 +169,9 @@ pub mod kind_of_process {
     pub const STRANGERS: u32 = 0x4000;
     /// Callbacks write the streams of HTTP/2 that they begin themselves (nginx).
     pub const OWN_STREAMS: u32 = 0x8000;
+    /// Of one with [`WOKEN`]: an interpreter with a lock for all threads. Who wakes whom says something only where it is known
+    /// which waits are for that.
+    pub const ONE_LOCK: u32 = 0x1_0000;
 }
 
 /// Indexes of what user space may change while the kernel side runs.
@@ -182,8 +185,10 @@ pub mod setting {
     pub const PORTS_ACTIVE: u32 = 2;
     /// 1 while calls may end that began before the programs of functions were attached.
     pub const HANDOVER: u32 = 3;
+    /// 1 while processes run whose threads are followed by who wakes them.
+    pub const WAKES: u32 = 4;
     /// Number of settings.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
     /// The policy is asked.
     pub const ASK: u32 = 1;
     /// Nothing is looked at, whatever the policy: not all programs are attached yet, and what only some

@@ -106,6 +106,7 @@ offsets! {
     INODE_SIZE,
     INODE_GENERATION,
     SB_DEV,
+    SB_MAGIC,
     /// Of `struct io_kiocb`; absent where completions of io_uring do not tell their request.
     URING_OPCODE,
     URING_FILE,
@@ -362,6 +363,7 @@ pub struct SocketFile {
 const S_IFMT: u16 = 0o170000;
 const S_IFSOCK: u16 = 0o140000;
 const S_IFREG: u16 = 0o100000;
+const S_IFIFO: u16 = 0o010000;
 
 /// The `struct file` behind a file descriptor of the current task.
 #[inline(always)]
@@ -406,10 +408,51 @@ pub fn identity(file: u64) -> Option<MappedFile> {
 /// True for a file on a disk.
 #[inline(always)]
 pub fn is_regular_file(fd: i32) -> bool {
-    file_of(fd)
-        .and_then(|file| field::<u64>(file, &FILE_INODE))
-        .and_then(|inode| field::<u16>(inode, &INODE_MODE))
-        .is_some_and(|mode| mode & S_IFMT == S_IFREG)
+    let inode = file_of(fd).and_then(|file| field::<u64>(file, &FILE_INODE));
+    inode.is_some_and(|inode| {
+        field::<u16>(inode, &INODE_MODE).is_some_and(|mode| mode & S_IFMT == S_IFREG)
+            && !is_anonymous(inode)
+    })
+}
+
+/// True for eventfds, timers and the like: since 6.16 they have the mode of regular files.
+#[inline(always)]
+fn is_anonymous(inode: u64) -> bool {
+    /// `ANON_INODE_FS_MAGIC`.
+    const MAGIC: u64 = 0x0904_1934;
+    has(&INODE_SB)
+        && has(&SB_MAGIC)
+        && field::<u64>(inode, &INODE_SB)
+            .and_then(|sb| field::<u64>(sb, &SB_MAGIC))
+            .is_some_and(|magic| magic == MAGIC)
+}
+
+/// Where threads leave messages for each other.
+#[derive(Clone, Copy)]
+pub struct MessagePlace {
+    /// The same for both ends.
+    pub address: u64,
+    /// Or an eventfd (or a timer, which nobody writes to).
+    pub is_pipe: bool,
+}
+
+/// The pipe or eventfd behind a file descriptor of the current task; `None` if it is none.
+#[inline(always)]
+pub fn message_place(fd: i32) -> Option<MessagePlace> {
+    let file = file_of(fd)?;
+    let inode: u64 = field(file, &FILE_INODE)?;
+    let mode: u16 = field(inode, &INODE_MODE)?;
+    if mode & S_IFMT == S_IFIFO {
+        return Some(MessagePlace {
+            address: inode,
+            is_pipe: true,
+        });
+    }
+    // All of these share one inode.
+    is_anonymous(inode).then_some(MessagePlace {
+        address: file,
+        is_pipe: false,
+    })
 }
 
 /// The socket behind a file descriptor of the current task; `None` if it is none.

@@ -80,6 +80,11 @@ pub static KINDS: HashMap<u32, u32> = HashMap::with_max_entries(16384, BPF_F_NO_
 #[map]
 pub static CROWDS: HashMap<u32, Crowd> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
+/// Where the locks of interpreters with one for all threads lie, by process: first address and the one behind the last. Put
+/// there when such a process is to be followed.
+#[map]
+pub static LOCKS: HashMap<u32, [u64; 2]> = HashMap::with_max_entries(256, BPF_F_NO_PREALLOC);
+
 /// Exchanges that are counted in [`CROWDS`].
 #[map]
 pub static FLIGHTS: HashMap<Cause, Flight> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);

@@ -4,6 +4,9 @@
 /r/ID?how=pool      calls from a pool that all requests share and that grows while they are served; a thread
                     of nobody's gives it work as well, which it does not wait for
 /r/ID?how=queue     hands the call to a worker made by the first request
+/r/ID?how=queues    hands three calls to workers that are there from the start, and waits for them; a thread of nobody's
+                    calls as well
+/r/ID?how=shared    the same, and nobody's thread gives its calls to the same workers
 /r/ID?how=selected  waits for several descriptors, then calls
 """
 import http.client
@@ -20,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 NEXT = os.environ["NEXT"]
 pool = ThreadPoolExecutor(6)
 jobs = queue.Queue()
+calls = queue.Queue()
 worker = background = None
 lock = threading.Lock()
 
@@ -44,6 +48,33 @@ def work_for_nobody():
         pool.submit(call, f"background-{n}")
         n += 1
         time.sleep(0.02)
+
+
+def work_for_anybody():
+    while True:
+        name, number, done = calls.get()
+        call(name, number)
+        if done:
+            done.release()
+
+
+def call_for_nobody(how):
+    n = 0
+    while True:
+        if how == "shared":
+            calls.put((f"background-{n}", 0, None))
+        else:
+            call(f"background-{n}")
+        n += 1
+        time.sleep(0.02)
+
+
+def begin_workers(how):
+    global background
+    with lock:
+        if background is None:
+            background = threading.Thread(target=call_for_nobody, args=(how,), daemon=True)
+            background.start()
 
 
 def begin_background():
@@ -76,6 +107,13 @@ class Handler(BaseHTTPRequestHandler):
         if how == "pool":
             begin_background()
             list(pool.map(lambda n: call(name, n), range(3)))
+        elif how in ("queues", "shared"):
+            begin_workers(how)
+            done = threading.Semaphore(0)
+            for n in range(3):
+                calls.put((name, n, done))
+            for n in range(3):
+                done.acquire()
         elif how == "queue":
             hand_over(name)
         elif how == "selected":
@@ -102,4 +140,6 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
+for _ in range(4):
+    threading.Thread(target=work_for_anybody, daemon=True).start()
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()

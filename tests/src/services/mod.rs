@@ -173,6 +173,11 @@ pub fn mmsg() -> Result<PathBuf, String> {
     build::c("c-mmsg", "c/mmsg.c")
 }
 
+/// A service whose threads hand work to each other in several ways (`causality/pool.c`).
+pub fn pools() -> Result<PathBuf, String> {
+    build::c("causality-pool", "causality/pool.c")
+}
+
 /// The Python interpreter itself: what lies on the path may be a script that chooses one.
 pub fn python() -> &'static str {
     static PYTHON: OnceLock<String> = OnceLock::new();

@@ -357,6 +357,8 @@ impl Loaded {
                     .each_event_loop(|tgid, runtime| followers.tasks(tgid, runtime));
                 self.pipeline
                     .each_with_pools(|tgid, runtime| followers.pools(tgid, runtime));
+                self.pipeline
+                    .each_with_strangers(|tgid, runtime| followers.wakes(tgid, runtime));
                 match self.limits.memory() {
                     Step::GoOn => {}
                     Step::Shed => self.pipeline.shed(),
@@ -399,7 +401,7 @@ impl Loaded {
                 self.status.rarely(&self.pipeline.sessions(), costs);
                 self.status.skipped_runs(programs::skipped_runs());
                 let pipeline = &self.pipeline;
-                self.followers.sweep(|tgid| pipeline.hands_over(tgid));
+                self.followers.sweep(|tgid| pipeline.runs(tgid));
             }
             if stopping {
                 // What is left in the ring is for the end, when no more can come.

@@ -39,7 +39,7 @@ enum Job {
     /// It serves with an event loop.
     Tasks(u32, Runtime),
     /// Waits and wakes of its threads are to be seen.
-    Wakes(u32),
+    Wakes(u32, Runtime),
     /// It serves, and may have executors by now.
     Pools(u32),
     /// It ended, or runs something else.
@@ -195,8 +195,15 @@ impl Followers {
         if is_python {
             self.send(0, Job::Pools(tgid));
         } else {
+            self.wakes(tgid, runtime);
+        }
+    }
+
+    /// Threads of a process were seen to work for others: told any number of times.
+    pub fn wakes(&mut self, tgid: u32, runtime: Runtime) {
+        if !self.woken.contains(&tgid) && !self.is_full() {
             self.woken.insert(tgid);
-            self.send(0, Job::Wakes(tgid));
+            self.send(0, Job::Wakes(tgid, runtime));
         }
     }
 
@@ -333,8 +340,8 @@ impl Worker {
                 self.follower.follow_pools(&self.proc, tgid);
                 None
             }
-            Job::Wakes(tgid) => {
-                self.follower.follow_wakes(tgid);
+            Job::Wakes(tgid, runtime) => {
+                self.follower.follow_wakes(&self.proc, tgid, runtime);
                 None
             }
             Job::Forget(tgid) => {

@@ -57,6 +57,12 @@ impl EventLoops {
         self.all.remove(&tgid).is_some()
     }
 
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = (u32, Runtime)> {
+        let all = self.all.iter();
+        all.map(|(tgid, process)| (*tgid, process.runtime))
+    }
+
     /// Candidates that stay ones.
     pub fn retain_candidates(&mut self, mut stays: impl FnMut(u32, Runtime) -> bool) {
         for (tgid, process) in &mut self.all {

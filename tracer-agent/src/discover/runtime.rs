@@ -73,7 +73,6 @@ fn by_language(language: Option<Language>) -> Runtime {
         // finds out. Java's virtual threads as well.
         Some(Language::Python) => Runtime::Python,
         Some(Language::Ruby | Language::Php) => Runtime::Kind(kind::THREADS),
-        // Its locks are not those that its threads wait at for work, as they are in Ruby's and Python's interpreters.
         Some(Language::Java) => Runtime::Kind(kind::THREADS | kind::WOKEN),
         Some(Language::Rust) => Runtime::Rust,
         Some(Language::Go) => Runtime::Go,
@@ -81,7 +80,7 @@ fn by_language(language: Option<Language>) -> Runtime {
         // probes, among them.
         Some(Language::Dotnet | Language::Erlang | Language::Nodejs) => Runtime::Kind(kind::NONE),
         // It may be an asynchronous runtime, which never waits in a read.
-        Some(Language::Cpp) | None => Runtime::Kind(kind::BLOCKING),
+        Some(Language::Cpp) | None => Runtime::Kind(kind::BLOCKING | kind::WOKEN),
     }
 }
 
@@ -105,6 +104,9 @@ mod tests {
         ] {
             assert_eq!(by_name(name), expected, "{name}");
         }
-        assert_eq!(by_language(None), Runtime::Kind(kind::BLOCKING));
+        assert_eq!(
+            by_language(None),
+            Runtime::Kind(kind::BLOCKING | kind::WOKEN)
+        );
     }
 }

@@ -97,6 +97,7 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("INODE_SIZE", "inode", "i_size", false),
     ("INODE_GENERATION", "inode", "i_generation", false),
     ("SB_DEV", "super_block", "s_dev", false),
+    ("SB_MAGIC", "super_block", "s_magic", false),
     ("URING_OPCODE", "io_kiocb", "opcode", false),
     ("URING_FILE", "io_kiocb", "file", false),
     // Both lie at the start of the request.

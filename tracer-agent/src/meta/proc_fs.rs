@@ -36,6 +36,8 @@ pub struct ProcFs {
 pub struct Mapping {
     /// Name of its link in `/proc/PID/map_files`: both addresses.
     pub range: String,
+    /// Where in the file it begins.
+    pub offset: u64,
     /// Device as `major:minor` in hexadecimal; not what `stat` says on overlayfs and btrfs.
     pub device: String,
     /// Inode number.
@@ -278,7 +280,7 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
     if rights.as_bytes().get(2) != Some(&b'x') {
         return None;
     }
-    let (_offset, device, inode) = (field()?, field()?, field()?);
+    let (offset, device, inode) = (field()?, field()?, field()?);
     let path = rest.trim_ascii_start();
     // Not a file: anonymous, [vdso].
     if !path.starts_with(b"/") {
@@ -290,6 +292,7 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
     };
     Some(Mapping {
         range: range.to_owned(),
+        offset: u64::from_str_radix(offset, 16).ok()?,
         device: device.to_owned(),
         inode: inode.parse().ok()?,
         path: PathBuf::from(OsStr::from_bytes(path)),

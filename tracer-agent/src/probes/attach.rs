@@ -30,6 +30,7 @@ const SHARED: &[&[&str]] = &[
     &["sys_exit_poll", "sys_exit_ppoll"],
     &["sys_exit_select", "sys_exit_pselect6"],
     &["sys_exit_accept4", "sys_exit_accept"],
+    &["sys_exit_clock_nanosleep", "sys_exit_nanosleep"],
 ];
 
 /// The program for requests of io_uring, which kernels before 5.19 do not tell.

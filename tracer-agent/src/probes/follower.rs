@@ -9,10 +9,10 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 use tracer_common::abi::kind_of_process as kind;
 
-use super::futex::FutexHooks;
+use super::futex::{self, FutexHooks, Settings};
 use super::runtime::RuntimeProbes;
 use super::shared::SharedEbpf;
-use super::tasks::TaskProbes;
+use super::tasks::{self, TaskProbes};
 use crate::discover::Runtime;
 use crate::meta::ProcFs;
 
@@ -20,8 +20,8 @@ use crate::meta::ProcFs;
 pub fn immediate(runtime: Runtime) -> Option<u32> {
     match runtime {
         Runtime::Kind(kind) => Some(kind),
-        Runtime::Python => Some(kind::THREADS),
-        Runtime::Rust => Some(kind::BLOCKING),
+        Runtime::Python => Some(kind::THREADS | kind::WOKEN | kind::ONE_LOCK),
+        Runtime::Rust => Some(kind::BLOCKING | kind::WOKEN),
         Runtime::Node | Runtime::Go => None,
     }
 }
@@ -35,12 +35,12 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(ebpf: Arc<SharedEbpf>, by_number: bool) -> Self {
+    pub(super) fn new(ebpf: Arc<SharedEbpf>, settings: Option<Settings>) -> Self {
         Follower {
             ebpf,
             runtimes: RuntimeProbes::new(crate::rights::can_place_uprobes() != Some(false)),
             tasks: TaskProbes::default(),
-            futexes: FutexHooks::new(!by_number),
+            futexes: FutexHooks::new(settings),
         }
     }
 
@@ -68,7 +68,20 @@ impl Follower {
     }
 
     /// Attaches what shows which threads of a process wake which.
-    pub fn follow_wakes(&mut self, tgid: u32) {
+    pub fn follow_wakes(&mut self, proc: &ProcFs, tgid: u32, runtime: Runtime) {
+        if runtime == Runtime::Python {
+            // Without it nobody of this process is followed.
+            let told = tasks::one_lock(proc, tgid)
+                .and_then(|range| futex::set_lock(&mut self.ebpf.lock_first(), tgid, range));
+            if let Err(why) = told {
+                tracing::debug!(
+                    tgid,
+                    why,
+                    "its own lock is not known: queues are not followed"
+                );
+                return;
+            }
+        }
         self.futexes.follow(&mut self.ebpf.lock_first(), tgid);
     }
 

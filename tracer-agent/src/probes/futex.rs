@@ -4,22 +4,34 @@
 //! In: such processes, and their ends. Out: nothing: what their threads do is seen then. Every program of the
 //! host calls futexes, so nothing is attached without need.
 
+use std::ops::Range;
 use std::thread::JoinHandle;
 
 use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData};
 use aya::programs::TracePoint;
 use aya::programs::trace_point::{TracePointLink, TracePointLinkId};
 use rustc_hash::FxHashSet;
+use tracer_common::abi::setting;
+
+use super::kernel::targets;
 
 /// Processes that are followed at a time.
 const MAX_PROCESSES: usize = 1024;
 
 /// The tracepoints, which are the programs' names as well.
-pub(super) const HOOKS: [&str; 2] = ["sys_enter_futex", "sys_exit_futex"];
+pub(super) const HOOKS: [&str; 3] = [
+    "sys_enter_futex",
+    "sys_exit_futex",
+    "sys_exit_clock_nanosleep",
+];
+
+/// `abi::setting`.
+pub type Settings = Array<MapData, u32>;
 
 /// See the module's text.
-#[derive(Debug)]
 pub struct FutexHooks {
+    settings: Option<Settings>,
     processes: FxHashSet<u32>,
     attached: Vec<(&'static str, TracePointLinkId)>,
     /// Goes on until the kernel has detached them; nothing is attached again before.
@@ -31,14 +43,15 @@ pub struct FutexHooks {
 }
 
 impl FutexHooks {
-    /// Without `may` nothing is ever attached: where the kernel leaves out runs of such programs, a wait that was not
+    /// Without settings nothing is ever attached: where the kernel leaves out runs of such programs, a wait that was not
     /// seen would leave a thread the cause it had before.
-    pub fn new(may: bool) -> Self {
+    pub fn new(settings: Option<Settings>) -> Self {
         FutexHooks {
+            refused: settings.is_none(),
+            settings,
             processes: FxHashSet::default(),
             attached: Vec::new(),
             detaching: None,
-            refused: !may,
             left_out: 0,
         }
     }
@@ -70,23 +83,16 @@ impl FutexHooks {
             // It only drops.
             let _ = thread.join();
         }
-        for name in HOOKS {
-            let link = program(ebpf, name).and_then(|point| {
-                let attached = point.attach("syscalls", name);
-                attached.map_err(|error| format!("{name}: {error}"))
-            });
-            match link {
-                Ok(link) => self.attached.push((name, link)),
-                Err(why) => {
-                    self.refused = true;
-                    tracing::info!(
-                        why,
-                        "threads that wake others are not seen: work handed to a pool has no parents"
-                    );
-                    self.detach(ebpf);
-                    return;
-                }
-            }
+        // Other programs say what else threads wait for from now on; later than these would be wrong.
+        let attached = self.set(1).and_then(|()| self.attach(ebpf));
+        if let Err(why) = attached {
+            self.refused = true;
+            tracing::info!(
+                why,
+                "threads that wake others are not seen: work handed to a pool has no parents"
+            );
+            self.detach(ebpf);
+            return;
         }
         tracing::debug!("follows who wakes threads");
     }
@@ -98,7 +104,29 @@ impl FutexHooks {
         }
     }
 
+    /// Says whether anybody is followed.
+    fn set(&mut self, value: u32) -> Result<(), String> {
+        let settings = self.settings.as_mut().ok_or("there are no settings")?;
+        let written = settings.set(setting::WAKES, value, 0);
+        written.map_err(|error| error.to_string())
+    }
+
+    fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), String> {
+        for name in HOOKS {
+            let point = program(ebpf, name)?;
+            for target in targets(&name) {
+                let link = point.attach("syscalls", target);
+                let link = link.map_err(|error| format!("{target}: {error}"))?;
+                self.attached.push((name, link));
+            }
+        }
+        Ok(())
+    }
+
     fn detach(&mut self, ebpf: &mut Ebpf) {
+        if let Err(why) = self.set(0) {
+            tracing::warn!(why, "who waits for what is looked at without need");
+        }
         let links = self.attached.drain(..).filter_map(|(name, link)| {
             let point = program(ebpf, name).ok()?;
             point.take_link(link).ok()
@@ -111,6 +139,15 @@ impl FutexHooks {
         let thread = std::thread::Builder::new().name("detach".into());
         self.detaching = thread.spawn(move || drop(links)).ok();
     }
+}
+
+/// Says where the locks of an interpreter with one for all threads lie.
+pub(super) fn set_lock(ebpf: &mut Ebpf, tgid: u32, range: Range<u64>) -> Result<(), String> {
+    let map = ebpf.map_mut("LOCKS").ok_or("there are no locks")?;
+    let mut locks =
+        HashMap::<_, u32, [u64; 2]>::try_from(map).map_err(|error| error.to_string())?;
+    let written = locks.insert(tgid, [range.start, range.end], 0);
+    written.map_err(|error| error.to_string())
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut TracePoint, String> {

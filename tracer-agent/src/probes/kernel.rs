@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use aya::maps::{Array, RingBuf};
+use aya::maps::{Array, Map, MapData, RingBuf};
 use tracer_common::abi::setting;
 
 use super::attach::{OPTIONAL, attach, attach_by_number, is_exit};
@@ -41,6 +41,8 @@ pub struct Kernel {
     sees_tls: bool,
     /// System calls come by one hook for all of them.
     by_number: bool,
+    /// The map of settings.
+    settings: Option<OwnedFd>,
     /// While it is open the kernel measures every program of the host.
     pub(super) measuring: Option<OwnedFd>,
     ring_bytes: u32,
@@ -137,6 +139,8 @@ impl Kernel {
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .map_err(|error| tracing::warn!(%error, "no debug output of the kernel side"))
             .ok();
+        let settings = ebpf.map("SETTINGS").and_then(functions::descriptor);
+        let settings = settings.and_then(|map| map.try_clone_to_owned().ok());
         let doors = match tier {
             Tier::Fast => Some(Doors::of(&ebpf)?),
             Tier::Base => None,
@@ -150,6 +154,7 @@ impl Kernel {
             ebpf: Arc::new(SharedEbpf::new(ebpf, turn)),
             sees_tls,
             by_number,
+            settings,
             measuring: options.bpf_stats.then(measure).and_then(|measuring| {
                 measuring
                     .map_err(|error| {
@@ -224,7 +229,12 @@ impl Kernel {
 
     /// What attaches probes to what processes run; to be taken once.
     pub fn follower(&self) -> Follower {
-        Follower::new(Arc::clone(&self.ebpf), self.by_number)
+        let may = !self.by_number;
+        let settings = self.settings.as_ref().filter(|_| may).and_then(|settings| {
+            let map = MapData::from_fd(settings.try_clone().ok()?).ok()?;
+            Array::try_from(Map::Array(map)).ok()
+        });
+        Follower::new(Arc::clone(&self.ebpf), settings)
     }
 
     /// Passes the kernel side's debug output on, where it was compiled in.

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 
 use aya::Ebpf;
@@ -267,6 +268,28 @@ enum What {
     Tokio,
     /// What of it has to be seen early.
     TokioEarly,
+}
+
+/// Where the variables of a process's interpreter lie, the lock for all threads among them.
+pub(super) fn one_lock(proc: &ProcFs, tgid: u32) -> Result<Range<u64>, String> {
+    let mappings = proc.executable_mappings(tgid).ok_or("it is gone")?;
+    let (file, mapping) = match named(&mappings, "libpython") {
+        Some(mapping) => (open(proc, tgid, mapping)?, Some(mapping)),
+        None => {
+            let file = proc.open_exe(tgid).ok_or("its program cannot be opened")?;
+            let inode = file.metadata().map_err(|error| error.to_string())?.ino();
+            (file, mappings.iter().find(|mapping| mapping.inode == inode))
+        }
+    };
+    let mapping = mapping.ok_or("its interpreter is not mapped")?;
+    let start = mapping.range.split('-').next();
+    let start = start.and_then(|start| u64::from_str_radix(start, 16).ok());
+    let start = start.ok_or("its interpreter is mapped nowhere")?;
+    let len = file.metadata().map_err(|error| error.to_string())?.len();
+    let found = binary::python_runtime(&file, len, mapping.offset, start);
+    found
+        .map_err(|error| error.to_string())?
+        .ok_or_else(|| "its interpreter exports no variables".to_owned())
 }
 
 /// The process's interpreter, which is a library of it or its program, and its `_asyncio`.

@@ -161,11 +161,12 @@ pub(super) fn add_to_kind(tgid: u32, flags: u32) {
 /// A process was forked: its child is the same program.
 #[inline(always)]
 pub fn process_made(parent: u32, child: u32) {
-    let kind = match kind_of(parent) & kind::MASK {
+    let of_parent = kind_of(parent);
+    let kind = match of_parent & kind::MASK {
         // Probes of tasks are attached to one process.
         kind::TASKS => kind::THREADS,
         kind::TOKIO => kind::BLOCKING,
-        kind => kind,
+        kind => kind | of_parent & (kind::WOKEN | kind::ONE_LOCK),
     };
     if kind != kind::NONE {
         let _ = KINDS.insert(&child, &kind, 0);

@@ -9,7 +9,7 @@ use tracer_common::abi::kind_of_process as kind;
 
 use super::Cause;
 use super::actor::{add_to_kind, kind_of};
-use crate::maps::{CROWDS, FLIGHTS};
+use crate::maps::{CROWDS, FLIGHTS, LOCKS};
 use crate::memory::add;
 
 /// Exchanges of a process.
@@ -52,7 +52,8 @@ pub(super) fn again(counter: &u64) -> u64 {
 /// Counts an exchange that begins in a process of this kind; true if it was counted.
 #[inline(always)]
 pub(super) fn begins(cause: &Cause, tgid: u32, kind: u32) -> bool {
-    if kind & kind::WOKEN == 0 {
+    // Once nobody is believed, that stays so.
+    if kind & (kind::WOKEN | kind::OTHER_WORK | kind::MULTIPLEXED) != kind::WOKEN {
         return false;
     }
     if crowd(tgid).is_none() {
@@ -111,6 +112,7 @@ pub(super) fn ends(cause: &Cause) {
 #[inline(always)]
 pub(super) fn crowd_ended(tgid: u32) {
     let _ = CROWDS.remove(&tgid);
+    let _ = LOCKS.remove(&tgid);
 }
 
 /// A connection speaks a protocol whose exchanges are not counted.

@@ -14,6 +14,7 @@ use super::Cause;
 use super::actor::{flag, kind_of, reset, thread, thread_slot};
 use super::outgoing::used;
 use super::turn::handed_key;
+use super::woken::goes_on_later;
 use crate::maps::HANDED;
 
 /// `PyObject.ob_type` and `PyTypeObject.tp_name`: parts of the stable ABI. (Builds without the global lock
@@ -102,6 +103,8 @@ pub fn got(item: u64) {
     if !is_own {
         reset(actor, tid as u64, tgid);
     }
+    // Whose this is, nobody's included, is known better than by who woke the thread.
+    goes_on_later(false);
     // What it was made for says nothing any more.
     actor.flags &= !(flag::CREATED | flag::CALLED);
     actor.method = method::THREAD_HANDED as u8;

@@ -17,6 +17,7 @@ mod exchange;
 mod executor;
 mod goroutine;
 mod incoming;
+mod message;
 mod noted;
 mod outgoing;
 mod pool;
@@ -27,6 +28,7 @@ mod task;
 mod thread;
 mod tokio;
 mod turn;
+mod waker;
 mod woken;
 
 pub use actor::{Actor, process_ended, process_made};
@@ -39,6 +41,7 @@ pub use goroutine::{
     goroutine_sends, goroutine_serves, goroutine_writes, goroutine_writes_many, session_serves,
 };
 pub use incoming::{perhaps_request, request, request_goes_on};
+pub use message::{leaves_message, takes_message};
 pub use noted::{NOTED, Noted, wanted};
 pub use outgoing::{Opener, opening, take_opener};
 pub use pool::answer_read;
@@ -53,4 +56,5 @@ pub use tokio::{
     tokio_receives, tokio_runs, tokio_sends,
 };
 pub use turn::{forget, goes_on, hands_over, other_protocol, read_elsewhere, touched, waited};
-pub use woken::{Waker, Worker, waited_at, waits_are_followed, waits_at, wakes_at};
+pub use waker::{Waker, waits_at, wakes_at, woke_nobody};
+pub use woken::{Wait, Worker, goes_on_later, waited_at, waits_are_followed};

@@ -1,8 +1,8 @@
 //! Threads that are woken by one which serves the only exchange in flight in their process.
 //!
-//! In: exchanges that begin and end, waits and wakes of futexes, requests that go out. Out: the exchange
-//! that a thread works for since it was woken. A pool's worker waits at a futex until whoever has work for it
-//! wakes it; so does a thread that waits for the pool's answer.
+//! In: exchanges that begin and end, what threads were woken by (`waker.rs`), requests that go out. Out: the exchange
+//! that a thread works for since it was woken. A pool's worker waits at a futex (or for a pipe) until whoever has work for
+//! it wakes it; so does a thread that waits for the pool's answer.
 //!
 //! Who was woken need not take what it was woken for, so a wake counts only
 //! - while the waker's exchange is the only one in the process, from the wake to the call, and none began
@@ -10,7 +10,7 @@
 //! - for a thread that was seen to wake the very thread that serves the exchange, which waited for it, after a
 //!   call of its own: who makes requests ready for a batch is not waited for like that, and who holds a lock seldom is;
 //!   with that wake it has delivered, and works for nobody until it is woken again;
-//! - not for a thread that was seen to call by itself: behind a wait that ended by its timeout, woken while nothing
+//! - not for a thread that was seen to call by itself: behind a wait that ended by its timeout, while nothing
 //!   was in flight, or after the answer. If one that was believed does that, its pool does other work
 //!   than requests', and nobody is believed in the process from then on;
 //! - once the process was seen to wait for [`PROOFS`] such calls in a row, in which none of these threads was woken by one that
@@ -26,7 +26,8 @@ use super::Cause;
 use super::actor::{add_to_kind, flag, kind_of, thread};
 use super::crowd::{again, crowd};
 use super::turn::handed_key;
-use crate::maps::{WAKERS, WORKERS};
+use super::waker::{Waker, state, takes};
+use crate::maps::{LOCKS, WORKERS};
 
 /// A thread that was woken by one that serves an exchange, at any time.
 #[repr(C)]
@@ -43,31 +44,13 @@ pub struct Worker {
     pub trusted: u64,
 }
 
-/// [`Worker::flags`] and [`Waker::flags`].
-mod state {
-    /// It sent a request since it was woken.
-    pub const CALLED: u32 = 1;
-    /// Its last wait ended by its timeout.
-    pub const TIMED: u32 = 2;
-    /// It was woken while nothing was in flight.
-    pub const IDLE: u32 = 4;
-    /// It was seen to call by itself.
-    pub const OWN: u32 = 8;
-    /// A wake that may be several ones', or of several.
-    pub const MANY: u32 = 16;
-}
-
-/// The last wake at an address that was not noticed by who waits there, while one exchange was in flight.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Waker {
-    /// What it works for.
-    pub cause: Cause,
-    /// See [`Crowd::begun`].
-    pub begun: u64,
-    pub tid: u32,
-    /// See [`state`].
-    pub flags: u32,
+/// How a futex is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// For anything.
+    Any,
+    /// For a lock of glibc's: who gets it goes on with what it did before.
+    Lock,
 }
 
 /// See [`Crowd::proofs`].
@@ -76,7 +59,7 @@ const PROOFS: u64 = 16;
 const TIMED_OUT: i64 = -110;
 
 #[inline(always)]
-fn worker(tgid: u32, tid: u32) -> Option<&'static mut Worker> {
+pub(super) fn worker(tgid: u32, tid: u32) -> Option<&'static mut Worker> {
     // SAFETY: the pointer is into the map; each field has one writer, or any order of writes will do.
     let worker = unsafe { WORKERS.get_ptr_mut(&tid)?.as_mut()? };
     (worker.tgid == tgid).then_some(worker)
@@ -84,10 +67,30 @@ fn worker(tgid: u32, tid: u32) -> Option<&'static mut Worker> {
 
 /// A process that is followed for this, and the current thread.
 #[inline(always)]
-fn current() -> Option<(u32, u32)> {
+pub(super) fn current() -> Option<(u32, u32)> {
     let id = bpf_get_current_pid_tgid();
     let tgid = (id >> 32) as u32;
     (kind_of(tgid) & kind::WOKEN != 0).then_some((tgid, id as u32))
+}
+
+/// The same, unless what is waited for at this address is an interpreter's own lock: that says nothing, and whoever gets
+/// it goes on with what it did.
+#[inline(always)]
+pub(super) fn current_at(address: u64) -> Option<(u32, u32)> {
+    let id = bpf_get_current_pid_tgid();
+    let tgid = (id >> 32) as u32;
+    let kind = kind_of(tgid);
+    if kind & kind::WOKEN == 0 {
+        return None;
+    }
+    if kind & kind::ONE_LOCK != 0 {
+        // SAFETY: the value is only read.
+        let [first, behind] = *unsafe { LOCKS.get(&tgid) }?;
+        if address >= first && address < behind {
+            return None;
+        }
+    }
+    Some((tgid, id as u32))
 }
 
 /// True if the current thread's process is followed for this.
@@ -98,7 +101,7 @@ pub fn waits_are_followed() -> bool {
 
 /// The exchange whose request the thread has read itself, if it is open.
 #[inline(always)]
-fn serves(tgid: u32, tid: u32) -> Option<&'static Cause> {
+pub(super) fn serves(tgid: u32, tid: u32) -> Option<&'static Cause> {
     let actor = thread(tid)?;
     let serves = actor.tgid == tgid
         && actor.flags & (flag::LOOP | flag::CREATED) == 0
@@ -110,87 +113,37 @@ fn serves(tgid: u32, tid: u32) -> Option<&'static Cause> {
     serves.then_some(&actor.cause)
 }
 
-/// The current thread is about to wait at this address.
-#[inline(always)]
-pub fn waits_at(address: u64) {
-    let Some((tgid, _)) = current() else {
-        return;
-    };
-    // What was meant for an earlier wait.
-    let key = handed_key(tgid, address);
-    // SAFETY: only whether it is there is asked.
-    if unsafe { WAKERS.get(&key) }.is_some() {
-        let _ = WAKERS.remove(&key);
-    }
-}
-
-/// The current thread is about to wake `count` of those that wait at this address.
-#[inline(always)]
-pub fn wakes_at(address: u64, count: u32) {
-    let Some((tgid, tid)) = current() else {
-        return;
-    };
-    let Some(crowd) = crowd(tgid) else {
-        return;
-    };
-    let key = handed_key(tgid, address);
-    // SAFETY: the value is only read, before the map is changed.
-    let before = match unsafe { WAKERS.get(&key) } {
-        Some(waker) => waker.tid,
-        None => 0,
-    };
-    // First: one that begins meanwhile shows in what is read later.
-    let begun = again(&crowd.begun);
-    if again(&crowd.in_flight) != 1 {
-        if before != 0 {
-            let _ = WAKERS.remove(&key);
-        }
-        return;
-    }
-    let mut waker = Waker {
-        cause: Cause::NONE,
-        begun,
-        tid,
-        flags: 0,
-    };
-    if count != 1 || (before != 0 && before != tid) {
-        waker.flags = state::MANY;
-    } else if let Some(cause) = serves(tgid, tid) {
-        waker.cause = *cause;
-    } else if let Some(worker) = worker(tgid, tid)
-        && worker.begun == begun
-        && worker.cause.is_open()
-    {
-        waker.cause = worker.cause;
-        waker.flags = worker.flags & state::CALLED;
-        if waker.flags != 0 {
-            // It may have delivered what it was asked for; what it takes next, without a wait, is anybody's.
-            worker.cause.clear();
-        }
-    }
-    let _ = WAKERS.insert(&key, &waker, 0);
-}
-
 /// The current thread is back from a wait at this address, with this result of the call.
 #[inline(always)]
-pub fn waited_at(address: u64, result: i64) {
-    let Some((tgid, tid)) = current() else {
+pub fn waited_at(address: u64, result: i64, wait: Wait) {
+    let Some((tgid, tid)) = current_at(address) else {
         return;
     };
-    let key = handed_key(tgid, address);
-    let mut waker = Waker {
-        cause: Cause::NONE,
-        begun: 0,
-        tid: 0,
-        flags: 0,
-    };
-    if result == 0
-        // SAFETY: the value is copied before the map is changed.
-        && let Some(found) = unsafe { WAKERS.get(&key) }
-    {
-        waker = *found;
-        let _ = WAKERS.remove(&key);
+    let mut waker = Waker::NOBODY;
+    if result == 0 {
+        waker = takes(&handed_key(tgid, address), 1);
     }
+    if wait == Wait::Lock {
+        if let Some(worker) = worker(tgid, tid)
+            && worker.flags & state::CALLED != 0
+        {
+            worker.cause.clear();
+        }
+        return;
+    }
+    is_woken(tgid, tid, &waker, result == TIMED_OUT);
+}
+
+/// A thread took so many units of what others leave at this address.
+#[inline(always)]
+pub(super) fn takes_at(tgid: u32, tid: u32, address: u64, units: u64) {
+    let waker = takes(&handed_key(tgid, address), units);
+    is_woken(tgid, tid, &waker, false);
+}
+
+/// A thread goes on after a wait that this one ended, or time did.
+#[inline(always)]
+fn is_woken(tgid: u32, tid: u32, waker: &Waker, timed_out: bool) {
     let (mut in_flight, mut begun) = (0, 0);
     if let Some(crowd) = crowd(tgid) {
         begun = again(&crowd.begun);
@@ -225,10 +178,8 @@ pub fn waited_at(address: u64, result: i64) {
     if woken_for {
         worker.begun = begun;
         worker.cause = waker.cause;
-    } else if result == TIMED_OUT {
+    } else if timed_out {
         worker.flags |= state::TIMED;
-    } else if result == 0 && in_flight == 0 {
-        worker.flags |= state::IDLE;
     } else if waker.tid != 0
         && waker.flags & state::MANY == 0
         && waker.cause.connection == 0
@@ -237,6 +188,21 @@ pub fn waited_at(address: u64, result: i64) {
     {
         // Somebody else may have work for it.
         crowd.proofs = 0;
+    }
+}
+
+/// The current thread slept (`by_time`), or waited for events: what comes next is not what it was woken for.
+#[inline(always)]
+pub fn goes_on_later(by_time: bool) {
+    let Some((tgid, tid)) = current() else {
+        return;
+    };
+    if let Some(worker) = worker(tgid, tid) {
+        worker.cause.clear();
+        worker.flags &= state::OWN;
+        if by_time {
+            worker.flags |= state::TIMED;
+        }
     }
 }
 
@@ -287,7 +253,7 @@ pub(super) fn woken_calls(kind: u32, tgid: u32, tid: u32) -> Cause {
         // It outlives what it was woken for.
         !worker.cause.is_open()
     } else {
-        worker.flags & state::TIMED != 0 || (worker.flags & state::IDLE != 0 && in_flight == 0)
+        worker.flags & state::TIMED != 0 || in_flight == 0
     };
     if by_itself {
         worker.cause.clear();

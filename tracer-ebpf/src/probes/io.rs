@@ -77,7 +77,8 @@ exits! {
     sys_exit_sendfile64: WRITE, SendFile;
 }
 
-/// One program for the entries of all writes: only the time is wanted.
+/// One program for the entries of all writes: the time is wanted, and of pipes and eventfds what is left there, because
+/// whoever takes it may be there sooner than the writer is back.
 #[tracepoint]
 pub fn sys_enter_write(_ctx: TracePointContext) -> u32 {
     let tid = bpf_get_current_pid_tgid() as u32;
@@ -91,6 +92,12 @@ pub fn sys_enter_write(_ctx: TracePointContext) -> u32 {
                 reserved: 0,
             }
         };
+    }
+    if read_setting(setting::WAKES) != 0
+        && let Some(arguments) = Arguments::of_current()
+        && let Some([fd, _, length, _]) = arguments.four()
+    {
+        cause::leaves_message(fd as i32, length);
     }
     0
 }
@@ -215,6 +222,9 @@ fn data(ctx: &TracePointContext, direction: u8, shape: Shape) -> Option<()> {
     let Some(file) = kernel::socket_of(first as i32) else {
         if shape == Shape::Buffer && direction == direction::READ {
             cause::read_elsewhere(&caller, first as i32);
+            if read_setting(setting::WAKES) != 0 {
+                cause::takes_message(first as i32, third, ret as u64);
+            }
         }
         return None;
     };

@@ -7,21 +7,27 @@
 
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
+use tracer_common::abi::setting;
 
 use crate::cause;
 use crate::hook;
 use crate::kernel::Arguments;
+use crate::maps::read_setting;
 
 /// See the module's text.
 #[tracepoint]
-pub fn sys_exit_epoll_wait(_ctx: TracePointContext) -> u32 {
+pub fn sys_exit_epoll_wait(ctx: TracePointContext) -> u32 {
+    if is_followed() {
+        cause::goes_on_later(hook::result(&ctx) == 0);
+    }
     cause::waited(true);
     0
 }
 
 /// See the module's text. Waiting for one descriptor is how timeouts of blocking calls are made.
 #[tracepoint]
-pub fn sys_exit_poll(_ctx: TracePointContext) -> u32 {
+pub fn sys_exit_poll(ctx: TracePointContext) -> u32 {
+    slept(&ctx);
     let count = Arguments::of_current().and_then(|arguments| arguments.second());
     if count.is_none_or(|count| count as u32 > 1) {
         cause::waited(false);
@@ -31,9 +37,24 @@ pub fn sys_exit_poll(_ctx: TracePointContext) -> u32 {
 
 /// See the module's text.
 #[tracepoint]
-pub fn sys_exit_select(_ctx: TracePointContext) -> u32 {
+pub fn sys_exit_select(ctx: TracePointContext) -> u32 {
+    slept(&ctx);
     cause::waited(false);
     0
+}
+
+/// True while anybody asks for whom threads wait.
+#[inline(always)]
+fn is_followed() -> bool {
+    read_setting(setting::WAKES) != 0
+}
+
+/// A wait for descriptors may have ended by its timeout.
+#[inline(always)]
+fn slept(ctx: &TracePointContext) {
+    if is_followed() && hook::result(ctx) == 0 {
+        cause::goes_on_later(true);
+    }
 }
 
 /// See the module's text.

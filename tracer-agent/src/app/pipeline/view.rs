@@ -95,7 +95,7 @@ impl Pipeline {
         let may_have_some = |tgid, runtime| {
             let sign = match runtime {
                 Runtime::Python => kind_of_process::SERVES,
-                Runtime::Kind(_) => kind_of_process::STRANGERS,
+                Runtime::Kind(_) | Runtime::Rust => kind_of_process::STRANGERS,
                 _ => return false,
             };
             // Of one whose threads do other work too nothing would be believed.
@@ -107,10 +107,21 @@ impl Pipeline {
         event_loops.look(may_have_some, look);
     }
 
-    /// True if threads of this process may work for others: the kernel side forgets it when the process ends.
-    pub fn hands_over(&self, tgid: u32) -> bool {
-        let kind = self.host.maps.kind(tgid).unwrap_or_default();
-        kind & kind_of_process::WOKEN != 0
+    /// Tells of processes of interpreters in which threads were seen to work for others.
+    pub fn each_with_strangers(&self, mut each: impl FnMut(u32, Runtime)) {
+        let lost = kind_of_process::OTHER_WORK | kind_of_process::MULTIPLEXED;
+        let wanted = kind_of_process::WOKEN | kind_of_process::STRANGERS;
+        for (tgid, runtime) in self.host.event_loops.all() {
+            let kind = || self.host.maps.kind(tgid).unwrap_or_default();
+            if runtime == Runtime::Python && kind() & (wanted | lost) == wanted {
+                each(tgid, runtime);
+            }
+        }
+    }
+
+    /// True for a process that runs: the kernel side forgets how it does when it ends.
+    pub fn runs(&self, tgid: u32) -> bool {
+        self.host.maps.kind(tgid).is_some()
     }
 
     /// Says how a process runs what it serves.

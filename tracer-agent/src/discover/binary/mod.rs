@@ -83,6 +83,20 @@ pub fn python_interpreter(
     python::interpreter(&elf::Elf::parse(bytes::Bytes::new(file, len))?)
 }
 
+/// Where the variables of Python's interpreter lie in a process that has its code, from this offset on, at this address.
+pub fn python_runtime(
+    file: &dyn ReadAt,
+    len: u64,
+    offset: u64,
+    start: u64,
+) -> Result<Option<std::ops::Range<u64>>, BinaryError> {
+    python::runtime(
+        &elf::Elf::parse(bytes::Bytes::new(file, len))?,
+        offset,
+        start,
+    )
+}
+
 /// Where futures get their results, in the file that `_asyncio` is in.
 pub fn python_futures(file: &dyn ReadAt, len: u64) -> Result<Vec<PythonPoint>, BinaryError> {
     python::futures(&elf::Elf::parse(bytes::Bytes::new(file, len))?)

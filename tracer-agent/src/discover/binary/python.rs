@@ -4,12 +4,12 @@
 //! C API promises is relied on: exported names, the layout of `PyTypeObject` up to `tp_methods` and that
 //! of `PyMethodDef`, through which functions without a name are found by what Python code calls them.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::BinaryError;
 use super::bytes::until_nul;
 use super::code::{self, Convention, Extents};
-use super::elf::Elf;
+use super::elf::{self, Elf};
 use super::libraries::CExtents;
 use super::relocations;
 use super::symbols;
@@ -22,6 +22,8 @@ const METHOD: u64 = 32;
 const METHODS_MAX: u64 = 64;
 /// Places that may be an entry of a table of methods.
 const SLOTS_MAX: usize = 16;
+
+const LARGEST_PAGE: u64 = 1 << 16;
 
 /// What happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,29 @@ pub fn interpreter(elf: &Elf<'_>) -> Result<Option<Vec<PythonPoint>>, BinaryErro
         points.push(PythonPoint { event, at });
     }
     Ok(Some(points))
+}
+
+/// Where `_PyRuntime` lies in a process that has the file's code from this offset on at this address: all of the interpreter's own
+/// variables, among them its lock for all threads.
+pub fn runtime(elf: &Elf<'_>, offset: u64, start: u64) -> Result<Option<Range<u64>>, BinaryError> {
+    let Some(table) = symbols::dynamic_table(elf) else {
+        return Ok(None);
+    };
+    let symbols = symbols::find(elf, table, &["_PyRuntime"], &|_| true)?;
+    let is_it = |symbol: &&symbols::Symbol| symbol.name == "_PyRuntime" && symbol.size != 0;
+    let Some(symbol) = symbols.iter().find(is_it) else {
+        return Ok(None);
+    };
+    // Mappings begin with whole pages.
+    let behind = |segment: &&elf::Segment| {
+        segment.executable && offset <= segment.offset && segment.offset - offset < LARGEST_PAGE
+    };
+    let Some(segment) = elf.segments.iter().find(behind) else {
+        return Ok(None);
+    };
+    let code = segment.address.wrapping_sub(segment.offset - offset);
+    let first = symbol.address.wrapping_add(start.wrapping_sub(code));
+    Ok(Some(first..first.saturating_add(symbol.size)))
 }
 
 /// `set_result` of the futures in a file: there is one for every type of them.

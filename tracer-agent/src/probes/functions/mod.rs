@@ -392,7 +392,7 @@ fn code(ebpf: &Ebpf, table: &str) -> Result<(HashMap<String, Code>, Option<Owned
 }
 
 /// A map's descriptor.
-fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
+pub(super) fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     let data = match map {
         Map::Array(data)
         | Map::HashMap(data)
