@@ -14,7 +14,7 @@ use aya::programs::trace_point::{TracePointLink, TracePointLinkId};
 use rustc_hash::FxHashSet;
 use tracer_common::abi::setting;
 
-use super::kernel::targets;
+use super::attach::targets;
 
 /// Processes that are followed at a time.
 const MAX_PROCESSES: usize = 1024;
