@@ -10,8 +10,8 @@ use tracer_common::abi::{
 use tracer_common::limits::WINDOW;
 
 use crate::cause::{
-    Actor, Begun, Cause, Channel, Crowd, Due, Flight, Noted, Opener, Stream, Task, Wake, Waker,
-    Worker,
+    Actor, Begun, Cause, Channel, Crowd, Due, Flight, Ids, Made, Noted, Opener, Stream, Task, Wake,
+    Waker, Worker,
 };
 use crate::connection::Connection;
 use crate::tls::{Session, SessionKey, Thread, ThreadKey};
@@ -64,6 +64,23 @@ pub const ACTOR_SLOTS: u32 = 16384;
 pub const GOROUTINE_SLOTS: u32 = 16384;
 /// Slots where one goroutine may be; a power of two.
 pub const GOROUTINE_WAYS: u32 = 4;
+
+/// Where threads of Node's keep the ids of what they call back. One that finds no room has no parents there.
+#[map]
+pub static IDS: HashMap<u32, Ids> = HashMap::with_max_entries(512, BPF_F_NO_PREALLOC);
+
+/// An entry of [`IDS`] to begin with; never written.
+#[map]
+pub static NO_IDS: Array<Ids> = Array::with_max_entries(1, 0);
+
+/// For whom such ids were given, in one of a few slots that a hash of thread and id names. Those of exchanges that
+/// ended go first.
+#[map]
+pub static MADE: Array<Made> = Array::with_max_entries(MADE_SLOTS, 0);
+/// Power of two, so that the slot is a mask.
+pub const MADE_SLOTS: u32 = 2048;
+/// Slots where an id may be; a power of two.
+pub const MADE_WAYS: u32 = 4;
 
 /// Exchanges that are being served, in one of a few slots that a hash names. One that loses its slot
 /// to another is taken for ended: what is called for it has no parent.
