@@ -78,7 +78,7 @@ pub static NO_IDS: Array<Ids> = Array::with_max_entries(1, 0);
 #[map]
 pub static MADE: Array<Made> = Array::with_max_entries(MADE_SLOTS, 0);
 /// Power of two, so that the slot is a mask.
-pub const MADE_SLOTS: u32 = 2048;
+pub const MADE_SLOTS: u32 = 4096;
 /// Slots where an id may be; a power of two.
 pub const MADE_WAYS: u32 = 4;
 
@@ -185,7 +185,7 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// TLS calls under way, and what the thread did with TLS last.
 #[map]
-pub static TLS_THREADS: LruHashMap<ThreadKey, Thread> = LruHashMap::with_max_entries(4096, 0);
+pub static TLS_THREADS: LruHashMap<ThreadKey, Thread> = LruHashMap::with_max_entries(3584, 0);
 
 /// Where the entry of a connection that is joined in the middle is made; the stack has no room for it.
 #[map]

@@ -68,11 +68,11 @@ const BY_TIMER: Cause = Cause {
     key: 0,
 };
 /// Spans that wait to be looked at; a power of two. More than there are events in most turns of a loop.
-const SPANS: usize = 32;
+const SPANS: usize = 64;
 /// Ids of one span that are noted, the last ones.
-const LONGEST: u64 = 256;
+const LONGEST: u64 = 1024;
 /// Blocks that are noted at a time.
-const STEPS: u32 = 48;
+const STEPS: u32 = 64;
 /// Words of an environment behind a handle in it that are looked at.
 const SEARCHED: u64 = 256;
 /// Searches of one thread, at most.
@@ -80,8 +80,10 @@ const TRIES: u32 = 16;
 /// Words of the array of ids.
 const WORDS: u64 = 4;
 /// Ids of a block, as bits.
-const BLOCK_BITS: u32 = 3;
+const BLOCK_BITS: u32 = 4;
 const IN_BLOCK: u64 = (1 << BLOCK_BITS) - 1;
+/// More than any block's number.
+const OPEN: u32 = 1 << 31;
 /// No number of a [`Handed`](crate::maps::Handed) that is an address: a socket's, by its id.
 const SOCKET: u64 = 1 << 63;
 
@@ -245,9 +247,14 @@ fn add(tid: u32, ids: &mut Ids, block: u32, bits: u32, cause: Cause) {
             made.bits |= bits;
             return;
         }
+        // Those of exchanges that ended go first, then those of timers, the oldest of them.
         let mut age = made.block;
-        if made.cause != BY_TIMER && !made.cause.is_open() {
-            age = 0;
+        if made.cause != BY_TIMER {
+            age = if made.cause.is_open() {
+                age | OPEN
+            } else {
+                0
+            };
         }
         // SAFETY: as above.
         unsafe {
@@ -276,10 +283,20 @@ fn add(tid: u32, ids: &mut Ids, block: u32, bits: u32, cause: Cause) {
 
 /// The exchange that an id was given for, [`BY_TIMER`] or none.
 #[inline(always)]
-fn find(tid: u32, id: u64) -> Cause {
+fn find(tid: u32, ids: &Ids, id: u64) -> Cause {
     let block = (id >> BLOCK_BITS) as u32;
     let first = first_slot(tid, block);
     let mut cause = Cause::NONE;
+    // What was noted, but not moved yet.
+    let mut n = 0;
+    while n < SPANS && n < ids.count as usize {
+        let span = &ids.spans[n & (SPANS - 1)];
+        let better = cause.connection == 0 || span.cause != BY_TIMER;
+        if span.first <= id && id <= span.last && better {
+            cause = span.cause;
+        }
+        n += 1;
+    }
     let mut way = 0;
     while way < MADE_WAYS {
         if let Some(made) = MADE.get(first + way)
@@ -323,13 +340,13 @@ pub(super) fn runs_now(actor: &mut Actor, connects: bool) {
         return;
     }
     let tid = actor.owner as u32;
-    let mut cause = find(tid, now.runs);
+    let mut cause = find(tid, ids, now.runs);
     if cause == BY_TIMER || (cause.connection == 0 && now.runs > ids.begun) {
         // A timer that a timer made, or what it left for the end of its turn. Other makers may be anybody's.
         cause = if now.by == ids.asked {
             ids.answer
         } else {
-            find(tid, now.by)
+            find(tid, ids, now.by)
         };
         if cause == BY_TIMER {
             cause = Cause::NONE;

@@ -54,11 +54,12 @@ pub fn touched(connection: &Connection, direction: u8, caller: &Caller) {
     let reads = direction == direction::READ;
     match actor.kind as u32 {
         kind::CALLBACKS => {
-            settle(actor);
-            if reads {
+            let in_timers = !reads && actor.flags & flag::TIMERS != 0;
+            if !in_timers {
+                settle(actor);
                 actor.flags &= !flag::TIMERS;
             }
-            if actor.flags & flag::TIMERS != 0 {
+            if in_timers {
                 runs_now(actor, false);
             } else if connection.verdict == verdict::HTTP2 {
                 // Which streams it was tells [`super::stream`].
