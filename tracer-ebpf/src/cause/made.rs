@@ -8,7 +8,7 @@
 //! Where that memory is is found in the environment, by what stands there between two turns (nothing runs, no default, a whole number of
 //! ids), and looked at again whenever it is used.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_user};
 use tracer_common::abi::{cause_method as method, kind_of_process as kind};
 
 use super::Cause;
@@ -31,7 +31,7 @@ pub struct Ids {
     /// Of `spans`, in use and done with.
     pub count: u32,
     pub done: u32,
-    /// Whose place goes, while it is looked for: a slot and its age.
+    /// Whose place goes, while that is looked for: a slot and its age.
     pub slot: u32,
     pub oldest: u32,
     /// Of those that timers made, the one that was asked for last, with its cause.
@@ -58,7 +58,8 @@ pub struct Made {
     pub block: u32,
     /// Which of the block's.
     pub bits: u32,
-    pub reserved: u32,
+    /// When it was noted, in about milliseconds.
+    pub stamp: u32,
     pub cause: Cause,
 }
 
@@ -72,7 +73,7 @@ const SPANS: usize = 64;
 /// Ids of one span that are noted, the last ones.
 const LONGEST: u64 = 1024;
 /// Blocks that are noted at a time.
-const STEPS: u32 = 64;
+const STEPS: u32 = 160;
 /// Words of an environment behind a handle in it that are looked at.
 const SEARCHED: u64 = 256;
 /// Searches of one thread, at most.
@@ -82,8 +83,6 @@ const WORDS: u64 = 4;
 /// Ids of a block, as bits.
 const BLOCK_BITS: u32 = 4;
 const IN_BLOCK: u64 = (1 << BLOCK_BITS) - 1;
-/// More than any block's number.
-const OPEN: u32 = 1 << 31;
 /// No number of a [`Handed`](crate::maps::Handed) that is an address: a socket's, by its id.
 const SOCKET: u64 = 1 << 63;
 
@@ -228,12 +227,14 @@ fn first_slot(tid: u32, block: u32) -> u32 {
 #[inline(always)]
 fn add(tid: u32, ids: &mut Ids, block: u32, bits: u32, cause: Cause) {
     let first = first_slot(tid, block);
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { (bpf_ktime_get_boot_ns() >> 20) as u32 };
     // In map memory for the verifier, see `memory.rs`.
     let [slot, oldest] = [&raw mut ids.slot, &raw mut ids.oldest];
     // SAFETY: both are fields of the entry, here and below.
     unsafe {
         slot.write_volatile(first);
-        oldest.write_volatile(u32::MAX);
+        oldest.write_volatile(0);
     }
     let mut way = 0;
     while way < MADE_WAYS {
@@ -247,18 +248,10 @@ fn add(tid: u32, ids: &mut Ids, block: u32, bits: u32, cause: Cause) {
             made.bits |= bits;
             return;
         }
-        // Those of exchanges that ended go first, then those of timers, the oldest of them.
-        let mut age = made.block;
-        if made.cause != BY_TIMER {
-            age = if made.cause.is_open() {
-                age | OPEN
-            } else {
-                0
-            };
-        }
         // SAFETY: as above.
         unsafe {
-            if age < oldest.read_volatile() {
+            let age = now.wrapping_sub(made.stamp);
+            if age > oldest.read_volatile() {
                 oldest.write_volatile(age);
                 slot.write_volatile(first + way);
             }
@@ -274,7 +267,7 @@ fn add(tid: u32, ids: &mut Ids, block: u32, bits: u32, cause: Cause) {
                 tid,
                 block,
                 bits,
-                reserved: 0,
+                stamp: now,
                 cause,
             }
         };
