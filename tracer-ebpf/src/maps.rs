@@ -74,7 +74,7 @@ pub static IDS: HashMap<u32, Ids> = HashMap::with_max_entries(512, BPF_F_NO_PREA
 pub static NO_IDS: Array<Ids> = Array::with_max_entries(1, 0);
 
 /// For whom such ids were given, in one of a few slots that a hash of thread and id names. The oldest go
-/// first: a thread has room for some 60,000 ids.
+/// first: a thread has room for some 30,000 ids.
 #[map]
 pub static MADE: Array<Made> = Array::with_max_entries(MADE_SLOTS, 0);
 /// Power of two, so that the slot is a mask.

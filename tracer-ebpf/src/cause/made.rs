@@ -81,7 +81,7 @@ const TRIES: u32 = 16;
 /// Words of the array of ids.
 const WORDS: u64 = 4;
 /// Ids of a block, as bits.
-const BLOCK_BITS: u32 = 4;
+const BLOCK_BITS: u32 = 3;
 const IN_BLOCK: u64 = (1 << BLOCK_BITS) - 1;
 /// No number of a [`Handed`](crate::maps::Handed) that is an address: a socket's, by its id.
 const SOCKET: u64 = 1 << 63;
