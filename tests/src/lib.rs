@@ -26,6 +26,7 @@ pub mod oddities;
 pub mod process;
 pub mod receiver;
 pub mod rights;
+pub mod scene;
 pub mod scrape;
 pub mod services;
 pub mod session;

@@ -128,8 +128,10 @@ pub mod cause_method {
     pub const THREAD_WOKEN: u32 = 12;
     /// The thread took work that was handed over for that exchange.
     pub const THREAD_HANDED: u32 = 13;
+    /// The timer (or the like) whose callback runs was made for that exchange.
+    pub const TIMER: u32 = 14;
     /// Number of methods.
-    pub const COUNT: u32 = 14;
+    pub const COUNT: u32 = 15;
 }
 
 /// How a process runs what it serves, which decides what can be said about causes. Low byte of

@@ -10,8 +10,8 @@ use tracer_common::abi::{
 use tracer_common::limits::WINDOW;
 
 use crate::cause::{
-    Actor, Begun, Cause, Channel, Crowd, Due, Flight, Noted, Opener, Stream, Task, Wake, Waker,
-    Worker,
+    Actor, Begun, Cause, Channel, Crowd, Due, Flight, Ids, Made, Noted, Opener, Stream, Task, Wake,
+    Waker, Worker,
 };
 use crate::connection::Connection;
 use crate::hello::{Hello, HelloKey};
@@ -65,6 +65,23 @@ pub const ACTOR_SLOTS: u32 = 16384;
 pub const GOROUTINE_SLOTS: u32 = 16384;
 /// Slots where one goroutine may be; a power of two.
 pub const GOROUTINE_WAYS: u32 = 4;
+
+/// Where threads of Node's keep the ids of what they call back. One that finds no room has no parents there.
+#[map]
+pub static IDS: HashMap<u32, Ids> = HashMap::with_max_entries(512, BPF_F_NO_PREALLOC);
+
+/// An entry of [`IDS`] to begin with; never written.
+#[map]
+pub static NO_IDS: Array<Ids> = Array::with_max_entries(1, 0);
+
+/// For whom such ids were given, in one of a few slots that a hash of thread and id names. The oldest go
+/// first: a thread has room for some 30,000 ids.
+#[map]
+pub static MADE: Array<Made> = Array::with_max_entries(MADE_SLOTS, 0);
+/// Power of two, so that the slot is a mask.
+pub const MADE_SLOTS: u32 = 4096;
+/// Slots where an id may be; a power of two.
+pub const MADE_WAYS: u32 = 4;
 
 /// Exchanges that are being served, in one of a few slots that a hash names. One that loses its slot
 /// to another is taken for ended: what is called for it has no parent.
@@ -174,7 +191,7 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// TLS calls under way, and what the thread did with TLS last.
 #[map]
-pub static TLS_THREADS: LruHashMap<ThreadKey, Thread> = LruHashMap::with_max_entries(4096, 0);
+pub static TLS_THREADS: LruHashMap<ThreadKey, Thread> = LruHashMap::with_max_entries(3584, 0);
 
 /// Where the entry of a connection that is joined in the middle is made; the stack has no room for it.
 #[map]

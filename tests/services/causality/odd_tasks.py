@@ -3,6 +3,7 @@
 /r/ID?how=after   a task calls once the answer was written
 /r/ID?how=queue   hands the call to a worker task made by the first request
 /r/ID?how=pool    calls from threads that all requests share
+/r/ID?how=thread  calls from those of the event loop (`to_thread`)
 """
 import asyncio
 import http.client
@@ -68,6 +69,8 @@ async def serve(reader, writer):
                 done = loop.create_future()
                 jobs.put_nowait((name, done))
                 await done
+            elif how == "thread":
+                await asyncio.to_thread(blocking, name)
             else:
                 await loop.run_in_executor(pool, blocking, name)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")

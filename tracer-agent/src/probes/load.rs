@@ -95,7 +95,7 @@ const SHARED_BY_CPUS: [(&str, u32); 14] = [
     ("CONTEXTS", 4096),
     ("CHANNELS", 3072),
     ("POOLS", 3072),
-    ("TLS_THREADS", 4096),
+    ("TLS_THREADS", 3584),
     ("HELLOS", 256),
 ];
 /// Entries of such a table for each CPU that there may be, at least, and for all of them at most.

@@ -53,16 +53,32 @@ const fn optional(program: &'static str, symbol: &'static str) -> Hook {
 /// the turn's (what waited for a connection to end, among them).
 const NODE: &[Hook] = &[
     required(
-        "node_other_work",
+        "node_runs_timers",
         "_ZN4node11Environment9RunTimersEP10uv_timer_s",
     ),
     required(
-        "node_other_work",
+        "node_runs_timers",
         "_ZN4node11Environment14CheckImmediateEP10uv_check_s",
     ),
     required(
         "node_other_work",
         "_ZN4node10HandleWrap7OnCloseEP11uv_handle_s",
+    ),
+    optional(
+        "node_makes_socket",
+        "_ZN4node7TCPWrap3NewERKN2v820FunctionCallbackInfoINS1_5ValueEEE",
+    ),
+    optional(
+        "node_makes_handle",
+        "_ZN4node8PipeWrap3NewERKN2v820FunctionCallbackInfoINS1_5ValueEEE",
+    ),
+    optional(
+        "node_makes_handle",
+        "_ZN4node6crypto7TLSWrap4WrapERKN2v820FunctionCallbackInfoINS2_5ValueEEE",
+    ),
+    optional(
+        "node_makes_handle",
+        "_ZN4node9AsyncWrap10AsyncResetERKN2v820FunctionCallbackInfoINS1_5ValueEEE",
     ),
     optional(
         "node_makes_stream",
@@ -94,6 +110,18 @@ const NODE: &[Hook] = &[
         "uv_done",
         "_ZN4node14ConnectionWrapINS_7TCPWrapE8uv_tcp_sE12AfterConnectEP12uv_connect_si",
     ),
+];
+
+/// Where libuv calls back for all work that its threads have done: behind it other callbacks may run. Without
+/// its end nothing is said about such work.
+const UV_WORK_DONE: &str = "uv__work_done";
+/// One piece of such work: files, `crypto`, `zlib`, names.
+const UV_WORK: &[Hook] = &[
+    required("uv_worked", "uv__queue_done"),
+    required("uv_worked", "uv__fs_done"),
+    optional("uv_worked", "uv__getaddrinfo_done"),
+    required("uv_begins_second", "uv__work_submit"),
+    required("uv_queues", "uv_queue_work"),
 ];
 
 /// A goroutine's address is used again: without its beginning and its end it is not known whose it is.
@@ -206,7 +234,11 @@ fn go_offsets<'n>(exe: &Path, names: &[&'n str]) -> Result<FxHashMap<&'n str, u6
 }
 
 fn attach(ebpf: &mut Ebpf, runtime: Runtime, hooks: &[Hook], exe: &Path) -> Result<(), String> {
-    let names: Vec<&str> = hooks.iter().map(|hook| hook.symbol).collect();
+    let mut names: Vec<&str> = hooks.iter().map(|hook| hook.symbol).collect();
+    if runtime == Runtime::Node {
+        names.extend(UV_WORK.iter().map(|hook| hook.symbol));
+        names.push(UV_WORK_DONE);
+    }
     let found = match runtime {
         Runtime::Go => go_offsets(exe, &names)?,
         _ => symbols::offsets(exe, &names),
@@ -222,20 +254,53 @@ fn attach(ebpf: &mut Ebpf, runtime: Runtime, hooks: &[Hook], exe: &Path) -> Resu
             tracing::debug!(symbol = hook.symbol, "not there");
             continue;
         };
-        let probe: &mut UProbe = ebpf
-            .program_mut(hook.program)
-            .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| format!("there is no {}", hook.program))?;
-        let attached = probe.attach(
-            UProbeAttachLocation::AbsoluteOffset(offset),
-            exe,
-            UProbeScope::AllProcesses,
-        );
-        match attached {
-            Ok(_) => {}
+        match attach_at(ebpf, hook.program, exe, offset) {
+            Ok(()) => {}
             Err(error) if hook.required => return Err(format!("{}: {error}", hook.symbol)),
             Err(error) => tracing::debug!(symbol = hook.symbol, %error, "not attached"),
         }
     }
+    if runtime == Runtime::Node
+        && let Err(why) = attach_work(ebpf, exe, &found)
+    {
+        tracing::info!(
+            why,
+            "work of libuv's threads is not seen: its calls get no parents"
+        );
+    }
     Ok(())
+}
+
+/// Attaches what follows the work of libuv's threads, its ends first; nothing if some of it is not found.
+fn attach_work(ebpf: &mut Ebpf, exe: &Path, found: &FxHashMap<&str, u64>) -> Result<(), String> {
+    let mut hooks = UV_WORK.iter();
+    if let Some(hook) = hooks.find(|hook| hook.required && !found.contains_key(hook.symbol)) {
+        return Err(format!("it has no function {}", hook.symbol));
+    }
+    let done = found.get(UV_WORK_DONE).ok_or("its end is not there")?;
+    let file = File::open(exe).map_err(|error| error.to_string())?;
+    let len = file.metadata().map_err(|error| error.to_string())?.len();
+    let ends = binary::returns(&file, len, *done).map_err(|error| error.to_string())?;
+    for at in ends {
+        attach_at(ebpf, "node_other_work", exe, at)?;
+    }
+    for hook in UV_WORK {
+        if let Some(&offset) = found.get(hook.symbol) {
+            attach_at(ebpf, hook.program, exe, offset)?;
+        }
+    }
+    Ok(())
+}
+
+fn attach_at(ebpf: &mut Ebpf, program: &str, exe: &Path, offset: u64) -> Result<(), String> {
+    let probe: &mut UProbe = ebpf
+        .program_mut(program)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| format!("there is no {program}"))?;
+    let attached = probe.attach(
+        UProbeAttachLocation::AbsoluteOffset(offset),
+        exe,
+        UProbeScope::AllProcesses,
+    );
+    attached.map(|_| ()).map_err(|error| error.to_string())
 }

@@ -105,6 +105,8 @@ pub enum CauseMethod {
     ThreadWoken,
     /// The thread took work that was handed over for that exchange.
     ThreadHanded,
+    /// The timer whose callback runs was made for that exchange.
+    Timer,
 }
 
 impl CauseMethod {
@@ -125,6 +127,7 @@ impl CauseMethod {
             abi::TASK_HANDED => CauseMethod::TaskHanded,
             abi::THREAD_WOKEN => CauseMethod::ThreadWoken,
             abi::THREAD_HANDED => CauseMethod::ThreadHanded,
+            abi::TIMER => CauseMethod::Timer,
             _ => return None,
         })
     }

@@ -42,7 +42,7 @@ pub enum Link {
 
 impl Link {
     /// All there are.
-    pub const ALL: [Link; 16] = [
+    pub const ALL: [Link; 17] = [
         Link::Context,
         Link::TcpOption,
         Link::LocalConnection,
@@ -59,6 +59,7 @@ impl Link {
         Link::Cause(CauseMethod::TaskHanded),
         Link::Cause(CauseMethod::ThreadWoken),
         Link::Cause(CauseMethod::ThreadHanded),
+        Link::Cause(CauseMethod::Timer),
     ];
 
     /// Name as in the attribute `tracer.parent.method` and in metrics.
@@ -81,6 +82,7 @@ impl Link {
                 CauseMethod::TaskHanded => "task-handed",
                 CauseMethod::ThreadWoken => "thread-woken",
                 CauseMethod::ThreadHanded => "thread-handed",
+                CauseMethod::Timer => "timer",
             },
         }
     }

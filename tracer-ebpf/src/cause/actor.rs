@@ -4,6 +4,7 @@ use tracer_common::abi::kind_of_process as kind;
 
 use super::Cause;
 use super::crowd::crowd_ended;
+use super::made::ids_end;
 use super::tokio::running;
 use crate::hook;
 use crate::kernel::Arguments;
@@ -55,6 +56,10 @@ pub(super) mod flag {
     pub const SHARED: u8 = 64;
     /// It makes a connection of hyper's client.
     pub const CONNECTS: u8 = 128;
+    /// Of Node's: it is known where the ids of what runs are (`made.rs`).
+    pub const IDS: u8 = 8;
+    /// Of Node's: callbacks of timers, or of `setImmediate`, run in this turn, anybody's.
+    pub const TIMERS: u8 = 128;
 }
 
 /// A thread's slot, whoever's it is.
@@ -180,5 +185,6 @@ pub fn process_made(parent: u32, child: u32) {
 #[inline(always)]
 pub fn process_ended(tgid: u32) {
     crowd_ended(tgid);
+    ids_end(tgid);
     let _ = KINDS.remove(&tgid);
 }

@@ -17,6 +17,7 @@ mod exchange;
 mod executor;
 mod goroutine;
 mod incoming;
+mod made;
 mod message;
 mod noted;
 mod outgoing;
@@ -41,6 +42,7 @@ pub use goroutine::{
     goroutine_sends, goroutine_serves, goroutine_writes, goroutine_writes_many, session_serves,
 };
 pub use incoming::{perhaps_request, request, request_goes_on};
+pub use made::{Ids, Made, makes_handle, runs_timers, writes_now};
 pub use message::{leaves_message, takes_message};
 pub use noted::{NOTED, Noted, wanted};
 pub use outgoing::{Opener, opening, take_opener};
@@ -55,6 +57,8 @@ pub use tokio::{
     Channel, tokio_connects, tokio_ends, tokio_makes, tokio_makes_first, tokio_pauses,
     tokio_receives, tokio_runs, tokio_sends,
 };
-pub use turn::{forget, goes_on, hands_over, other_protocol, read_elsewhere, touched, waited};
+pub use turn::{
+    forget, goes_on, hands_over, is_worked_on, other_protocol, read_elsewhere, touched, waited,
+};
 pub use waker::{Waker, waits_at, wakes_at, woke_nobody};
 pub use woken::{Wait, Worker, goes_on_later, waited_at, waits_are_followed};

@@ -4,6 +4,7 @@ use tracer_common::abi::{cause_method as method, kind_of_process as kind};
 
 use super::Cause;
 use super::actor::{Actor, actor, flag, kind_of};
+use super::made::runs_now;
 use super::pool::{has_spare, leaves_pool};
 use super::task::created_task_calls;
 use super::thread::created_thread_calls;
@@ -147,6 +148,9 @@ fn opener(caller: &Caller) -> Option<Opener> {
         return None;
     }
     let actor = actor(kind, caller.tgid, caller.tid, false)?;
+    if kind & kind::MASK == kind::CALLBACKS {
+        runs_now(actor, true);
+    }
     let (cause, found) = used(actor, kind);
     if !cause.is_open() || found == method::THREAD_HANDED {
         return None;

@@ -4,8 +4,9 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use tracer_common::abi::cause_method as method;
 
 use super::Cause;
-use super::actor::{reset, thread, thread_slot};
+use super::actor::{flag, reset, thread, thread_slot};
 use super::begun::made;
+use super::made::{runs_now, settle};
 use crate::maps::STREAMS;
 
 /// Node: the callback makes a stream of this session.
@@ -13,6 +14,7 @@ use crate::maps::STREAMS;
 pub fn session_makes(session: u64, id: u32) {
     let all = bpf_get_current_pid_tgid();
     if let Some(actor) = thread(all as u32) {
+        runs_now(actor, false);
         let (cause, method) = (actor.cause, actor.method as u32);
         made((all >> 32) as u32, session, id, cause, method);
     }
@@ -38,6 +40,8 @@ pub fn session_reads(id: u32) {
     let Some(actor) = thread(bpf_get_current_pid_tgid() as u32) else {
         return;
     };
+    settle(actor);
+    actor.flags &= !flag::TIMERS;
     let key = Cause {
         connection: actor.serving.connection,
         key: id as u64,

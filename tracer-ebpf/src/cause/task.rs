@@ -20,7 +20,7 @@ use tracer_common::abi::{cause_method as method, kind_of_process as kind};
 
 use super::Cause;
 use super::actor::{Actor, add_to_kind, flag, kind_of, thread};
-use super::turn::handed_key;
+use super::turn::{ends_timers, handed_key};
 use crate::maps::{CONTEXTS, Handed, WAKES};
 
 /// What is known of a context.
@@ -228,6 +228,11 @@ pub fn wakes(future: u64) {
 pub fn accepted() {
     if let Some((actor, _)) = current() {
         actor.flags |= flag::ACCEPTED;
+        if actor.kind as u32 == kind::CALLBACKS {
+            // What the callback makes for a new connection is nobody's.
+            ends_timers(actor);
+            actor.cause = Cause::NONE;
+        }
     }
 }
 

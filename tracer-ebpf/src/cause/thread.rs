@@ -4,6 +4,7 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use tracer_common::abi::{cause_method as method, kind_of_process as kind};
 
 use super::actor::{Actor, add_to_kind, flag, kind_of, reset, thread, thread_slot};
+use super::made::ids_end;
 use super::woken::worker_ended;
 
 /// The current thread makes another one in its process.
@@ -39,6 +40,7 @@ pub fn thread_ended() {
     let id = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     worker_ended(tid);
+    ids_end(tid);
     let Some(actor) = thread(tid) else {
         return;
     };

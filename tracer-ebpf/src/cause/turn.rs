@@ -7,8 +7,9 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use tracer_common::abi::{cause_method as method, direction, kind_of_process as kind, role};
 
 use super::Cause;
-use super::actor::{flag, reset, thread, thread_slot};
+use super::actor::{Actor, flag, reset, thread, thread_slot};
 use super::crowd::uncounted;
+use super::made::{runs_now, settle};
 use super::tokio;
 use crate::connection::{Connection, mode, open, verdict};
 use crate::kernel;
@@ -53,7 +54,14 @@ pub fn touched(connection: &Connection, direction: u8, caller: &Caller) {
     let reads = direction == direction::READ;
     match actor.kind as u32 {
         kind::CALLBACKS => {
-            if connection.verdict == verdict::HTTP2 {
+            let in_timers = !reads && actor.flags & flag::TIMERS != 0;
+            if !in_timers {
+                settle(actor);
+                actor.flags &= !flag::TIMERS;
+            }
+            if in_timers {
+                runs_now(actor, false);
+            } else if connection.verdict == verdict::HTTP2 {
                 // Which streams it was tells [`super::stream`].
                 if reads {
                     actor.cause = Cause::NONE;
@@ -103,6 +111,8 @@ pub fn read_elsewhere(caller: &Caller, fd: i32) {
         && actor.kind as u32 == kind::CALLBACKS
         && !kernel::is_regular_file(fd)
     {
+        settle(actor);
+        actor.flags &= !flag::TIMERS;
         actor.cause = Cause::NONE;
     }
 }
@@ -130,17 +140,29 @@ pub fn waited(is_epoll: bool) {
         }
         return;
     }
+    settle(actor);
+    // [`flag::TIMERS`] among them.
     actor.flags &= !(flag::READS | flag::ACCEPTED | flag::CONNECTS);
     zero(&mut actor.context);
     zero(&mut actor.top);
     actor.cause.clear();
 }
 
-/// What the thread does next is none of what it did before (a timer, for one).
+/// What the thread does next is none of what it did before (the end of a socket, for one).
 #[inline(always)]
 pub fn forget() {
     if let Some(actor) = thread(bpf_get_current_pid_tgid() as u32) {
+        ends_timers(actor);
         actor.cause = Cause::NONE;
+    }
+}
+
+/// What comes next is no callback of a timer.
+#[inline(always)]
+pub(super) fn ends_timers(actor: &mut Actor) {
+    if actor.kind as u32 == kind::CALLBACKS {
+        settle(actor);
+        actor.flags &= !flag::TIMERS;
     }
 }
 
@@ -155,10 +177,16 @@ pub(super) fn handed_key(tgid: u32, address: u64) -> Handed {
 
 /// A thread of an event loop begins something that is done elsewhere, known by this address.
 #[inline(always)]
-pub fn hands_over(address: u64) {
+pub fn hands_over(address: u64, connects: bool) {
     let id = bpf_get_current_pid_tgid();
     let key = handed_key((id >> 32) as u32, address);
-    let cause = thread(id as u32).map_or(Cause::NONE, |actor| actor.cause);
+    let cause = match thread(id as u32) {
+        Some(actor) => {
+            runs_now(actor, connects);
+            actor.cause
+        }
+        None => Cause::NONE,
+    };
     if cause.is_open() {
         let _ = HANDED.insert(&key, &cause, 0);
     } else {
@@ -166,9 +194,20 @@ pub fn hands_over(address: u64) {
     }
 }
 
-/// It is done: a callback goes on with what it was begun for.
+/// It is done: a callback goes on with what it was begun for, a name or a connection.
 #[inline(always)]
 pub fn goes_on(address: u64) {
+    goes_on_as(address, method::CONTINUATION);
+}
+
+/// Work of another thread is done, and its callback runs.
+#[inline(always)]
+pub fn is_worked_on(address: u64) {
+    goes_on_as(address, method::TURN);
+}
+
+#[inline(always)]
+fn goes_on_as(address: u64, found: u32) {
     let id = bpf_get_current_pid_tgid();
     let key = handed_key((id >> 32) as u32, address);
     let Some(actor) = thread(id as u32) else {
@@ -176,7 +215,8 @@ pub fn goes_on(address: u64) {
     };
     // SAFETY: the value is copied before the map is changed.
     let cause = unsafe { HANDED.get(&key) }.copied();
+    ends_timers(actor);
     actor.cause = cause.unwrap_or(Cause::NONE);
-    actor.method = method::CONTINUATION as u8;
+    actor.method = found as u8;
     let _ = HANDED.remove(&key);
 }

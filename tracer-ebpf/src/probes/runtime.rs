@@ -68,6 +68,9 @@ macro_rules! uprobes {
 
 uprobes! {
     node_other_work: |_registers| cause::forget();
+    node_runs_timers: |registers| cause::runs_timers(registers.c0()?);
+    node_makes_handle: |_registers| cause::makes_handle(false);
+    node_makes_socket: |_registers| cause::makes_handle(true);
     node_makes_stream: |registers| cause::session_makes(registers.c1()?, registers.c3()? as u32);
     node_session_writes: |registers| cause::session_writes(registers.c0()?);
     // Frames begin with their header: the length, then the stream (`nghttp2_frame_hd`).
@@ -75,8 +78,12 @@ uprobes! {
         cause::session_reads(read_user(registers.c1()? + 8)?)
     };
     node_reads_data: |registers| cause::session_reads(registers.c2()? as u32);
-    uv_begins_first: |registers| cause::hands_over(registers.c0()?);
-    uv_begins_second: |registers| cause::hands_over(registers.c1()?);
+    uv_begins_first: |registers| cause::hands_over(registers.c0()?, true);
+    uv_begins_second: |registers| cause::hands_over(registers.c1()?, false);
+    // What is called back is the request's last part, of a type that programs compile in (`uv_work_t`); the function that
+    // the others are given to is a part of this one.
+    uv_queues: |registers| cause::hands_over(registers.c1()? + 88, false);
+    uv_worked: |registers| cause::is_worked_on(registers.c0()?);
     uv_done: |registers| cause::goes_on(registers.c0()?);
     python_runs: |registers| {
         cause::enters_context(

@@ -333,6 +333,7 @@ pub fn ahead(connection: &mut Connection, sock: u64, caller: &Caller) -> Option<
         stream: Cause::NONE,
         last: 0,
     };
+    cause::writes_now(caller.tid);
     cause::request(&mut ahead.call, &mut ahead.connection);
     // The copy left the pool of waiting connections, for both.
     connection.pooled = 0;

@@ -226,6 +226,14 @@ impl<'a> Elf<'a> {
         })
     }
 
+    /// Address of a position in the file.
+    pub fn address(&self, offset: u64) -> Option<u64> {
+        self.segments.iter().find_map(|segment| {
+            let at = offset.checked_sub(segment.offset)?;
+            (at < segment.size).then_some(segment.address.checked_add(at)?)
+        })
+    }
+
     /// Position in the file of a range of code: all of it in one executable segment.
     pub fn code_offset(&self, range: &Range<u64>) -> Option<u64> {
         let size = range.end.checked_sub(range.start)?;

@@ -107,6 +107,15 @@ pub fn python_queues(file: &dyn ReadAt, len: u64) -> Result<Vec<PythonPoint>, Bi
     python::queues(&elf::Elf::parse(bytes::Bytes::new(file, len))?)
 }
 
+/// File offsets of all RETs of the compiled function that begins at this file offset.
+pub fn returns(file: &dyn ReadAt, len: u64, function: u64) -> Result<Vec<u64>, BinaryError> {
+    let elf = elf::Elf::parse(bytes::Bytes::new(file, len))?;
+    let address = elf
+        .address(function)
+        .ok_or(BinaryError::Malformed("function"))?;
+    python::returns(&elf, &libraries::CExtents::new(&elf), address)
+}
+
 /// Whatever the bytes are, an answer and no panic, and no offset outside of them.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {

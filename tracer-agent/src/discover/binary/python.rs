@@ -172,8 +172,13 @@ fn entry(elf: &Elf<'_>, function: u64) -> Option<u64> {
 }
 
 /// All RETs of a function.
-fn returns(elf: &Elf<'_>, extents: &CExtents<'_>, function: u64) -> Result<Vec<u64>, BinaryError> {
-    let unknown = BinaryError::Unsupported("returns of Python's functions");
+/// File offsets of a function's RETs: all of them.
+pub fn returns(
+    elf: &Elf<'_>,
+    extents: &CExtents<'_>,
+    function: u64,
+) -> Result<Vec<u64>, BinaryError> {
+    let unknown = BinaryError::Unsupported("returns of a function");
     let range = extents.covering(function)?;
     let Some(range) = range.filter(|range| range.start == function) else {
         return Err(unknown);

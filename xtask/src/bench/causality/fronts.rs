@@ -17,6 +17,8 @@ pub enum Kind {
     Gunicorn,
     Java,
     Node,
+    /// With something between a request and its calls.
+    NodeBetween,
     Go,
     Uvicorn,
     Aiohttp,
@@ -74,6 +76,18 @@ const fn java(name: &'static str, fan: &'static str, calls: (u32, u32), target: 
     }
 }
 
+/// Five calls in a row, each behind one of these.
+const TIMERS: &str = "timer,nested,immediate,interval,nextTick";
+const WORK: &str = "file,promisedFile,key,promisedKey,zip";
+
+const fn between(name: &'static str, ways: &'static str, fresh: bool) -> Front {
+    Front {
+        calls: (5, 0),
+        variable: Some(("WAY", ways)),
+        ..front(name, Kind::NodeBetween, fresh, 0.95)
+    }
+}
+
 /// Each of its calls to itself makes two more.
 const fn streams(name: &'static str, kind: Kind, mode: &'static str, target: f64) -> Front {
     Front {
@@ -110,6 +124,9 @@ pub const FRONTS: &[Front] = &[
         by_name: true,
         ..front("node, fresh, by name", Kind::Node, true, 0.95)
     },
+    between("node, timers, keep-alive", TIMERS, false),
+    between("node, timers, fresh", TIMERS, true),
+    between("node, files and crypto", WORK, false),
     front("uvicorn and httpx, keep-alive", Kind::Uvicorn, false, 0.95),
     front("uvicorn and httpx, fresh", Kind::Uvicorn, true, 0.95),
     front("aiohttp, keep-alive", Kind::Aiohttp, false, 0.95),
@@ -154,7 +171,7 @@ impl Front {
                 sh::run(&mut build)?;
                 target.join("release/causality-axum")
             }
-            Kind::Node | Kind::NodeStreams => which("node")?,
+            Kind::Node | Kind::NodeBetween | Kind::NodeStreams => which("node")?,
             Kind::GoStreams => {
                 let program = directory.join("front-grpc-go");
                 let mut build = Command::new(which("go")?);
@@ -256,6 +273,9 @@ impl Front {
             }
             Kind::Node => {
                 command.arg(source("front.js"));
+            }
+            Kind::NodeBetween => {
+                command.arg(source("timers.js"));
             }
             Kind::NodeStreams => {
                 command
