@@ -8,6 +8,7 @@
 //! Where that memory is is found in the environment, by what stands there between two turns (nothing runs, no default, a whole number of
 //! ids), and looked at again whenever it is used.
 
+use aya_ebpf::helpers::generated::bpf_probe_read_user as read_user_into;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_user};
 use tracer_common::abi::{cause_method as method, kind_of_process as kind};
 
@@ -34,6 +35,14 @@ pub struct Ids {
     /// Whose place goes, while that is looked for: a slot and its age.
     pub slot: u32,
     pub oldest: u32,
+    /// What was read at `address`; here, because stacks are short.
+    pub words: [u64; WORDS as usize],
+    /// Between the steps of [`runs_now`]: which one runs, which one that was made by, and which one is looked for.
+    pub runs: u64,
+    pub by: u64,
+    pub wanted: u64,
+    /// What [`made_for`] found.
+    pub found: Cause,
     /// Of those that timers made, the one that was asked for last, with its cause.
     pub asked: u64,
     pub answer: Cause,
@@ -115,10 +124,13 @@ fn whole(bits: u64) -> Option<u64> {
 }
 
 #[inline(always)]
-fn read(address: u64) -> Option<Now> {
-    // SAFETY: the helper checks the address.
-    let [runs, by, last, default]: [u64; WORDS as usize] =
-        unsafe { bpf_probe_read_user(address as *const _) }.ok()?;
+fn read(ids: &mut Ids, address: u64) -> Option<Now> {
+    let words = ids.words.as_mut_ptr();
+    // SAFETY: they are as many; the helper checks the source.
+    if unsafe { read_user_into(words.cast(), WORDS as u32 * 8, address as *const _) } != 0 {
+        return None;
+    }
+    let [runs, by, last, default] = ids.words;
     let plain = default == (-1f64).to_bits();
     let (runs, last) = (whole(runs)?, whole(last)?);
     // Programs may name any number as the maker.
@@ -147,7 +159,7 @@ fn has_ids(actor: &Actor) -> bool {
 #[inline(always)]
 fn look(actor: &mut Actor) -> Option<(&'static mut Ids, Now)> {
     let found = place(actor.owner as u32)
-        .and_then(|ids| read(ids.address).map(|now| (ids, now)))
+        .and_then(|ids| read(ids, ids.address).map(|now| (ids, now)))
         .filter(|(ids, now)| now.last >= ids.last);
     if found.is_none() {
         actor.flags &= !flag::IDS;
@@ -162,9 +174,24 @@ fn look(actor: &mut Actor) -> Option<(&'static mut Ids, Now)> {
 /// Before a thread's cause changes: what it made until now was made for that.
 #[inline(always)]
 pub(super) fn settle(actor: &mut Actor) {
-    if !has_ids(actor) {
-        return;
+    if has_ids(actor) {
+        settle_made(actor.owner as u32);
     }
+}
+
+/// A function of its own for the verifier, as the others of this kind below: it goes over it once for each program, and not
+/// for each state in which the program may come here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn settle_made(tid: u32) -> u32 {
+    if let Some(actor) = thread(tid) {
+        settles(actor);
+    }
+    0
+}
+
+#[inline(always)]
+fn settles(actor: &mut Actor) {
     let Some((ids, now)) = look(actor) else {
         return;
     };
@@ -274,7 +301,16 @@ fn add(tid: u32, ids: &mut Ids, block: u32, bits: u32, cause: Cause) {
     }
 }
 
-/// The exchange that an id was given for, [`BY_TIMER`] or none.
+/// Finds the exchange that an id was given for, [`BY_TIMER`] or none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn made_for(tid: u32) -> u32 {
+    if let Some(ids) = place(tid) {
+        ids.found = find(tid, ids, ids.wanted);
+    }
+    0
+}
+
 #[inline(always)]
 fn find(tid: u32, ids: &Ids, id: u64) -> Cause {
     let block = (id >> BLOCK_BITS) as u32;
@@ -326,37 +362,86 @@ pub(super) fn runs_now(actor: &mut Actor, connects: bool) {
     if !has_ids(actor) {
         return;
     }
-    let Some((ids, now)) = look(actor) else {
-        return;
-    };
-    if now.runs == 0 {
-        return;
-    }
+    // None of these calls another one: their stacks add up.
     let tid = actor.owner as u32;
-    let mut cause = find(tid, ids, now.runs);
-    if cause == BY_TIMER || (cause.connection == 0 && now.runs > ids.begun) {
+    if made_runs(tid) != 0 {
+        made_for(tid);
+        let step = made_by_whom(tid);
+        if step == ASKS {
+            made_for(tid);
+        }
+        if step != KNOWN {
+            made_by_timer(tid, connects as u32);
+        }
+    }
+}
+
+/// What [`made_by_whom`] returns: it is known whom the callback works for.
+const KNOWN: u32 = 0;
+/// That tells its maker, of whom it has to be found first.
+const ASKS: u32 = 1;
+/// The same, and it was found already.
+const ASKED: u32 = 2;
+
+/// Looks at which callback runs; 0 if none does.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn made_runs(tid: u32) -> u32 {
+    let Some((ids, now)) = thread(tid).and_then(look) else {
+        return 0;
+    };
+    ids.runs = now.runs;
+    ids.by = now.by;
+    ids.wanted = now.runs;
+    (now.runs != 0) as u32
+}
+
+/// Takes what was found of the callback's own id, if that tells.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn made_by_whom(tid: u32) -> u32 {
+    let (Some(actor), Some(ids)) = (thread(tid), place(tid)) else {
+        return KNOWN;
+    };
+    let cause = ids.found;
+    if cause == BY_TIMER || (cause.connection == 0 && ids.runs > ids.begun) {
         // A timer that a timer made, or what it left for the end of its turn. Other makers may be anybody's.
-        cause = if now.by == ids.asked {
-            ids.answer
-        } else {
-            find(tid, ids, now.by)
-        };
-        if cause == BY_TIMER {
-            cause = Cause::NONE;
+        if ids.by == ids.asked {
+            ids.found = ids.answer;
+            return ASKED;
         }
-        if cause.connection == 0 && connects {
-            let key = socket_key(actor, now.by);
-            // SAFETY: the value is copied.
-            cause = unsafe { HANDED.get(&key) }.copied().unwrap_or(Cause::NONE);
-        } else if cause.connection != 0 {
-            push(ids, now.runs, now.runs, cause);
-            // What it leaves for the end of its turn runs before the next timer does.
-            ids.asked = now.runs;
-            ids.answer = cause;
-        }
+        ids.wanted = ids.by;
+        return ASKS;
     }
     actor.cause = cause;
     actor.method = method::TIMER as u8;
+    KNOWN
+}
+
+/// Takes what was found of its maker.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn made_by_timer(tid: u32, connects: u32) -> u32 {
+    let (Some(actor), Some(ids)) = (thread(tid), place(tid)) else {
+        return 0;
+    };
+    let mut cause = ids.found;
+    if cause == BY_TIMER {
+        cause = Cause::NONE;
+    }
+    if cause.connection == 0 && connects != 0 {
+        let key = socket_key(actor, ids.by);
+        // SAFETY: the value is copied.
+        cause = unsafe { HANDED.get(&key) }.copied().unwrap_or(Cause::NONE);
+    } else if cause.connection != 0 {
+        push(ids, ids.runs, ids.runs, cause);
+        // What it leaves for the end of its turn runs before the next timer does.
+        ids.asked = ids.runs;
+        ids.answer = cause;
+    }
+    actor.cause = cause;
+    actor.method = method::TIMER as u8;
+    0
 }
 
 /// The same for who is about to write.
@@ -423,7 +508,7 @@ fn search(ids: &mut Ids, handle: u64) {
         let words: Result<[u64; 3], _> =
             unsafe { bpf_probe_read_user((handle + at * 8) as *const _) };
         if let Ok([WORDS, 0, address]) = words
-            && let Some(now) = read(address)
+            && let Some(now) = read(ids, address)
             && now.runs == 0
             && now.plain
         {
