@@ -4,9 +4,10 @@
 //! The services are those of `cargo xtask bench causality`, which measures more of them.
 
 use std::process::Command;
+use std::time::Duration;
 
 use tracer_tests::scene::{
-    CONCURRENCY, FOLLOWED, REQUESTS, SETTLED, at_least, front, play, play_at,
+    CONCURRENCY, FOLLOWED, Outcome, REQUESTS, SETTLED, at_least, front, play, play_at,
 };
 use tracer_tests::services::{python, source, target_dir};
 use tracer_tests::session::skipped;

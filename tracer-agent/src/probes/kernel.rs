@@ -70,6 +70,7 @@ impl Kernel {
             verified.extend(Functions::load(&ebpf, &types)?.verified());
         }
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
+        verified.extend(load_programs(&mut ebpf, Set::Node)?);
         verified.extend(load_programs(&mut ebpf, Set::Propagate)?);
         verified.extend(load_programs(&mut ebpf, Set::TcpOptions)?);
         verified.extend(load_programs(&mut ebpf, Set::Raw)?);

@@ -188,6 +188,8 @@ pub(super) enum Set {
     Base,
     /// With it, if TLS is seen into.
     Tls,
+    /// When the first program of Node's is seen: a fifth of the verifier's work, which hosts without one need not wait for.
+    Node,
     /// When trace context is written into requests.
     Propagate,
     /// Of these, what takes a kernel with TCP options of programs.
@@ -207,6 +209,8 @@ impl Set {
             Set::Propagate
         } else if name.starts_with("tls_") || name.starts_with("go_tls_") {
             Set::Tls
+        } else if name.starts_with("node_") || name.starts_with("uv_") {
+            Set::Node
         } else if name.starts_with("sys_")
             && !futex::HOOKS.contains(&name)
             && !blocked::programs().any(|data| data == name)

@@ -9,13 +9,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeScope};
+use aya::programs::{Program, UProbe};
 use rustc_hash::FxHashMap;
 use tracer_common::abi::kind_of_process as kind;
 
+use super::load::{Set, load_programs};
 use super::shared::SharedEbpf;
 use super::symbols;
+use crate::causes::chain;
 use crate::discover::{Runtime, binary};
 use crate::sys;
 
@@ -249,6 +251,9 @@ fn attach(ebpf: &mut Ebpf, runtime: Runtime, hooks: &[Hook], exe: &Path) -> Resu
             return Err(format!("it has no function {}", hook.symbol));
         }
     }
+    if runtime == Runtime::Node && !is_loaded(ebpf, hooks) {
+        load_programs(ebpf, Set::Node).map_err(|error| chain(&error))?;
+    }
     for hook in hooks {
         let Some(&offset) = found.get(hook.symbol) else {
             tracing::debug!(symbol = hook.symbol, "not there");
@@ -269,6 +274,13 @@ fn attach(ebpf: &mut Ebpf, runtime: Runtime, hooks: &[Hook], exe: &Path) -> Resu
         );
     }
     Ok(())
+}
+
+/// Whether the verifier took them already.
+fn is_loaded(ebpf: &Ebpf, hooks: &[Hook]) -> bool {
+    let programs = hooks.iter().map(|hook| ebpf.program(hook.program));
+    let mut programs = programs.flatten();
+    programs.any(|program| matches!(program, Program::UProbe(probe) if probe.fd().is_ok()))
 }
 
 /// Attaches what follows the work of libuv's threads, its ends first; nothing if some of it is not found.

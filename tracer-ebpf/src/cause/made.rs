@@ -14,7 +14,9 @@ use tracer_common::abi::{cause_method as method, kind_of_process as kind};
 
 use super::Cause;
 use super::actor::{Actor, flag, thread};
+use super::crowd::again;
 use crate::maps::{HANDED, Handed, IDS, MADE, MADE_SLOTS, MADE_WAYS, NO_IDS};
+use crate::memory::zero;
 
 /// Where a thread of Node's keeps its ids, and what was given since its timers ran last.
 #[repr(C)]
@@ -306,39 +308,40 @@ fn add(tid: u32, ids: &mut Ids, block: u32, bits: u32, cause: Cause) {
 #[inline(never)]
 pub extern "C" fn made_for(tid: u32) -> u32 {
     if let Some(ids) = place(tid) {
-        ids.found = find(tid, ids, ids.wanted);
+        find(tid, ids);
     }
     0
 }
 
+/// What is looked for and what is found stay in the map: kernels before 6.x leave 32 bytes of stack here.
 #[inline(always)]
-fn find(tid: u32, ids: &Ids, id: u64) -> Cause {
-    let block = (id >> BLOCK_BITS) as u32;
-    let first = first_slot(tid, block);
-    let mut cause = Cause::NONE;
+fn find(tid: u32, ids: &mut Ids) {
+    zero(&mut ids.found.connection);
+    zero(&mut ids.found.key);
     // What was noted, but not moved yet.
     let mut n = 0;
     while n < SPANS && n < ids.count as usize {
         let span = &ids.spans[n & (SPANS - 1)];
-        let better = cause.connection == 0 || span.cause != BY_TIMER;
-        if span.first <= id && id <= span.last && better {
-            cause = span.cause;
+        let better = ids.found.connection == 0 || span.cause != BY_TIMER;
+        if span.first <= ids.wanted && ids.wanted <= span.last && better {
+            ids.found = span.cause;
         }
         n += 1;
     }
+    let block = (ids.wanted >> BLOCK_BITS) as u32;
+    let first = first_slot(tid, block);
     let mut way = 0;
     while way < MADE_WAYS {
         if let Some(made) = MADE.get(first + way)
             && made.tid == tid
             && made.block == block
-            && made.bits >> (id & IN_BLOCK) & 1 != 0
-            && (cause.connection == 0 || made.cause != BY_TIMER)
+            && made.bits >> (again(&ids.wanted) & IN_BLOCK) & 1 != 0
+            && (again(&ids.found.connection) == 0 || made.cause != BY_TIMER)
         {
-            cause = made.cause;
+            ids.found = made.cause;
         }
         way += 1;
     }
-    cause
 }
 
 /// Each thread counts its own ids.
