@@ -112,7 +112,7 @@ pub(super) fn goroutine_slot(g: u64, tgid: u32) -> Option<&'static mut Actor> {
 #[inline(always)]
 pub(super) fn reset(actor: &mut Actor, owner: u64, tgid: u32) {
     const WORDS: usize = size_of::<Actor>() / 8;
-    const { assert!(size_of::<Actor>() % 8 == 0 && align_of::<Actor>() == 8) };
+    const { assert!(size_of::<Actor>().is_multiple_of(8) && align_of::<Actor>() == 8) };
     let words = core::ptr::from_mut(actor).cast::<u64>();
     let mut at = 0;
     while at < WORDS {
