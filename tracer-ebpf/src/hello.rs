@@ -74,6 +74,17 @@ const SEARCHED: u32 = 0x200;
 const STRUCTURE: u64 = 0xa8;
 const RANDOM_IN_STRUCTURE: u64 = 0xb8;
 
+/// True if nothing was moved on the connection in that direction yet.
+#[inline(always)]
+pub fn is_first(carrier: &Connection, way: u8) -> bool {
+    let moved = if way == direction::READ {
+        carrier.read.position
+    } else {
+        carrier.write.position
+    };
+    moved == 0 && carrier.from_start != 0
+}
+
 /// The first record that a process moves on a connection is one of a handshake, and its first [`BYTES`] are at `at`.
 #[inline(always)]
 pub fn note(
@@ -83,12 +94,7 @@ pub fn note(
     way: u8,
     at: u64,
 ) -> Option<()> {
-    let moved = if way == direction::READ {
-        carrier.read.position
-    } else {
-        carrier.write.position
-    };
-    if moved != 0 || carrier.from_start == 0 {
+    if !is_first(carrier, way) {
         return None;
     }
     // SAFETY: the helper checks the address.

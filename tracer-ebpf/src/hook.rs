@@ -61,6 +61,13 @@ pub fn result(ctx: &TracePointContext) -> i64 {
     value
 }
 
+/// Which system call a tracepoint of single calls is for: `__syscall_nr` at 8 of all of them.
+#[inline(always)]
+pub fn number(ctx: &TracePointContext) -> u32 {
+    // SAFETY: the context is longer; volatile, so that the read is not made wider.
+    unsafe { ctx.as_ptr().cast::<u32>().add(2).read_volatile() }
+}
+
 /// At the end of a call: whether this program is the one that tells it.
 #[inline(always)]
 pub fn tells() -> bool {

@@ -131,6 +131,10 @@ pub static TASK_REGS_HELPER: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static SKIPS_ENTRIES: Global<u32> = Global::new(0);
 
+/// Number of the system call `write`.
+#[unsafe(no_mangle)]
+pub static WRITE_CALL: Global<u32> = Global::new(0);
+
 /// Bits of a task's word that are set while it makes a call of 32 bits.
 #[unsafe(no_mangle)]
 pub static COMPAT: Global<u32> = Global::new(u32::MAX);

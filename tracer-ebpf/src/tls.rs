@@ -295,6 +295,10 @@ pub fn on_socket(
     }
     let arguments = Arguments::of_current()?;
     let thread = current_thread(&arguments, caller);
+    // Of threads that never call a library only the beginning says anything.
+    if thread.is_none() && !hello::is_first(carrier, direction) {
+        return None;
+    }
     let First { at, length } = First::of(base, vectors, total);
     let record = if length < HEADER as u64 {
         tls::record([0; HEADER])

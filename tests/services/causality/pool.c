@@ -59,6 +59,9 @@ static unsigned notes, logs;
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t logged = PTHREAD_COND_INITIALIZER;
 
+// Jobs that no request waits for, and that were not done yet.
+static int nobodys;
+
 static int is(const char *what, const char *name) { return strcmp(what, name) == 0; }
 
 static void call(const char *path) {
@@ -78,8 +81,10 @@ static void call_for(const char *name, int n) {
 }
 
 static void finish(struct request *request) {
-    if (!request)
+    if (!request) {
+        __atomic_sub_fetch(&nobodys, 1, __ATOMIC_RELAXED);
         return;
+    }
     if (is(how, "semaphore")) {
         sem_post(&request->sem);
     } else if (is(how, "pipe") || is(how, "eventfd") || is(how, "loop")) {
@@ -95,6 +100,8 @@ static void finish(struct request *request) {
 
 static void put(const char *path, struct request *request) {
     struct job job = {.request = request};
+    if (!request)
+        __atomic_add_fetch(&nobodys, 1, __ATOMIC_RELAXED);
     snprintf(job.path, sizeof job.path, "%s", path);
     if (is(how, "pipe")) {
         if (write(job_pipe[1], &job, sizeof job) != sizeof job)
@@ -200,7 +207,9 @@ static void *background(void *_) {
         char path[100];
         snprintf(path, sizeof path, "/b/background-%d/0", n);
         if (is(with, "shares")) {
-            put(path, NULL);
+            // No more than the workers can do, however busy the machine is.
+            if (__atomic_load_n(&nobodys, __ATOMIC_RELAXED) < 2)
+                put(path, NULL);
         } else if (is(with, "holds")) {
             pthread_mutex_lock(&shared_lock);
             call(path);

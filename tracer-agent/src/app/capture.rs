@@ -401,7 +401,8 @@ impl Loaded {
                 self.status.rarely(&self.pipeline.sessions(), costs);
                 self.status.skipped_runs(programs::skipped_runs());
                 let pipeline = &self.pipeline;
-                self.followers.sweep(|tgid| pipeline.runs(tgid));
+                self.followers
+                    .sweep(|tgid| pipeline.runs(tgid), |tgid| pipeline.is_lost(tgid));
             }
             if stopping {
                 // What is left in the ring is for the end, when no more can come.

@@ -40,6 +40,8 @@ enum Job {
     Tasks(u32, Runtime),
     /// Waits and wakes of its threads are to be seen.
     Wakes(u32, Runtime),
+    /// Nobody of it will be believed again: what shows its waits and wakes is not needed.
+    LetGo(u32),
     /// It serves, and may have executors by now.
     Pools(u32),
     /// It ended, or runs something else.
@@ -239,17 +241,20 @@ impl Followers {
     }
 
     /// Gives back what was attached for processes that are gone by now, whose end was not told: the record may
-    /// have been lost.
-    pub fn sweep(&mut self, is_there: impl Fn(u32) -> bool) {
+    /// have been lost. So with those whose threads will never be believed (`is_lost`): all programs of the host pay for it.
+    pub fn sweep(&mut self, is_there: impl Fn(u32) -> bool, is_lost: impl Fn(u32) -> bool) {
         if self.waiting.load(Ordering::Acquire) < MOST {
             for tgid in std::mem::take(&mut self.ends) {
                 self.send(0, Job::Forget(tgid));
             }
         }
-        let gone: Vec<u32> = self.woken.iter().copied().collect();
-        for tgid in gone {
+        let woken: Vec<u32> = self.woken.iter().copied().collect();
+        for tgid in woken {
             if !is_there(tgid) {
                 self.gone(tgid, false);
+            } else if is_lost(tgid) && self.waiting.load(Ordering::Acquire) < MOST {
+                self.woken.remove(&tgid);
+                self.send(0, Job::LetGo(tgid));
             }
         }
     }
@@ -342,6 +347,10 @@ impl Worker {
             }
             Job::Wakes(tgid, runtime) => {
                 self.follower.follow_wakes(&self.proc, tgid, runtime);
+                None
+            }
+            Job::LetGo(tgid) => {
+                self.follower.let_go(tgid);
                 None
             }
             Job::Forget(tgid) => {

@@ -100,13 +100,18 @@ impl Follower {
         }
     }
 
+    /// Waits and wakes of a process need not be seen any more.
+    pub fn let_go(&mut self, tgid: u32) {
+        if self.futexes.follows(tgid) {
+            self.futexes.forget(&mut self.ebpf.lock_first(), tgid);
+        }
+    }
+
     /// Gives back what was attached to a process that ended, or runs something else now.
     pub fn forget(&mut self, tgid: u32) {
         if self.tasks.follows(tgid) {
             self.tasks.forget(&mut self.ebpf.lock_first(), tgid);
         }
-        if self.futexes.follows(tgid) {
-            self.futexes.forget(&mut self.ebpf.lock_first(), tgid);
-        }
+        self.let_go(tgid);
     }
 }

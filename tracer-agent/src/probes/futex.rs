@@ -97,7 +97,7 @@ impl FutexHooks {
         tracing::debug!("follows who wakes threads");
     }
 
-    /// A process ended, or runs something else now.
+    /// A process ended, runs something else now, or is not believed any more.
     pub fn forget(&mut self, ebpf: &mut Ebpf, tgid: u32) {
         if self.processes.remove(&tgid) && self.processes.is_empty() {
             self.detach(ebpf);
@@ -135,6 +135,7 @@ impl FutexHooks {
         if links.is_empty() {
             return;
         }
+        tracing::debug!("follows nobody who wakes threads any more");
         // The kernel takes a while for it: not on this thread. Without another one they are dropped here.
         let thread = std::thread::Builder::new().name("detach".into());
         self.detaching = thread.spawn(move || drop(links)).ok();

@@ -147,6 +147,7 @@ pub(super) fn open(options: &Options, tier: Tier, types: &Btf) -> Result<Ebpf, L
         .override_global("ID_SECRET_0", &secret_0, true)
         .override_global("ID_SECRET_1", &secret_1, true)
         .override_global("SKIPS_ENTRIES", &skips, true)
+        .override_global("WRITE_CALL", &(libc::SYS_write as u32), true)
         .override_global("COMPAT", &offsets::COMPAT.1, true)
         .override_global("TASK_REGS_HELPER", &helper, true)
         .override_global("COOKIES", &cookies, true)

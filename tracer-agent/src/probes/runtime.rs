@@ -122,6 +122,8 @@ const UV_WORK: &[Hook] = &[
     required("uv_worked", "uv__queue_done"),
     required("uv_worked", "uv__fs_done"),
     optional("uv_worked", "uv__getaddrinfo_done"),
+    optional("uv_worked", "uv__getnameinfo_done"),
+    optional("uv_worked", "uv__random_done"),
     required("uv_begins_second", "uv__work_submit"),
     required("uv_queues", "uv_queue_work"),
 ];

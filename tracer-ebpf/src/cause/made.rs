@@ -79,6 +79,8 @@ const BY_TIMER: Cause = Cause {
     connection: u64::MAX,
     key: 0,
 };
+/// In place of the last id that was given: for whom those since were is not known.
+const LOST: u64 = u64::MAX;
 /// Spans that wait to be looked at; a power of two. More than there are events in most turns of a loop.
 const SPANS: usize = 64;
 /// Ids of one span that are noted, the last ones.
@@ -125,13 +127,17 @@ fn whole(bits: u64) -> Option<u64> {
     (digits & ((1 << left) - 1) == 0).then_some(digits >> left)
 }
 
+/// False where the memory cannot be read; for a moment, if its page was taken elsewhere.
 #[inline(always)]
-fn read(ids: &mut Ids, address: u64) -> Option<Now> {
+fn fetch(ids: &mut Ids, address: u64) -> bool {
     let words = ids.words.as_mut_ptr();
     // SAFETY: they are as many; the helper checks the source.
-    if unsafe { read_user_into(words.cast(), WORDS as u32 * 8, address as *const _) } != 0 {
-        return None;
-    }
+    unsafe { read_user_into(words.cast(), WORDS as u32 * 8, address as *const _) == 0 }
+}
+
+/// What was fetched, if it makes sense.
+#[inline(always)]
+fn fetched(ids: &Ids) -> Option<Now> {
     let [runs, by, last, default] = ids.words;
     let plain = default == (-1f64).to_bits();
     let (runs, last) = (whole(runs)?, whole(last)?);
@@ -157,20 +163,25 @@ fn has_ids(actor: &Actor) -> bool {
     actor.flags & flag::IDS != 0 && actor.kind as u32 == kind::CALLBACKS
 }
 
-/// What stands there now. Where it makes no sense nothing is believed any more.
+/// What stands there now. Where it makes no sense nothing is believed any more; where it cannot be read, nothing of what
+/// was made since it was read last.
 #[inline(always)]
 fn look(actor: &mut Actor) -> Option<(&'static mut Ids, Now)> {
-    let found = place(actor.owner as u32)
-        .and_then(|ids| read(ids, ids.address).map(|now| (ids, now)))
-        .filter(|(ids, now)| now.last >= ids.last);
-    if found.is_none() {
-        actor.flags &= !flag::IDS;
-        if let Some(ids) = place(actor.owner as u32) {
-            ids.address = 0;
-            ids.tries = TRIES;
+    if let Some(ids) = place(actor.owner as u32) {
+        if !fetch(ids, ids.address) {
+            ids.last = LOST;
+            return None;
         }
+        if let Some(now) = fetched(ids)
+            && (ids.last == LOST || now.last >= ids.last)
+        {
+            return Some((ids, now));
+        }
+        ids.address = 0;
+        ids.tries = TRIES;
     }
-    found
+    actor.flags &= !flag::IDS;
+    None
 }
 
 /// Before a thread's cause changes: what it made until now was made for that.
@@ -197,8 +208,12 @@ fn settles(actor: &mut Actor) {
     let Some((ids, now)) = look(actor) else {
         return;
     };
-    let first = ids.last + 1;
+    let before = ids.last;
     ids.last = now.last;
+    if before == LOST {
+        return;
+    }
+    let first = before + 1;
     let cause = if actor.flags & flag::TIMERS == 0 {
         actor.cause
     } else {
@@ -480,13 +495,23 @@ pub fn runs_timers(handle: u64) {
         if ids.address == 0 {
             return;
         }
+        if actor.flags & flag::IDS == 0 {
+            // Nobody looked at its turns since, if ever.
+            ids.last = LOST;
+        }
         actor.flags |= flag::IDS;
         // Within a callback (of a program that runs loops in loops) everything could be somebody else's.
         if let Some((ids, now)) = look(actor)
             && now.runs == 0
         {
+            ids.last = now.last;
             ids.begun = now.last;
             store(tid, ids);
+            return;
+        }
+        if ids.address != 0 && ids.last == LOST {
+            // Not to be read now.
+            ids.begun = LOST;
             return;
         }
         ids.address = 0;
@@ -511,7 +536,8 @@ fn search(ids: &mut Ids, handle: u64) {
         let words: Result<[u64; 3], _> =
             unsafe { bpf_probe_read_user((handle + at * 8) as *const _) };
         if let Ok([WORDS, 0, address]) = words
-            && let Some(now) = read(ids, address)
+            && fetch(ids, address)
+            && let Some(now) = fetched(ids)
             && now.runs == 0
             && now.plain
         {
@@ -535,7 +561,9 @@ pub fn makes_handle(is_socket: bool) {
     }
     if actor.flags & flag::TIMERS == 0 {
         settle(actor);
-        if let Some(ids) = place(actor.owner as u32) {
+        if let Some(ids) = place(actor.owner as u32)
+            && ids.last != LOST
+        {
             ids.last += 1;
         }
         return;

@@ -8,13 +8,18 @@ use super::waker::wakes;
 use super::woken::{current, takes_at};
 use crate::kernel;
 
-/// The current thread is about to write so many bytes.
+/// More bytes than a pipe ever holds.
+const UNKNOWN: u64 = u64::MAX >> 1;
+
+/// The current thread is about to write so many bytes; `None`: nobody counted them, so what is in there is nobody's until all of
+/// it was read.
 #[inline(always)]
-pub fn leaves_message(fd: i32, length: u64) {
+pub fn leaves_message(fd: i32, length: Option<u64>) {
     if let Some((tgid, tid)) = current()
         && let Some(place) = kernel::message_place(fd)
     {
-        wakes(tgid, tid, place.address, length, true, true);
+        let units = length.unwrap_or(UNKNOWN);
+        wakes(tgid, tid, place.address, units, length.is_some(), true);
     }
 }
 

@@ -58,7 +58,8 @@ pub use tokio::{
     tokio_receives, tokio_runs, tokio_sends,
 };
 pub use turn::{
-    forget, goes_on, hands_over, is_worked_on, other_protocol, read_elsewhere, touched, waited,
+    forget, goes_on, hands_over, is_worked_on, other_protocol, read_elsewhere, read_unknown,
+    touched, waited,
 };
 pub use waker::{Waker, waits_at, wakes_at, woke_nobody};
 pub use woken::{Wait, Worker, goes_on_later, waited_at, waits_are_followed};

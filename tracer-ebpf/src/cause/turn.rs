@@ -111,8 +111,18 @@ pub fn read_elsewhere(caller: &Caller, fd: i32) {
         && actor.kind as u32 == kind::CALLBACKS
         && !kernel::is_regular_file(fd)
     {
-        settle(actor);
-        actor.flags &= !flag::TIMERS;
+        ends_timers(actor);
+        actor.cause = Cause::NONE;
+    }
+}
+
+/// The same of a socket that is no stream, or of a connection that nobody knows (any more).
+#[inline(always)]
+pub fn read_unknown(caller: &Caller) {
+    if let Some(actor) = thread(caller.tid)
+        && actor.kind as u32 == kind::CALLBACKS
+    {
+        ends_timers(actor);
         actor.cause = Cause::NONE;
     }
 }

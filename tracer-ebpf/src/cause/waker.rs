@@ -139,7 +139,8 @@ pub(super) fn wakes(tgid: u32, tid: u32, address: u64, units: u64, is_one: bool,
             unsafe { add(&mut before.left, units as i64) };
             return;
         }
-        if lasts {
+        // Also of wakes that nobody has noticed yet: who comes back first may be one of theirs.
+        if lasts || again(&before.left) != 0 {
             waker.cause.clear();
             waker.flags = state::MANY;
         }

@@ -65,12 +65,22 @@ pub(super) fn worker(tgid: u32, tid: u32) -> Option<&'static mut Worker> {
     (worker.tgid == tgid).then_some(worker)
 }
 
+/// True of kinds of processes in which threads may be believed.
+#[inline(always)]
+pub(super) fn may_be_believed(kind: u32) -> bool {
+    kind & (kind::WOKEN | kind::OTHER_WORK | kind::MULTIPLEXED) == kind::WOKEN
+}
+
 /// A process that is followed for this, and the current thread.
 #[inline(always)]
 pub(super) fn current() -> Option<(u32, u32)> {
     let id = bpf_get_current_pid_tgid();
     let tgid = (id >> 32) as u32;
-    (kind_of(tgid) & kind::WOKEN != 0).then_some((tgid, id as u32))
+    let kind = kind_of(tgid);
+    // Where its lock is not known, waits at futexes are not seen either.
+    // SAFETY: the value is not looked at.
+    let is_seen = kind & kind::ONE_LOCK == 0 || unsafe { LOCKS.get(&tgid) }.is_some();
+    (may_be_believed(kind) && is_seen).then_some((tgid, id as u32))
 }
 
 /// The same, unless what is waited for at this address is an interpreter's own lock: that says nothing, and whoever gets
@@ -80,7 +90,7 @@ pub(super) fn current_at(address: u64) -> Option<(u32, u32)> {
     let id = bpf_get_current_pid_tgid();
     let tgid = (id >> 32) as u32;
     let kind = kind_of(tgid);
-    if kind & kind::WOKEN == 0 {
+    if !may_be_believed(kind) {
         return None;
     }
     if kind & kind::ONE_LOCK != 0 {
@@ -124,8 +134,10 @@ pub fn waited_at(address: u64, result: i64, wait: Wait) {
         waker = takes(&handed_key(tgid, address), 1);
     }
     if wait == Wait::Lock {
+        // A wait for the value 2 may be a program's own: woken for something else it goes on with that.
         if let Some(worker) = worker(tgid, tid)
-            && worker.flags & state::CALLED != 0
+            && (worker.flags & state::CALLED != 0
+                || (waker.tid != 0 && waker.cause != worker.cause))
         {
             worker.cause.clear();
         }

@@ -80,7 +80,7 @@ exits! {
 /// One program for the entries of all writes: the time is wanted, and of pipes and eventfds what is left there, because
 /// whoever takes it may be there sooner than the writer is back.
 #[tracepoint]
-pub fn sys_enter_write(_ctx: TracePointContext) -> u32 {
+pub fn sys_enter_write(ctx: TracePointContext) -> u32 {
     let tid = bpf_get_current_pid_tgid() as u32;
     if let Some(slot) = ENTERED.get_ptr_mut(tid & (ENTERED_SLOTS - 1)) {
         // SAFETY: the pointer is into the map; the slot is this thread's while it is in the call,
@@ -94,10 +94,13 @@ pub fn sys_enter_write(_ctx: TracePointContext) -> u32 {
         };
     }
     if read_setting(setting::WAKES) != 0
+        && cause::waits_are_followed()
         && let Some(arguments) = Arguments::of_current()
         && let Some([fd, _, length, _]) = arguments.four()
     {
-        cause::leaves_message(fd as i32, length);
+        // Of the others it is the number of vectors.
+        let is_length = hook::number(&ctx) == kernel::WRITE_CALL.load();
+        cause::leaves_message(fd as i32, is_length.then_some(length));
     }
     0
 }
@@ -405,7 +408,16 @@ fn tell_end(
     direction: u8,
     is_end: bool,
 ) -> Option<()> {
-    let connection = connection::find(file.sock)?;
+    let Some(connection) = connection::find(file.sock) else {
+        if direction == direction::READ {
+            cause::read_unknown(caller);
+        }
+        return None;
+    };
+    // In an event loop what comes next is about this one, and not about what was read before.
+    if direction == direction::READ {
+        cause::touched(connection, direction, caller);
+    }
     // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_boot_ns() };
     let cause = if is_end { end::READ_EOF } else { end::ERROR };
@@ -483,6 +495,9 @@ pub fn account(
     // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_boot_ns() };
     let Some(connection) = connection::find_or_join(file, direction, total, time_ns) else {
+        if direction == direction::READ {
+            cause::read_unknown(caller);
+        }
         return;
     };
     tls::on_socket(caller, file, connection, direction, base, vectors, total);

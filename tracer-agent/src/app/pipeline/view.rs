@@ -17,6 +17,9 @@ use crate::telemetry::open::{MOST_OPEN, OpenExchange};
 use crate::trace::JoinCounts;
 use crate::trace::sdk::SdkCounts;
 
+/// Kinds of processes whose threads also do work that nobody asked them for.
+const LOST: u32 = kind_of_process::OTHER_WORK | kind_of_process::MULTIPLEXED;
+
 impl Pipeline {
     /// Records used so far. The ledger gets them together with the kernel side's counters, so that
     /// it never shows more taken out of the ring than was put in.
@@ -98,10 +101,8 @@ impl Pipeline {
                 Runtime::Kind(_) | Runtime::Rust => kind_of_process::STRANGERS,
                 _ => return false,
             };
-            // Of one whose threads do other work too nothing would be believed.
-            let lost = kind_of_process::OTHER_WORK | kind_of_process::MULTIPLEXED;
             maps.kind(tgid).is_some_and(|kind| {
-                kind & sign != 0 && (runtime == Runtime::Python || kind & lost == 0)
+                kind & sign != 0 && (runtime == Runtime::Python || kind & LOST == 0)
             })
         };
         event_loops.look(may_have_some, look);
@@ -109,14 +110,19 @@ impl Pipeline {
 
     /// Tells of processes of interpreters in which threads were seen to work for others.
     pub fn each_with_strangers(&self, mut each: impl FnMut(u32, Runtime)) {
-        let lost = kind_of_process::OTHER_WORK | kind_of_process::MULTIPLEXED;
         let wanted = kind_of_process::WOKEN | kind_of_process::STRANGERS;
         for (tgid, runtime) in self.host.event_loops.all() {
             let kind = || self.host.maps.kind(tgid).unwrap_or_default();
-            if runtime == Runtime::Python && kind() & (wanted | lost) == wanted {
+            if runtime == Runtime::Python && kind() & (wanted | LOST) == wanted {
                 each(tgid, runtime);
             }
         }
+    }
+
+    /// True for a process in which no thread is believed any more to work for who woke it.
+    pub fn is_lost(&self, tgid: u32) -> bool {
+        let kind = self.host.maps.kind(tgid);
+        kind.is_some_and(|kind| kind & LOST != 0)
     }
 
     /// True for a process that runs: the kernel side forgets how it does when it ends.
