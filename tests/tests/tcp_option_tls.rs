@@ -156,7 +156,7 @@ fn ciphertext_that_programs_move_themselves() {
     if !sides.iter().all(|(_, agent)| agent.stderr().contains(said)) {
         return skipped(TEST, "this kernel has no TCP options of programs");
     }
-    let mut rows = Vec::new();
+    let mut rows: Vec<(&str, &str, String)> = Vec::new();
     for (serving, server) in &servers {
         for asking in ASKING {
             let has_http2 = matches!(*serving, "node" | "nginx");

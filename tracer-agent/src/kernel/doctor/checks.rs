@@ -6,8 +6,12 @@ use super::super::tier;
 use super::super::uring;
 use super::{Check, rights};
 
-/// Oldest kernel with everything the base tier needs (ring buffer, `CAP_BPF`, boot-time clock).
-const OLDEST: KernelVersion = KernelVersion(5, 8);
+/// Oldest kernel with everything the base tier needs: before it, programs that tail-call others must not have functions
+/// (kernel commits ebf7d1f508a7, and for arm64 d4609a5d8c70).
+const OLDEST: KernelVersion = match cfg!(target_arch = "aarch64") {
+    true => KernelVersion(6, 0),
+    false => KernelVersion(5, 10),
+};
 
 /// System calls whose entry and exit tell how bytes move.
 pub(super) const SYSTEM_CALLS: [&str; 16] = [
@@ -84,7 +88,7 @@ pub(super) fn all(
 
 fn kernel(features: &Features) -> Check {
     let arch = std::env::consts::ARCH;
-    let fix = "run a kernel of 5.8 or newer";
+    let fix = format!("run a kernel of {OLDEST} or newer");
     match (features.version, &features.release) {
         (Some(version), Some(release)) if version >= OLDEST => {
             Check::ok("kernel", format!("{release} on {arch}"))
@@ -93,14 +97,14 @@ fn kernel(features: &Features) -> Check {
             "kernel",
             format!("{release} is older than {OLDEST}"),
             "everything",
-            fix,
+            &fix,
         )
         .essential(),
         _ => Check::unknown(
             "kernel",
             "its version cannot be read",
-            "everything, if it is older than 5.8",
-            fix,
+            &format!("everything, if it is older than {OLDEST}"),
+            &fix,
         ),
     }
 }

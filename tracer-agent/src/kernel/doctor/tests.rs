@@ -246,7 +246,7 @@ fn an_old_kernel() {
     fake.check(
         false,
         &[
-            ("kernel", Missing, "older than 5.8"),
+            ("kernel", Missing, "older than 5.10"),
             ("BTF", Missing, "no /sys"),
             ("TCP options", Missing, "4.19"),
             locked,
