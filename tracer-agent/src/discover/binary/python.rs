@@ -171,7 +171,6 @@ fn entry(elf: &Elf<'_>, function: u64) -> Option<u64> {
     elf.code_offset(&(function..function.checked_add(1)?))
 }
 
-/// All RETs of a function.
 /// File offsets of a function's RETs: all of them.
 pub fn returns(
     elf: &Elf<'_>,
