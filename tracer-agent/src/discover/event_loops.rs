@@ -23,6 +23,8 @@ struct Process {
 
 /// Looks into a process become rarer up to one in this many turns, as a power of two.
 const RAREST: u32 = 9;
+/// Looks, of about a second in all.
+const SETTLED: u32 = 3;
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -57,10 +59,13 @@ impl EventLoops {
         self.all.remove(&tgid).is_some()
     }
 
-    /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = (u32, Runtime)> {
-        let all = self.all.iter();
-        all.map(|(tgid, process)| (*tgid, process.runtime))
+    /// Those that were looked into several times ([`EventLoops::look`]): what is seen then need not wait for what comes of others.
+    pub fn settled(&self) -> impl Iterator<Item = (u32, Runtime)> {
+        let settled = self
+            .all
+            .iter()
+            .filter(|(_, process)| process.looks >= SETTLED);
+        settled.map(|(tgid, process)| (*tgid, process.runtime))
     }
 
     /// Candidates that stay ones.
@@ -144,6 +149,8 @@ mod tests {
             );
         }
         assert_eq!(turns[..5], [5, 7, 10, 15, 24]);
+        let settled: Vec<_> = processes.settled().collect();
+        assert_eq!(settled, [(1, Runtime::Python)]);
         let last: Vec<u32> = turns.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert_eq!(last.iter().max(), Some(&(1 + (1 << RAREST))));
     }

@@ -108,10 +108,11 @@ impl Pipeline {
         event_loops.look(may_have_some, look);
     }
 
-    /// Tells of processes of interpreters in which threads were seen to work for others.
+    /// Tells of processes of interpreters in which threads were seen to work for others; not at once, because following their
+    /// executors says more, and would have to wait for what this has attached.
     pub fn each_with_strangers(&self, mut each: impl FnMut(u32, Runtime)) {
         let wanted = kind_of_process::WOKEN | kind_of_process::STRANGERS;
-        for (tgid, runtime) in self.host.event_loops.all() {
+        for (tgid, runtime) in self.host.event_loops.settled() {
             let kind = || self.host.maps.kind(tgid).unwrap_or_default();
             if runtime == Runtime::Python && kind() & (wanted | LOST) == wanted {
                 each(tgid, runtime);
