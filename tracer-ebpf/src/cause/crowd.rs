@@ -9,6 +9,7 @@ use tracer_common::abi::kind_of_process as kind;
 
 use super::Cause;
 use super::actor::{add_to_kind, kind_of};
+use super::woken::may_be_believed;
 use crate::maps::{CROWDS, FLIGHTS, LOCKS};
 use crate::memory::add;
 
@@ -53,7 +54,7 @@ pub(super) fn again(counter: &u64) -> u64 {
 #[inline(always)]
 pub(super) fn begins(cause: &Cause, tgid: u32, kind: u32) -> bool {
     // Once nobody is believed, that stays so.
-    if kind & (kind::WOKEN | kind::OTHER_WORK | kind::MULTIPLEXED) != kind::WOKEN {
+    if !may_be_believed(kind) {
         return false;
     }
     if crowd(tgid).is_none() {
