@@ -87,6 +87,6 @@ pub fn finish_own(
 fn kernel_drops(metrics: &str) -> String {
     let drops = metrics
         .lines()
-        .filter(|line| line.starts_with("tracer_agent_kernel_drops_total"));
+        .filter(|line| line.starts_with("tracer_agent_kernel_drops_total") && !line.ends_with(" 0"));
     drops.collect::<Vec<_>>().join(", ")
 }

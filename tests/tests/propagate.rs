@@ -14,7 +14,7 @@ use tracer_tests::finish::finish;
 use tracer_tests::frames::without_fields;
 use tracer_tests::receiver::Receiver;
 use tracer_tests::session::{Session, skipped};
-use tracer_tests::span::Kind;
+use tracer_tests::span::{Kind, Span};
 
 /// A read that takes longer is a stall.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -434,6 +434,7 @@ fn only_the_header_is_added() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let mut rng = fastrand::Rng::with_seed(11);
     let mut headers = HashMap::new();
+    let mut shapes = HashMap::new();
     let (mut sent, mut injected) = (0, 0);
     let mut pair = Pair::new(&listener);
     for i in 0..REQUESTS {
@@ -442,6 +443,7 @@ fn only_the_header_is_added() {
         }
         let path = format!("/r/{}-{i}", session.run);
         let request = request(&mut rng, &path);
+        shapes.insert(path.clone(), Shape::of(&request, i));
         let arrived = pair.exchange(&request, &mut rng);
         let (rest, header) = without_header(&arrived, request.head.len());
         assert!(
@@ -472,7 +474,12 @@ fn only_the_header_is_added() {
     );
 
     let (spans, _) = finish(agent, &receiver, &format!("/r/{}-", session.run), 2 * sent);
-    assert_eq!(spans.len(), 2 * sent, "one span at each end");
+    assert_eq!(
+        spans.len(),
+        2 * sent,
+        "one span at each end; not so: {:#?}",
+        wrong_ends(&spans, &shapes)
+    );
     let mut checked = 0;
     for (path, header) in &headers {
         let end = |kind: Kind| {
@@ -493,6 +500,43 @@ fn only_the_header_is_added() {
         checked += 1;
     }
     assert_eq!(checked, headers.len());
+}
+
+/// What a request looked like, to tell of one that went wrong, and how many times it was sent.
+struct Shape {
+    text: String,
+    requests: usize,
+}
+
+impl Shape {
+    fn of(request: &Request, number: usize) -> Self {
+        let (head, body) = (request.head.len(), request.body.len());
+        Shape {
+            text: format!("{number}: {:?}, {head} + {body} bytes", request.way),
+            requests: request.requests(),
+        }
+    }
+}
+
+/// Requests that have not one span at each end for each time they were sent, and how many they have.
+fn wrong_ends(spans: &[Span], shapes: &HashMap<String, Shape>) -> Vec<String> {
+    let mut ends: HashMap<(Kind, &str), usize> = HashMap::new();
+    for span in spans {
+        let whole = span.text("url.path").or(span.text("url.full"));
+        if let Some(at) = whole.and_then(|whole| Some(&whole[whole.find("/r/")?..])) {
+            *ends.entry((span.kind, at)).or_default() += 1;
+        }
+    }
+    let mut wrong = Vec::new();
+    for (path, Shape { text, requests }) in shapes {
+        for kind in [Kind::Client, Kind::Server] {
+            let count = ends.get(&(kind, path)).copied().unwrap_or(0);
+            if count != *requests {
+                wrong.push(format!("{text}: {count} {kind:?} spans of {requests}"));
+            }
+        }
+    }
+    wrong
 }
 
 fn ends_with(path: Option<&str>, url: Option<&str>, wanted: &str) -> bool {
