@@ -26,11 +26,14 @@ pub struct Fields {
     pub length_at: u32,
     /// Number of `Transfer-Encoding` fields.
     pub encodings: u32,
+    /// Where the last line begins, or [`NO_LINE`].
+    pub line_at: u32,
     /// For values that the kernel's verifier should forget.
     pub forgotten: u32,
 }
 
 /// What follows a head.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
     /// The head says nothing about a body.
@@ -43,12 +46,38 @@ pub enum Body {
     Unknown,
 }
 
+impl Body {
+    /// From the number that it is as a `u8`.
+    pub fn of(number: u8) -> Self {
+        match number {
+            0 => Body::Absent,
+            1 => Body::Length,
+            2 => Body::Chunked,
+            _ => Body::Unknown,
+        }
+    }
+
+    /// What two parts of a head say together; with the length of the one that says one.
+    #[inline(always)]
+    pub fn and(self, length: u64, other: Body, other_length: u64) -> (Body, u64) {
+        match (self, other) {
+            (Body::Unknown, _) | (_, Body::Unknown) | (Body::Length, Body::Length) => {
+                (Body::Unknown, 0)
+            }
+            (Body::Chunked, _) | (_, Body::Chunked) => (Body::Chunked, 0),
+            (Body::Absent, _) => (other, other_length),
+            (Body::Length, Body::Absent) => (Body::Length, length),
+        }
+    }
+}
+
 /// What a scan found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Offset behind the empty line, or 0 if it is not in the window.
     pub end: u32,
-    /// Only meaningful when `end` was found.
+    /// What the fields in the window say. Where the end is not in it, a field that is cut may be one of those that
+    /// count: [`Body::Unknown`] then.
     pub body: Body,
     /// Body bytes of [`Body::Length`], else 0. Beside the kind, not in it: verifiers before Linux 6.3
     /// refuse a value that is there on some paths only.
@@ -73,18 +102,30 @@ const LENGTH: u64 = u64::from_le_bytes(*b"length:\0");
 const TRANSFER: u64 = u64::from_le_bytes(*b"transfer");
 const ENCODING: u64 = u64::from_le_bytes(*b"-encodin");
 
+/// [`Fields::line_at`]: no line begins in the window.
+const NO_LINE: u32 = u32::MAX;
+
 /// Steps of the line scan: a step is eight bytes without a line feed, or one line feed.
 const STEPS: u32 = 640;
 
-/// Finds the end of a head in `[at, len)`, and what its header fields say about the body.
+/// Finds the end of a head in `[at, len)`, and what its header fields say about the body. A header field begins at `at` only
+/// if `begins` (no first line, and no rest of one that was cut).
 ///
 /// `len` is at most [`crate::limits::WINDOW`]. Gives up (as if the end were not there) on heads with
 /// more line feeds than any real one has.
 #[inline(always)]
-pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
+pub fn scan_head(window: &impl Window, at: u32, len: u32, begins: bool) -> Head {
     let fields = window.fields();
     // SAFETY: the window's owner gives a live place that nobody else uses during the scan.
-    unsafe { fields.write_volatile(Fields::default()) };
+    unsafe {
+        fields.write_volatile(Fields {
+            line_at: if begins { at } else { NO_LINE },
+            ..Fields::default()
+        });
+    }
+    if begins {
+        look_at_field(window, at);
+    }
     let mut p = at;
     let mut step = 0;
     // There is one way out, and what is known there is forgotten: else the kernel's verifier
@@ -104,23 +145,17 @@ pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
         if hits == 0 {
             continue;
         }
-        // `p` is behind a line feed.
+        // `p` is behind a line feed; perhaps one of the bytes that do not count.
+        if p > len {
+            break;
+        }
+        // SAFETY: as above; volatile keeps LLVM from promoting the fields to registers.
+        unsafe { core::ptr::addr_of_mut!((*fields).line_at).write_volatile(p) };
         let word = window.word(p);
         if word as u8 == b'\n' || word as u16 == CRLF || p + 1 >= len {
             break;
         }
-        let lower = word | SPACES;
-        if lower == CONTENT && (window.word(p + 8) | SPACES) << 8 == LENGTH << 8 {
-            // SAFETY: as above; volatile keeps LLVM from promoting the fields to registers.
-            unsafe {
-                let n = core::ptr::addr_of_mut!((*fields).lengths);
-                n.write_volatile(n.read_volatile() + 1);
-                core::ptr::addr_of_mut!((*fields).length_at).write_volatile(p + 15);
-            }
-        } else if lower == TRANSFER && (window.word(p + 8) | SPACES) == ENCODING {
-            // SAFETY: as above.
-            unsafe { core::ptr::addr_of_mut!((*fields).encodings).write_volatile(1) };
-        }
+        look_at_field(window, p);
     }
     let forget = |value: u32| {
         // SAFETY: as above.
@@ -132,22 +167,17 @@ pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
     };
     let (p, len) = (forget(p), forget(len));
     let (end, carry) = empty_line(window, at, p, len);
-    if end == 0 {
-        return Head {
-            end: 0,
-            body: Body::Unknown,
-            length: 0,
-            carry,
-        };
-    }
     // SAFETY: as above.
     let Fields {
         lengths,
         length_at,
         encodings,
+        line_at,
         forgotten: _,
     } = unsafe { fields.read_volatile() };
-    let (body, length) = if encodings > 0 {
+    let (body, length) = if end == 0 && may_be_field(window, line_at, len) {
+        (Body::Unknown, 0)
+    } else if encodings > 0 {
         (Body::Chunked, 0)
     } else if lengths == 0 {
         (Body::Absent, 0)
@@ -160,8 +190,45 @@ pub fn scan_head(window: &impl Window, at: u32, len: u32) -> Head {
         end,
         body,
         length,
-        carry: CARRY_NONE,
+        carry,
     }
+}
+
+/// Notes the header field at `at`, if it is one that says something about the body.
+#[inline(always)]
+fn look_at_field(window: &impl Window, at: u32) {
+    let fields = window.fields();
+    let lower = window.word(at) | SPACES;
+    if lower == CONTENT && (window.word(at + 8) | SPACES) << 8 == LENGTH << 8 {
+        // SAFETY: as in `scan_head`.
+        unsafe {
+            let n = core::ptr::addr_of_mut!((*fields).lengths);
+            n.write_volatile(n.read_volatile() + 1);
+            core::ptr::addr_of_mut!((*fields).length_at).write_volatile(at + 15);
+        }
+    } else if lower == TRANSFER && (window.word(at + 8) | SPACES) == ENCODING {
+        // SAFETY: as in `scan_head`.
+        unsafe { core::ptr::addr_of_mut!((*fields).encodings).write_volatile(1) };
+    }
+}
+
+/// Whether the line from `at` on, of which there are bytes up to `len` only, may become a field that says something about the body.
+#[inline(always)]
+fn may_be_field(window: &impl Window, at: u32, len: u32) -> bool {
+    if at >= len {
+        return false;
+    }
+    let there = len - at;
+    let lower = window.word(at) | SPACES;
+    let unlike = |name: u64| {
+        let differs = lower ^ name;
+        if there < 8 {
+            differs << ((8 - there) * 8)
+        } else {
+            differs
+        }
+    };
+    unlike(CONTENT) == 0 || unlike(TRANSFER) == 0
 }
 
 const CRLF: u16 = u16::from_le_bytes(*b"\r\n");
@@ -328,8 +395,17 @@ mod tests {
         }
     }
 
+    fn scan_part(bytes: &[u8], begins: bool) -> Head {
+        scan_head(
+            &Slice(bytes, Default::default()),
+            0,
+            bytes.len() as u32,
+            begins,
+        )
+    }
+
     fn scan(bytes: &[u8]) -> Head {
-        scan_head(&Slice(bytes, Default::default()), 0, bytes.len() as u32)
+        scan_part(bytes, false)
     }
 
     #[test]
@@ -415,6 +491,54 @@ mod tests {
             let carried = finish_carry(&window, 0, rest.len() as u32, first.carry);
             let end = if carried > 0 { carried } else { scan(rest).end };
             prop_assert_eq!(end as usize, rest.len());
+        }
+
+        /// A head in two or three parts says what it says in one, or that it is not known; the latter only if a cut went through a
+        /// field that counts.
+        #[test]
+        fn parts_say_what_the_whole_says(
+            fields in prop::collection::vec(
+                prop_oneof![
+                    Just("Content-Length: 12\r\n"), Just("Transfer-Encoding: chunked\r\n"), Just("Cont: 1\r\n"),
+                    Just("X-Content-Length: 5\r\n"), Just("T: content-length: 4\r\n"), Just("A:\r\n"),
+                ],
+                0..5,
+            ),
+            first_cut in 1usize..150, second_cut in 1usize..150,
+        ) {
+            let head = std::format!("POST /content-length HTTP/1.1\r\n{}\r\n", fields.concat());
+            let whole = scan(head.as_bytes());
+            let mut cuts = [first_cut % head.len(), second_cut % head.len()];
+            cuts.sort_unstable();
+            let mut said = (Body::Absent, 0);
+            let (mut carry, mut at) = (CARRY_NONE, 0);
+            for end in [cuts[0], cuts[1], head.len()] {
+                if at == end {
+                    continue;
+                }
+                let part = &head.as_bytes()[at..end];
+                let scanned = scan_part(part, carry == CARRY_LF);
+                let window = Slice(part, Default::default());
+                if finish_carry(&window, 0, part.len() as u32, carry) == 0 {
+                    said = said.0.and(said.1, scanned.body, scanned.length);
+                }
+                carry = scanned.carry;
+                at = end;
+            }
+            let counts = ["content-length: 1", "transfer-encoding"];
+            let through = cuts.iter().any(|cut| {
+                let line = head[..*cut].rfind('\n').map_or(0, |at| at + 1);
+                let lower = head[line..].to_ascii_lowercase();
+                let there = cut - line;
+                !head[..line].is_empty() && there > 0 && counts.iter().any(|name| lower.starts_with(&name[..there.min(8)]))
+            });
+            // Chunks win over any number of lengths, where all are in one part.
+            let several = head.matches("Content-Length: 12").count() > 1;
+            if said.0 == Body::Unknown && whole.body != Body::Unknown {
+                prop_assert!(through || several, "{head:?} cut at {cuts:?}");
+            } else {
+                prop_assert_eq!(said, (whole.body, whole.length), "{:?} cut at {:?}", head, cuts);
+            }
         }
 
         /// Chunk framing walks exactly from data run to data run.

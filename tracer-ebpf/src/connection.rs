@@ -7,6 +7,7 @@ use crate::cause::{Cause, Opener};
 use crate::emit;
 use crate::kernel::{self, AF_UNIX, Sequences, Socket, SocketFile};
 use crate::maps::{CONNECTIONS, EMPTY_CONNECTION, IGNORED_PORTS, JOINED, read_setting};
+use crate::memory::Forgotten;
 
 /// Value of the connection table.
 #[repr(C)]
@@ -198,17 +199,18 @@ pub struct Direction {
     pub skipped: u64,
     /// Body or chunk bytes to skip.
     pub skip: u64,
-    /// Chunk size being read.
+    /// Chunk size being read. In a head, the length of the body that was told so far.
     pub chunk_size: u64,
     /// Bytes captured of this message while its framing is not known.
     pub unframed: u32,
     /// One of [`mode`].
     pub mode: u8,
-    /// `frame::chunk` phase.
+    /// `frame::chunk` phase. In a head, what its first line said: one of [`first`].
     pub chunk_phase: u8,
     /// `frame::Head::carry`.
     pub carry: u8,
-    pub reserved: u8,
+    /// In a head, the `frame::Body` that was told so far.
+    pub said: u8,
 }
 
 impl Direction {
@@ -217,6 +219,45 @@ impl Direction {
     pub fn has_skip(&self) -> bool {
         self.mode == mode::BODY || self.mode == mode::CHUNKED || self.mode == mode::FRAMES
     }
+
+    /// Keeps what a part of a head said, for the part that follows. Gives back the first two.
+    #[inline(always)]
+    pub fn keep_said(&mut self, first: u8, said: u8, length: u64) -> (u8, u8) {
+        Forgotten::new(&mut self.chunk_size).store(length);
+        let (first_kept, said_kept) = (
+            Forgotten::new(&mut self.chunk_phase),
+            Forgotten::new(&mut self.said),
+        );
+        first_kept.store(first);
+        said_kept.store(said);
+        (first_kept.load(), said_kept.load())
+    }
+}
+
+/// What the first line of a message says about the bodies of its connection.
+pub mod first {
+    /// It was cut, or begins like no message.
+    pub const UNKNOWN: u8 = 0;
+    /// A request.
+    pub const REQUEST: u8 = 1;
+    /// A request whose response has no body, or may have none.
+    pub const BODILESS: u8 = 2;
+    /// `CONNECT`.
+    pub const CONNECT: u8 = 3;
+    /// A request that may carry spans.
+    pub const EXPORT: u8 = 4;
+    /// A response; those of a kind of their own follow.
+    pub const RESPONSE: u8 = 5;
+    /// 2xx.
+    pub const SUCCESS: u8 = 6;
+    /// 204.
+    pub const NO_CONTENT: u8 = 7;
+    /// 304.
+    pub const NOT_MODIFIED: u8 = 8;
+    /// 1xx.
+    pub const INTERIM: u8 = 9;
+    /// 101.
+    pub const SWITCHES: u8 = 10;
 }
 
 /// What a direction is in.
@@ -259,7 +300,7 @@ const FRESH: Direction = Direction {
     mode: mode::START,
     chunk_phase: 0,
     carry: 0,
-    reserved: 0,
+    said: 0,
 };
 
 /// Zeros, as the entry of `EMPTY_CONNECTION` is.

@@ -352,6 +352,8 @@ pub struct Scratch {
     pub gather: Gather,
     /// Only a prefix of the call is read; kept here as a value that the verifier should forget.
     pub exhausted: u64,
+    /// Of a head that is looked at: `frame::Head::carry` of its part before this one.
+    pub carry: u64,
     /// Of a call of a TLS library: the session.
     pub session: SessionKey,
     /// 1: what it wrote was not sent yet.

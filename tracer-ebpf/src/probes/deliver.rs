@@ -11,7 +11,7 @@ use tracer_common::limits::{HEAD_BUDGET, MAX_MMSG, WINDOW};
 use super::io::{Message, side};
 use super::window::{action, at_most, fill_plain};
 use crate::cause;
-use crate::connection::{self, Connection, Direction, mode, verdict};
+use crate::connection::{self, Connection, Direction, first, mode, verdict};
 use crate::emit;
 use crate::maps::{BUFFER, CHUNKS_PROGRAM, Call, Found, Scratch, WINDOW_PROGRAM, Walk};
 use crate::memory::{Forgotten, word};
@@ -60,7 +60,8 @@ fn try_head<W: Way>(ctx: &W::Context) -> Option<()> {
     let scratch = W::scratch()?;
     let bytes = Bytes::of(scratch);
     // Before anything else, so that there is one way into the loop.
-    let scanned = frame::scan_head(&bytes, 0, scratch.found.scan);
+    let begins = scratch.carry == frame::CARRY_LF as u64;
+    let scanned = frame::scan_head(&bytes, 0, scratch.found.scan, begins);
     let connection = connection::find(scratch.call.socket)?;
     let found = scratch.found;
     let direction = scratch.call.direction as u8;
@@ -79,7 +80,8 @@ fn try_head<W: Way>(ctx: &W::Context) -> Option<()> {
             if enough { found.left } else { found.len },
         );
     } else if found.action != action::NOTHING {
-        let seen = after_scan(&bytes, scanned, found, connection, direction);
+        let carry = scratch.carry as u8;
+        let seen = after_scan(&bytes, scanned, carry, found, connection, direction);
         if side(connection, direction).mode == mode::CHUNKED {
             scratch.found.seen = seen;
             go_on::<W>(ctx, scratch, connection, CHUNKS_PROGRAM);
@@ -283,6 +285,7 @@ pub fn finish(scratch: &mut Scratch, connection: &mut Connection, mut seen: u32,
 fn after_scan(
     bytes: &Bytes,
     mut head: Head,
+    carry: u8,
     found: Found,
     connection: &mut Connection,
     direction: u8,
@@ -290,13 +293,27 @@ fn after_scan(
     let goes_on = found.action == action::HEAD_GOES_ON;
     let len = found.len;
     if goes_on {
-        let end = frame::finish_carry(bytes, 0, len, side(connection, direction).carry);
+        let end = frame::finish_carry(bytes, 0, len, carry);
         if end > 0 {
-            head.end = end;
+            // What was scanned lies behind the head.
+            head = Head {
+                end,
+                body: Body::Absent,
+                length: 0,
+                carry: frame::CARRY_NONE,
+            };
         }
     }
+    let side = side(connection, direction);
+    let first = if goes_on {
+        (head.body, head.length) = Body::of(side.said).and(side.chunk_size, head.body, head.length);
+        side.chunk_phase
+    } else {
+        first_line(bytes, &found)
+    };
+    // All the ways here become one.
+    let (first, body) = side.keep_said(first, head.body as u8, head.length);
     if head.end == 0 {
-        let side = side(connection, direction);
         side.unframed += len;
         side.carry = head.carry;
         side.mode = if side.unframed >= HEAD_BUDGET {
@@ -306,25 +323,9 @@ fn after_scan(
         };
         return len;
     }
-    if goes_on {
-        // What its cut fields said is not known.
-        side(connection, direction).mode = mode::UNFRAMED;
-        connection.bodiless = 1;
-        // Which kind it was is not known any more; a response cannot be the first of a pair.
-        if connection.requests == direction {
-            connection.outstanding = connection.outstanding.saturating_add(1);
-        } else {
-            connection.outstanding = connection.outstanding.saturating_sub(1);
-        }
-        return head.end;
-    }
-    let body = if found.is_request != 0 {
-        connection.requests = direction;
-        after_request(bytes, connection, direction, head.body)
-    } else {
-        after_response(bytes, connection, head.body)
-    };
-    let side = side(connection, direction);
+    let body = conclude(first, connection, direction, Body::of(body));
+    let side = self::side(connection, direction);
+    head.length = side.chunk_size;
     side.chunk_size = 0;
     side.chunk_phase = chunk::SIZE;
     match body {
@@ -339,29 +340,85 @@ fn after_scan(
     head.end
 }
 
+/// What the first line of a message in the window says about the bodies of its connection.
+#[inline(always)]
+fn first_line(bytes: &Bytes, found: &Found) -> u8 {
+    let word = bytes.word(0);
+    if found.len < 16 {
+        return first::UNKNOWN;
+    }
+    if found.is_request != 0 {
+        // Behind a leading line end the method is elsewhere: be careful.
+        return if word == u64::from_le_bytes(*b"CONNECT ") {
+            first::CONNECT
+        } else if word & 0xff_ffff_ffff == u64::from_le_bytes(*b"HEAD \0\0\0")
+            || (word as u8) < b'A'
+        {
+            first::BODILESS
+        } else if word == u64::from_le_bytes(*b"POST /v1")
+            && bytes.word(8) == u64::from_le_bytes(*b"/traces ")
+        {
+            first::EXPORT
+        } else {
+            first::REQUEST
+        };
+    }
+    // "HTTP/1.1 200": digits at 9, 10, 11.
+    let status = (bytes.byte(9), bytes.byte(10), bytes.byte(11));
+    let is = |text: &[u8; 3]| status == (text[0], text[1], text[2]);
+    if is(b"101") {
+        first::SWITCHES
+    } else if status.0 == b'1' {
+        first::INTERIM
+    } else if is(b"204") {
+        first::NO_CONTENT
+    } else if is(b"304") {
+        first::NOT_MODIFIED
+    } else if status.0 == b'2' {
+        first::SUCCESS
+    } else {
+        first::RESPONSE
+    }
+}
+
+/// A complete head: what its message, and those that answer it, have for a body.
+#[inline(always)]
+fn conclude(first: u8, connection: &mut Connection, direction: u8, body: Body) -> Body {
+    if first == first::UNKNOWN {
+        connection.bodiless = 1;
+        // Which kind it was is not known any more; a response cannot be the first of a pair.
+        if connection.requests == direction {
+            connection.outstanding = connection.outstanding.saturating_add(1);
+        } else {
+            connection.outstanding = connection.outstanding.saturating_sub(1);
+        }
+        return Body::Unknown;
+    }
+    if first < first::RESPONSE {
+        connection.requests = direction;
+        after_request(first, connection, direction, body)
+    } else {
+        after_response(first, connection, body)
+    }
+}
+
 /// A complete request head: what its responses may look like, and its own body.
 #[inline(always)]
-fn after_request(bytes: &Bytes, connection: &mut Connection, direction: u8, body: Body) -> Body {
-    let first = bytes.word(0);
-    let is_connect = first == u64::from_le_bytes(*b"CONNECT ");
-    let is_head = first & 0xff_ffff_ffff == u64::from_le_bytes(*b"HEAD \0\0\0");
-    // Behind a leading line end the method is elsewhere: be careful.
-    let unclear = (first as u8) < b'A';
-    let bodiless = (is_connect || is_head || unclear) as u8;
+fn after_request(first: u8, connection: &mut Connection, direction: u8, body: Body) -> Body {
+    let is_connect = (first == first::CONNECT) as u8;
+    let bodiless = is_connect | (first == first::BODILESS) as u8;
     connection.turned = 0;
     if connection.outstanding == 0 {
         connection.bodiless = bodiless;
-        connection.connect = is_connect as u8;
+        connection.connect = is_connect;
     } else {
         connection.bodiless |= bodiless;
-        connection.connect |= is_connect as u8;
+        connection.connect |= is_connect;
     }
     connection.outstanding = connection.outstanding.saturating_add(1);
     // Spans that a process exports by itself: user space wants to know which, so the body is shipped,
     // up to the budget of what is not framed.
-    let exports = first == u64::from_le_bytes(*b"POST /v1")
-        && bytes.word(8) == u64::from_le_bytes(*b"/traces ")
-        && direction == tracer_common::abi::direction::WRITE;
+    let exports = first == first::EXPORT && direction == direction::WRITE;
     if exports && body != Body::Absent {
         return Body::Unknown;
     }
@@ -370,27 +427,24 @@ fn after_request(bytes: &Bytes, connection: &mut Connection, direction: u8, body
 
 /// A complete response head: does a body follow, by its status and the requests before it?
 #[inline(always)]
-fn after_response(bytes: &Bytes, connection: &mut Connection, body: Body) -> Body {
-    // "HTTP/1.1 200": digits at 9, 10, 11.
-    let status = (bytes.byte(9), bytes.byte(10), bytes.byte(11));
-    let is = |text: &[u8; 3]| status == (text[0], text[1], text[2]);
-    if connection.connect != 0 && status.0 == b'2' {
+fn after_response(first: u8, connection: &mut Connection, body: Body) -> Body {
+    if connection.connect != 0 && (first == first::SUCCESS || first == first::NO_CONTENT) {
         // The rest is another protocol; this head is still shipped.
         connection.verdict = verdict::IGNORED;
         return Body::Absent;
     }
-    if is(b"101") {
+    if first == first::SWITCHES {
         // The first bytes behind it tell whether the other protocol is one we know.
         if connection.verdict != verdict::HTTP2 {
             connection.verdict = verdict::UPGRADED;
         }
         return Body::Absent;
     }
-    if status.0 == b'1' {
+    if first == first::INTERIM {
         return Body::Absent;
     }
     connection.outstanding = connection.outstanding.saturating_sub(1);
-    if is(b"204") || is(b"304") {
+    if first == first::NO_CONTENT || first == first::NOT_MODIFIED {
         return Body::Absent;
     }
     if connection.bodiless != 0 || body == Body::Absent {

@@ -198,6 +198,7 @@ fn decide(
         action::CHUNKS
     } else if before == mode::HEAD {
         cause::request_goes_on(&scratch.call, connection);
+        scratch.carry = side(connection, direction).carry as u64;
         action::HEAD_GOES_ON
     } else if starts {
         if guess == Guess::Request {
@@ -207,7 +208,7 @@ fn decide(
         }
         let side = side(connection, direction);
         side.unframed = 0;
-        side.carry = frame::CARRY_NONE;
+        scratch.carry = frame::CARRY_NONE as u64;
         side.skip = 0;
         side.mode = mode::START;
         if exhausted {
