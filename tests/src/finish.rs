@@ -85,8 +85,8 @@ pub fn finish_own(
 
 /// The lines of the metrics page that tell what the kernel side gave up.
 fn kernel_drops(metrics: &str) -> String {
-    let drops = metrics
-        .lines()
-        .filter(|line| line.starts_with("tracer_agent_kernel_drops_total") && !line.ends_with(" 0"));
+    let drops = metrics.lines().filter(|line| {
+        line.starts_with("tracer_agent_kernel_drops_total") && !line.ends_with(" 0")
+    });
     drops.collect::<Vec<_>>().join(", ")
 }

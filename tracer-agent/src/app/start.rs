@@ -20,7 +20,7 @@ pub fn start(
 ) -> Result<ExitCode, AppError> {
     probes::check_rights()?;
     prepare::all();
-    if config.capture.tier == Choice::Only(Tier::Fast) {
+    if config.capture.tier != Choice::Only(Tier::Base) {
         tier::look();
     }
     let launcher = command.map(Launcher::new).transpose()?;
