@@ -11,7 +11,8 @@ use crate::sys;
 /// Programs that are loaded.
 #[derive(Debug)]
 pub struct Others {
-    programs: Vec<OwnedFd>,
+    /// Of each call. Some kernels have a function several times among their types, and take programs for one of them at a time.
+    programs: Vec<Vec<OwnedFd>>,
 }
 
 impl Others {
@@ -19,9 +20,11 @@ impl Others {
     pub fn load(calls: &[&str]) -> io::Result<Self> {
         let types = fs::read("/sys/kernel/btf/vmlinux")?;
         let programs = calls.iter().map(|call| {
-            let name = format!("__x64_sys_{call}");
-            let function = function(&types, &name).ok_or(io::ErrorKind::NotFound)?;
-            sys::load_for_function(function)
+            let numbers = functions(&types, &format!("__x64_sys_{call}")).unwrap_or_default();
+            if numbers.is_empty() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            numbers.into_iter().map(sys::load_for_function).collect()
         });
         Ok(Others {
             programs: programs.collect::<io::Result<_>>()?,
@@ -30,15 +33,22 @@ impl Others {
 
     /// Attaches one after the other; detached when they are dropped.
     pub fn attach(&self) -> io::Result<Vec<OwnedFd>> {
-        let programs = self.programs.iter();
-        programs
-            .map(|program| sys::attach_to_function(program.as_fd()))
-            .collect()
+        let attach = |programs: &Vec<OwnedFd>| {
+            let mut last = io::ErrorKind::NotFound.into();
+            for program in programs {
+                match sys::attach_to_function(program.as_fd()) {
+                    Ok(link) => return Ok(link),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        };
+        self.programs.iter().map(attach).collect()
     }
 }
 
-/// The number of a function among the kernel's types (include/uapi/linux/btf.h).
-fn function(types: &[u8], name: &str) -> Option<u32> {
+/// The numbers of a function among the kernel's types (include/uapi/linux/btf.h).
+fn functions(types: &[u8], name: &str) -> Option<Vec<u32>> {
     /// Bytes behind a type by its kind, and for each of its members.
     const FIXED: [usize; 20] = [0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 4, 0, 0];
     const EACH: [usize; 20] = [
@@ -54,6 +64,7 @@ fn function(types: &[u8], name: &str) -> Option<u32> {
     let end = at + word(12)? as usize;
     let strings = header + word(16)? as usize;
     let mut id = 0;
+    let mut found = Vec::new();
     while at < end {
         id += 1;
         let info = word(at + 4)? as usize;
@@ -61,9 +72,9 @@ fn function(types: &[u8], name: &str) -> Option<u32> {
         let text = types.get(strings + word(at)? as usize..)?;
         let rest = text.strip_prefix(name.as_bytes());
         if kind == FUNCTION && rest.is_some_and(|rest| rest.first() == Some(&0)) {
-            return Some(id);
+            found.push(id);
         }
         at += 12 + FIXED.get(kind)? + EACH.get(kind)? * (info & 0xffff);
     }
-    None
+    Some(found)
 }

@@ -51,6 +51,14 @@ pub fn is_proven(version: Option<KernelVersion>) -> bool {
     version.is_some_and(|version| PROVEN.contains(&version))
 }
 
+/// Whether the running kernel is worth a closer look for this choice.
+pub fn may_be_fast(choice: Choice) -> bool {
+    match choice {
+        Choice::Only(tier) => tier == Tier::Fast,
+        Choice::Auto => is_proven(KernelVersion::of(&Host::real())),
+    }
+}
+
 /// Why functions cannot be used here; `None` when nothing is seen that forbids them.
 pub fn obstacle(host: &Host, features: &Features) -> Option<String> {
     if !cfg!(target_arch = "x86_64") {

@@ -213,9 +213,10 @@ fn smokes(verify: bool, only: &[String]) -> Result<Vec<Smoke>> {
     Ok(SMOKES.iter().filter(is_wanted).copied().collect())
 }
 
-/// What runs where nothing is named: agents choose the base tier by themselves.
+/// What runs where nothing is named: both tiers. Where context is written agents choose the base tier by themselves.
 fn by_default() -> Vec<Smoke> {
-    let smokes = SMOKES.iter().filter(|smoke| smoke.tier != FAST);
+    let is_asked_for = |smoke: &Smoke| smoke.tier == FAST && smoke.program == "propagate";
+    let smokes = SMOKES.iter().filter(|smoke| !is_asked_for(smoke));
     smokes.copied().collect()
 }
 

@@ -175,6 +175,9 @@ impl Work {
                 return tracing::warn!(%error, "ends of calls may be missed: another program came to functions of system calls");
             }
             self.is_on = true;
+            tracing::info!(
+                "another program came to functions of system calls, or went: tracepoints tell too"
+            );
         }
         if let Err(error) = self.doors.points.attach(is_meant) {
             let why = chain(&error);
@@ -266,7 +269,9 @@ impl Work {
             Err(error) => tracing::debug!(%error, "programs go on to mark what they tell"),
         }
         self.threads.clear();
-        tracing::debug!("no call is left whose end functions would not see");
+        tracing::info!(
+            "no call is left whose end functions would not see: tracepoints tell no more"
+        );
     }
 }
 
