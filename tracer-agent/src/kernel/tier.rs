@@ -44,7 +44,7 @@ pub enum Choice {
 
 /// Kernels on which the fast tier is chosen without being asked for: its end-to-end tests were exact there (`cargo xtask vm`,
 /// docs/kernels.md).
-const PROVEN: &[KernelVersion] = &[KernelVersion(6, 1), KernelVersion(6, 12)];
+const PROVEN: &[KernelVersion] = &[KernelVersion(6, 12)];
 
 /// Whether this kernel is one of [`PROVEN`].
 pub fn is_proven(version: Option<KernelVersion>) -> bool {
