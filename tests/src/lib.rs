@@ -15,6 +15,7 @@ pub mod container;
 pub mod driver;
 pub mod finish;
 pub mod frames;
+pub mod functions;
 pub mod grpc;
 pub mod hosts;
 pub mod http;

@@ -185,7 +185,7 @@ pub mod setting {
     pub const POLICY_DEFAULT: u32 = 1;
     /// 1 when there are ports that are not looked at.
     pub const PORTS_ACTIVE: u32 = 2;
-    /// 1 while calls may end that began before the programs of functions were attached.
+    /// 1 while calls may end that programs of functions do not see the end of: tracepoints tell these.
     pub const HANDOVER: u32 = 3;
     /// 1 while processes run whose threads are followed by who wakes them.
     pub const WAKES: u32 = 4;
@@ -201,11 +201,11 @@ pub mod setting {
     pub const NEW_UNDECIDED: u32 = 4;
 }
 
-/// What a thread was in when the programs of functions came.
+/// What a thread was in when something came to functions.
 pub mod left_behind {
-    /// A call that moves bytes.
-    pub const DATA: u32 = 1;
-    /// A wait for events of many descriptors.
+    /// A call that moves bytes, or another one of which the end is told at a tracepoint.
+    pub const CALL: u32 = 1;
+    /// A wait for events of many descriptors, whose end nobody tells.
     pub const EVENTS: u32 = 2;
     /// Threads that can be told apart.
     pub const MOST: u32 = 65_536;

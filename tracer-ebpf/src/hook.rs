@@ -4,17 +4,19 @@
 //! with the names of this file exchanged (`probes/object.rs`): [`AT_TRACEPOINT`] becomes [`AT_FUNCTION`], and the map of
 //! programs that are tail-called becomes the other one. The verifier does not go where the constant does not lead.
 //!
-//! Programs of functions do not see the end of a call that began before they were attached. So while
-//! [`setting::HANDOVER`] is set both are there, and user space has written down who was in a call. The function's
-//! program comes first, tells, and takes its thread off that list, because nothing older can come from it then. The
-//! tracepoint tells for threads that are still on it.
+//! Programs at the end of a function are left out for calls that began before they were attached, and for those in which a thread
+//! sleeps while any program comes to the function or goes from it. While [`setting::HANDOVER`] is set there are tracepoints
+//! too, for calls whose functions are concerned. The function's program comes first, tells, and leaves a mark
+//! on its CPU; the tracepoint of the same call finds it and is silent, or tells. Between the two a thread
+//! does not lose its CPU on kernels that have this tier.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::programs::TracePointContext;
 use aya_ebpf::{EbpfContext, Global};
 use tracer_common::abi::{left_behind, setting};
 
-use crate::maps::{LEFT_BEHIND, read_setting};
+use crate::kernel::{self, Arguments, field};
+use crate::maps::{LEFT_BEHIND, TOLD, Told, read_setting};
 
 /// What programs ask which of the two they are; of tracepoints this one. Never set by user space.
 #[unsafe(no_mangle)]
@@ -61,28 +63,80 @@ pub fn result(ctx: &TracePointContext) -> i64 {
     value
 }
 
-/// Which system call a tracepoint of single calls is for: `__syscall_nr` at 8 of all of them.
+/// Which system call it is: `__syscall_nr` at 8 of all tracepoints of single calls; of a function the registers tell.
 #[inline(always)]
-pub fn number(ctx: &TracePointContext) -> u32 {
-    // SAFETY: the context is longer; volatile, so that the read is not made wider.
-    unsafe { ctx.as_ptr().cast::<u32>().add(2).read_volatile() }
+pub fn number(ctx: &TracePointContext, arguments: &Arguments) -> Option<u32> {
+    if at_function() {
+        return arguments.number();
+    }
+    let number: u64;
+    // In assembler, so that this is read where it is there alone.
+    // SAFETY: the context of a tracepoint is longer.
+    unsafe {
+        core::arch::asm!(
+            "{v} = *(u32 *)({p} + 8)",
+            v = out(reg) number,
+            p = in(reg) ctx.as_ptr(),
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    Some(number as u32)
 }
 
-/// At the end of a call: whether this program is the one that tells it.
+/// At the end of a call that moves bytes: whether this program is the one that tells it. `call` is a number of its own for each
+/// kind of call.
 #[inline(always)]
-pub fn tells() -> bool {
+pub fn tells(call: u32) -> bool {
     if HANDS_OVER.load() == 0 {
         return true;
     }
     if read_setting(setting::HANDOVER) == 0 {
         return at_function();
     }
+    let Some(mark) = TOLD.get_ptr_mut(0) else {
+        return at_function();
+    };
     let tid = bpf_get_current_pid_tgid() as u32;
-    let was_in_call = was_in(tid) == Some(left_behind::DATA);
-    if was_in_call {
+    let task = kernel::task();
+    // How often the thread has lost its CPU tells a mark that nobody found from one of this call.
+    let now = Told {
+        tid,
+        call,
+        waits: field(task, &kernel::TASK_WAITS).unwrap_or(0),
+        losses: field(task, &kernel::TASK_LOSSES).unwrap_or(0),
+    };
+    // SAFETY: the slot is this CPU's, and nobody else runs on it until this program returns.
+    let mark = unsafe { &mut *mark };
+    if at_function() {
+        *mark = now;
+    } else {
+        let told = mark.tid == now.tid
+            && mark.call == now.call
+            && mark.waits == now.waits
+            && mark.losses == now.losses;
+        mark.tid = 0;
+        if told {
+            return false;
+        }
+    }
+    is_out(tid);
+    true
+}
+
+/// At the end of a call that moves none, which may be told by both.
+#[inline(always)]
+pub fn ended() {
+    if HANDS_OVER.load() != 0 && read_setting(setting::HANDOVER) != 0 {
+        is_out(bpf_get_current_pid_tgid() as u32);
+    }
+}
+
+/// A thread is in no call any more that was written down.
+#[inline(always)]
+fn is_out(tid: u32) {
+    if was_in(tid) == Some(left_behind::CALL) {
         let _ = LEFT_BEHIND.remove(&tid);
     }
-    at_function() || was_in_call
 }
 
 /// Whether a thread, of which nothing was seen so far, waited for events when the programs of functions came: the end of that

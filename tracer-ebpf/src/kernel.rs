@@ -25,6 +25,10 @@ offsets! {
     TASK_TGID,
     /// Id of the thread.
     TASK_PID,
+    /// How often it gave up its CPU to wait.
+    TASK_WAITS,
+    /// How often it lost its CPU without that.
+    TASK_LOSSES,
     TASK_REAL_PARENT,
     TASK_START_BOOTTIME,
     /// Where a task's word is that tells calls of 32 bits (see [`COMPAT`]).
@@ -78,6 +82,8 @@ offsets! {
     REGS_ARG2,
     REGS_ARG3,
     REGS_ARG4,
+    /// Which system call it is.
+    REGS_NUMBER,
     /// Stack pointer in `struct pt_regs`.
     REGS_SP,
     /// Condition flags, where a condition may have to be known (x86-64).
@@ -252,6 +258,14 @@ impl Arguments {
     #[inline(always)]
     pub fn fifth(&self) -> Option<u64> {
         self.register(&REGS_ARG4)
+    }
+    /// Which system call it is, where registers tell.
+    #[inline(always)]
+    pub fn number(&self) -> Option<u32> {
+        if !has(&REGS_NUMBER) {
+            return None;
+        }
+        Some(self.register(&REGS_NUMBER)? as u32)
     }
     /// The stack pointer of the process.
     #[inline(always)]

@@ -260,11 +260,26 @@ pub static FUNCTION_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(8, 0
 #[map]
 pub static FUNCTION_PROGRAMS_TOO: ProgramArray = ProgramArray::with_max_entries(8, 0);
 
-/// Threads that were in a call when the programs of functions came, until the first one that is told of them
+/// Threads that were in a call whose end programs of functions may not see, until they are out of it
 /// (tid to `abi::left_behind`).
 #[map]
 pub static LEFT_BEHIND: HashMap<u32, u32> =
     HashMap::with_max_entries(left_behind::MOST, BPF_F_NO_PREALLOC);
+
+/// Which call a function's program has told last on this CPU, while its tracepoint runs too.
+#[map]
+pub static TOLD: PerCpuArray<Told> = PerCpuArray::with_max_entries(1, 0);
+
+/// See [`TOLD`].
+#[repr(C)]
+pub struct Told {
+    pub tid: u32,
+    /// Which kind of call.
+    pub call: u32,
+    /// How often the thread has waited, and has lost its CPU without that.
+    pub waits: u64,
+    pub losses: u64,
+}
 
 /// Index of the window program.
 pub const WINDOW_PROGRAM: u32 = 0;

@@ -9,7 +9,7 @@ use super::command::Launcher;
 use super::reload::Load;
 use crate::config::{Config, Propagate};
 use crate::kernel::prepare;
-use crate::kernel::tier::{self, Choice, Tier};
+use crate::kernel::tier;
 use crate::{probes, rights};
 
 /// `tracer-agent run`: traces the host, or `command` and its children only.
@@ -20,7 +20,7 @@ pub fn start(
 ) -> Result<ExitCode, AppError> {
     probes::check_rights()?;
     prepare::all();
-    if config.capture.tier == Choice::Only(Tier::Fast) {
+    if tier::may_be_fast(config.capture.tier) {
         tier::look();
     }
     let launcher = command.map(Launcher::new).transpose()?;

@@ -72,7 +72,7 @@ keys! {
     TLS = "capture.tls", ["TRACER_TLS"], None, "true", one,
         "Read plaintext from TLS libraries, by probes in them. They cost more than those of system calls.";
     TIER = "capture.tier", ["TRACER_TIER"], None, "auto", one,
-        "Where system calls are seen: `base`, at tracepoints, which every kernel has; `fast`, at the functions that do them, and the agent does not start where that cannot be; `auto`, at tracepoints, on all kernels of today. With functions some calls can be missed. See [kernels](kernels.md#two-tiers).";
+        "Where system calls are seen: `base`, at tracepoints, which every kernel has; `fast`, at the functions that do them, and the agent does not start where that cannot be; `auto`, at functions on kernels where that was seen to be exact, unless context is written, else at tracepoints. See [kernels](kernels.md#two-tiers).";
     EXPORTERS = "export.exporters", ["OTEL_TRACES_EXPORTER"], None, "", list,
         "Where spans go, one or several: `otlp`, `zipkin`, `console`; or `none`. Unset: `otlp` if an endpoint is set, else `console`.";
     METRICS_EXPORTERS = "export.metrics.exporters", ["OTEL_METRICS_EXPORTER"], None, "", list,

@@ -41,6 +41,8 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("TASK_MM", "task_struct", "mm", true),
     ("TASK_TGID", "task_struct", "tgid", true),
     ("TASK_PID", "task_struct", "pid", true),
+    ("TASK_WAITS", "task_struct", "nvcsw", false),
+    ("TASK_LOSSES", "task_struct", "nivcsw", false),
     ("TASK_REAL_PARENT", "task_struct", "real_parent", true),
     // Called real_start_time before 5.5 (kernel commit cf25e24db61c).
     (
@@ -160,6 +162,7 @@ fn registers(btf: &Btf, offsets: &mut Vec<Offset>) -> Result<(), OffsetError> {
             ("REGS_C2", "dx"),
             ("REGS_C3", "cx"),
             ("REGS_RESULT", "ax"),
+            ("REGS_NUMBER", "orig_ax"),
             ("REGS_SP", "sp"),
             ("REGS_FLAGS", "flags"),
         ] {

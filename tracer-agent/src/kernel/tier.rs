@@ -35,20 +35,28 @@ impl fmt::Display for Tier {
 /// What the user wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// Functions on kernels where they are known to be exact and cheaper ([`is_proven`]).
+    /// Functions on kernels where they are known to be exact ([`is_proven`]).
     #[default]
     Auto,
     /// This one, or nothing.
     Only(Tier),
 }
 
-/// Kernels on which the fast tier is chosen without being asked for: its end-to-end tests were exact there, and it was measured to
-/// be cheaper (`cargo xtask vm`, docs/kernels.md).
-const PROVEN: &[KernelVersion] = &[];
+/// Kernels on which the fast tier is chosen without being asked for: its end-to-end tests were exact there (`cargo xtask vm`,
+/// docs/kernels.md).
+const PROVEN: &[KernelVersion] = &[KernelVersion(6, 12)];
 
 /// Whether this kernel is one of [`PROVEN`].
 pub fn is_proven(version: Option<KernelVersion>) -> bool {
     version.is_some_and(|version| PROVEN.contains(&version))
+}
+
+/// Whether the running kernel is worth a closer look for this choice.
+pub fn may_be_fast(choice: Choice) -> bool {
+    match choice {
+        Choice::Only(tier) => tier == Tier::Fast,
+        Choice::Auto => is_proven(KernelVersion::of(&Host::real())),
+    }
 }
 
 /// Why functions cannot be used here; `None` when nothing is seen that forbids them.

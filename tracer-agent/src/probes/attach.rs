@@ -1,11 +1,10 @@
 //! Which programs are attached to which tracepoints.
 
 use aya::Ebpf;
-use aya::programs::trace_point::TracePointLink;
 use aya::programs::{Program, ProgramError};
 
 use super::error::{LoadError, failed};
-use super::functions::blocked;
+use super::functions;
 use super::load::{Set, TAIL_CALLED, sees_io_uring};
 use super::{futex, raw};
 use crate::kernel::tier::Tier;
@@ -76,11 +75,8 @@ pub(super) fn attach_by_number(ebpf: &mut Ebpf) -> Result<Vec<String>, LoadError
     Ok(seen)
 }
 
-/// Tracepoints, and whether a program could be attached to them; its link, if it is not to stay.
-pub(super) type Tried = Vec<(
-    String,
-    Result<Option<(&'static str, TracePointLink)>, ProgramError>,
-)>;
+/// Tracepoints, and whether a program could be attached to them.
+pub(super) type Tried = Vec<(String, Result<(), ProgramError>)>;
 
 /// Attaches a program to all of its tracepoints, if it belongs to any; what became of each.
 pub(super) fn attach(name: &str, program: &mut Program, tier: Tier) -> Result<Tried, LoadError> {
@@ -89,30 +85,25 @@ pub(super) fn attach(name: &str, program: &mut Program, tier: Tier) -> Result<Tr
         Program::UProbe(_) => Ok(Vec::new()),
         // See `Propagation`.
         _ if matches!(Set::of(name), Set::Propagate | Set::TcpOptions) => Ok(Vec::new()),
-        _ if tier == Tier::Fast && Set::of(name) == Set::Base => Ok(Vec::new()),
+        // At functions, and here while `Handover` wants them.
+        _ if tier == Tier::Fast && functions::has(name) => Ok(Vec::new()),
         Program::TracePoint(_) if TAIL_CALLED.contains(&name) => Ok(Vec::new()),
         // Attached while they are needed: see `FutexHooks`.
         Program::TracePoint(_) if futex::HOOKS.contains(&name) => Ok(Vec::new()),
         Program::TracePoint(_) if name == IO_URING && !sees_io_uring() => Ok(Vec::new()),
         Program::TracePoint(point) => {
-            let for_a_while = blocked::programs().find(|data| tier == Tier::Fast && *data == name);
             let attach = |target: &&str| {
                 let category = match target.split_once('_') {
                     Some(("sched", _)) => "sched",
                     Some(("io", _)) => "io_uring",
                     _ => "syscalls",
                 };
-                (
-                    (*target).to_owned(),
-                    point.attach(category, target).and_then(|id| {
-                        let link = for_a_while.map(|name| Ok((name, point.take_link(id)?)));
-                        link.transpose()
-                    }),
-                )
+                let result = point.attach(category, target).map(drop);
+                ((*target).to_owned(), result)
             };
             Ok(targets(&name).iter().map(attach).collect())
         }
-        Program::BtfTracePoint(point) => Ok(vec![(name.to_owned(), point.attach().map(|_| None))]),
+        Program::BtfTracePoint(point) => Ok(vec![(name.to_owned(), point.attach().map(drop))]),
         _ => Err(LoadError::Mismatch("known program type")),
     }
 }

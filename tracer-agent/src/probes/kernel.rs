@@ -10,7 +10,7 @@ use super::attach::{OPTIONAL, attach, attach_by_number, is_exit};
 use super::cost::measure;
 use super::error::LoadError;
 use super::follower::Follower;
-use super::functions::handover::{Doors, Handover, Links};
+use super::functions::handover::{Doors, Handover};
 use super::functions::{self, Functions};
 use super::load::{
     Options, Set, TAIL_CALLED, Verified, fill_tail_calls, load_programs, load_sets, open, types,
@@ -36,7 +36,7 @@ pub struct Kernel {
     tier: Tier,
     /// Detached before what they share is gone.
     pub(super) functions: Option<Functions>,
-    /// From tracepoints to functions, as long as there are calls that began before.
+    /// Between tracepoints and functions.
     handover: Option<Handover>,
     sees_tls: bool,
     /// System calls come by one hook for all of them.
@@ -65,7 +65,6 @@ impl Kernel {
         };
         let mut ebpf = open(options, tier, &types)?;
         let mut verified = load_programs(&mut ebpf, Set::Always)?;
-        verified.extend(load_programs(&mut ebpf, Set::Base)?);
         if tier == Tier::Fast {
             verified.extend(Functions::load(&ebpf, &types)?.verified());
         }
@@ -109,7 +108,6 @@ impl Kernel {
         let mut ebpf = open(options, tier, &types)?;
         let by_number = calls::come_by_number(&types);
         let mut sets = vec![Set::Always];
-        sets.extend((tier == Tier::Base).then_some(Set::Base));
         sets.extend(options.tls.then_some(Set::Tls));
         sets.extend(by_number.then_some(Set::Raw));
         // First, because it may be refused.
@@ -142,10 +140,10 @@ impl Kernel {
             .ok();
         let settings = ebpf.map("SETTINGS").and_then(functions::descriptor);
         let settings = settings.and_then(|map| map.try_clone_to_owned().ok());
-        let doors = match tier {
-            Tier::Fast => Some(Doors::of(&ebpf)?),
-            Tier::Base => None,
-        };
+        let doors = functions
+            .as_ref()
+            .map(|functions| Doors::of(&ebpf, &functions.exits));
+        let doors = doors.transpose()?;
         let mut kernel = Kernel {
             #[cfg(feature = "ebpf-log")]
             logger,
@@ -168,22 +166,21 @@ impl Kernel {
             attached: Vec::new(),
             missing: Vec::new(),
         };
-        let links = kernel.attach()?;
+        kernel.attach()?;
         if let Some(mut doors) = doors {
             doors.begin()?;
             if let Some(functions) = &mut kernel.functions {
                 kernel.attached.extend(functions.attach()?);
             }
-            kernel.handover = Some(Handover::start(doors, links)?);
+            kernel.handover = Some(Handover::start(doors)?);
         }
         Ok(kernel)
     }
 
-    /// Attaches to tracepoints. Those that are there for a while only, in the fast tier, are handed out.
-    fn attach(&mut self) -> Result<Links, LoadError> {
+    /// Attaches to tracepoints.
+    fn attach(&mut self) -> Result<(), LoadError> {
         let tier = self.tier;
         let by_number = self.by_number;
-        let mut links = Links::new();
         let mut ebpf = self.ebpf.lock();
         if by_number {
             self.attached = attach_by_number(&mut ebpf)?;
@@ -199,28 +196,22 @@ impl Kernel {
         for tried in attached {
             for (hook, result) in tried? {
                 match result {
-                    Ok(link) => {
-                        links.extend(link);
-                        self.attached.push(hook);
-                    }
+                    Ok(()) => self.attached.push(hook),
                     Err(_) if OPTIONAL.contains(&hook.as_str()) => {}
                     Err(error) => self.missing.push((hook, chain(&error))),
                 }
             }
         }
         drop(ebpf);
-        if !self
-            .attached
-            .iter()
-            .any(|name| name.starts_with("sys_exit_read"))
-        {
+        let reads = |name: &String| name.starts_with("sys_exit_read");
+        if tier == Tier::Base && !self.attached.iter().any(reads) {
             let why = self
                 .missing
                 .first()
                 .map_or(String::new(), |(hook, why)| format!("{hook}: {why}"));
             return Err(LoadError::NothingAttached(why));
         }
-        Ok(links)
+        Ok(())
     }
 
     /// Where system calls are seen.

@@ -7,8 +7,6 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 
 use super::error::{LoadError, failed, is_permission};
-use super::functions::blocked;
-use super::futex;
 use super::object::{self, Changes};
 use super::parallel;
 use super::propagate::{OPTION_PROGRAMS, PropagateOptions};
@@ -185,8 +183,6 @@ const ALLOCATES: (u32, u32) = (6, 1);
 pub(super) enum Set {
     /// With the agent's start.
     Always,
-    /// With it, in the base tier: tracepoints of calls that move no bytes, or of what comes before.
-    Base,
     /// With it, if TLS is seen into.
     Tls,
     /// When the first program of Node's is seen: a fifth of the verifier's work, which hosts without one need not wait for.
@@ -212,11 +208,6 @@ impl Set {
             Set::Tls
         } else if name.starts_with("node_") || name.starts_with("uv_") {
             Set::Node
-        } else if name.starts_with("sys_")
-            && !futex::HOOKS.contains(&name)
-            && !blocked::programs().any(|data| data == name)
-        {
-            Set::Base
         } else {
             Set::Always
         }

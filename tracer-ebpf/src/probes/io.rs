@@ -44,11 +44,11 @@ pub const MSG_TRUNC: u64 = 0x20;
 pub const MSG_ERRQUEUE: u64 = 0x2000;
 
 macro_rules! exits {
-    ($($name:ident: $direction:ident, $shape:ident;)*) => {
+    ($($call:literal $name:ident: $direction:ident, $shape:ident;)*) => {
         $(
             #[tracepoint]
             pub fn $name(ctx: TracePointContext) -> u32 {
-                if hook::tells() {
+                if hook::tells($call) {
                     let _ = data(&ctx, direction::$direction, Shape::$shape);
                     // Nobody looked at the call: those that are looked at do not come back here.
                     if direction::$direction == direction::WRITE && kernel::SKIPS_ENTRIES.load() != 0 {
@@ -62,20 +62,23 @@ macro_rules! exits {
 }
 
 exits! {
-    sys_exit_read: READ, Buffer;
-    sys_exit_readv: READ, Vectors;
-    sys_exit_preadv2: READ, Vectors;
-    sys_exit_recvfrom: READ, BufferFlags;
-    sys_exit_recvmsg: READ, Message;
-    sys_exit_recvmmsg: READ, Messages;
-    sys_exit_write: WRITE, Buffer;
-    sys_exit_writev: WRITE, Vectors;
-    sys_exit_pwritev2: WRITE, Vectors;
-    sys_exit_sendto: WRITE, BufferFlags;
-    sys_exit_sendmsg: WRITE, Message;
-    sys_exit_sendmmsg: WRITE, Messages;
-    sys_exit_sendfile64: WRITE, SendFile;
+    1 sys_exit_read: READ, Buffer;
+    2 sys_exit_readv: READ, Vectors;
+    3 sys_exit_preadv2: READ, Vectors;
+    4 sys_exit_recvfrom: READ, BufferFlags;
+    5 sys_exit_recvmsg: READ, Message;
+    6 sys_exit_recvmmsg: READ, Messages;
+    7 sys_exit_write: WRITE, Buffer;
+    8 sys_exit_writev: WRITE, Vectors;
+    9 sys_exit_pwritev2: WRITE, Vectors;
+    10 sys_exit_sendto: WRITE, BufferFlags;
+    11 sys_exit_sendmsg: WRITE, Message;
+    12 sys_exit_sendmmsg: WRITE, Messages;
+    13 sys_exit_sendfile64: WRITE, SendFile;
 }
+
+/// Its number among those of [`exits`].
+const SPLICE: u32 = 14;
 
 /// One program for the entries of all writes: the time is wanted, and of pipes and eventfds what is left there, because
 /// whoever takes it may be there sooner than the writer is back.
@@ -99,7 +102,7 @@ pub fn sys_enter_write(ctx: TracePointContext) -> u32 {
         && let Some([fd, _, length, _]) = arguments.four()
     {
         // Of the others it is the number of vectors.
-        let is_length = hook::number(&ctx) == kernel::WRITE_CALL.load();
+        let is_length = hook::number(&ctx, &arguments) == Some(kernel::WRITE_CALL.load());
         cause::leaves_message(fd as i32, is_length.then_some(length));
     }
     0
@@ -109,7 +112,7 @@ pub fn sys_enter_write(ctx: TracePointContext) -> u32 {
 /// beginning: it moves bodies.
 #[tracepoint]
 pub fn sys_exit_splice(ctx: TracePointContext) -> u32 {
-    if hook::tells() {
+    if hook::tells(SPLICE) {
         let _ = splice(&ctx);
     }
     0

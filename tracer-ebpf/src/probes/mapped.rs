@@ -17,6 +17,7 @@ use crate::tls::now;
 /// See the module's text.
 #[tracepoint]
 pub fn sys_exit_mmap(ctx: TracePointContext) -> u32 {
+    hook::ended();
     let _ = mapped(&ctx);
     0
 }

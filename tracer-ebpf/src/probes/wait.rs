@@ -3,7 +3,7 @@
 //!
 //! Hooks: `syscalls:sys_exit_epoll_wait` (and `epoll_pwait`, `epoll_pwait2`), `sys_exit_poll` (and
 //! `ppoll`), `sys_exit_select` (and `pselect6`), `sys_exit_accept4` (and `accept`); or the functions of these calls
-//! ([`crate::hook`]).
+//! ([`crate::hook`]); both for a while, since what they say may be said twice.
 
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
@@ -17,6 +17,7 @@ use crate::maps::read_setting;
 /// See the module's text.
 #[tracepoint]
 pub fn sys_exit_epoll_wait(ctx: TracePointContext) -> u32 {
+    hook::ended();
     if is_followed() {
         cause::goes_on_later(hook::result(&ctx) == 0);
     }
@@ -27,6 +28,7 @@ pub fn sys_exit_epoll_wait(ctx: TracePointContext) -> u32 {
 /// See the module's text. Waiting for one descriptor is how timeouts of blocking calls are made.
 #[tracepoint]
 pub fn sys_exit_poll(ctx: TracePointContext) -> u32 {
+    hook::ended();
     slept(&ctx);
     let count = Arguments::of_current().and_then(|arguments| arguments.second());
     if count.is_none_or(|count| count as u32 > 1) {
@@ -38,6 +40,7 @@ pub fn sys_exit_poll(ctx: TracePointContext) -> u32 {
 /// See the module's text.
 #[tracepoint]
 pub fn sys_exit_select(ctx: TracePointContext) -> u32 {
+    hook::ended();
     slept(&ctx);
     cause::waited(false);
     0
@@ -60,6 +63,7 @@ fn slept(ctx: &TracePointContext) {
 /// See the module's text.
 #[tracepoint]
 pub fn sys_exit_accept4(ctx: TracePointContext) -> u32 {
+    hook::ended();
     if hook::result(&ctx) >= 0 {
         cause::accepted();
     }

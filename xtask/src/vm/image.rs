@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{FAST, FAST_ON, Smoke, directory, identity};
+use super::{AUTO, FAST, FAST_ON, Smoke, directory, identity};
 use crate::dist::arch::{Arch, Profile};
 use crate::sh;
 
@@ -268,7 +268,7 @@ fn script(build: &str, smokes: &[Smoke], prepare: &str) -> String {
         } = smoke;
         // What is skipped says so, as tests do.
         let condition = match *tier {
-            FAST => format!(
+            FAST | AUTO => format!(
                 "if ! $b uname -r | $b grep -q '^{FAST_ON}\\.'; then\n\
                  echo 'skipped: the fast tier is tested on {FAST_ON} alone'; $b true\nel"
             ),

@@ -93,7 +93,9 @@ pub struct Smoke {
 
 /// The tier that not every kernel has.
 pub const FAST: &str = "fast";
-/// The kernel where it was seen to be exact: there it has to be.
+/// The tier that the agent chooses: tests of it are for the kernel where that is the fast one.
+pub const AUTO: &str = "auto";
+/// The kernel where it was seen to be exact, and is chosen by itself: there it has to be.
 pub const FAST_ON: &str = "6.12";
 
 /// What runs in each machine.
@@ -109,6 +111,13 @@ const SMOKES: &[Smoke] = &[
         program: "live_http1",
         filter: "rust::",
         tier: FAST,
+    },
+    Smoke {
+        name: "others at functions",
+        program: "functions",
+        filter: "",
+        // Chosen by itself, where others have it.
+        tier: AUTO,
     },
     Smoke {
         name: "gRPC",
@@ -204,9 +213,10 @@ fn smokes(verify: bool, only: &[String]) -> Result<Vec<Smoke>> {
     Ok(SMOKES.iter().filter(is_wanted).copied().collect())
 }
 
-/// What runs where nothing is named: agents choose the base tier by themselves.
+/// What runs where nothing is named: both tiers. Where context is written agents choose the base tier by themselves.
 fn by_default() -> Vec<Smoke> {
-    let smokes = SMOKES.iter().filter(|smoke| smoke.tier != FAST);
+    let is_asked_for = |smoke: &Smoke| smoke.tier == FAST && smoke.program == "propagate";
+    let smokes = SMOKES.iter().filter(|smoke| !is_asked_for(smoke));
     smokes.copied().collect()
 }
 

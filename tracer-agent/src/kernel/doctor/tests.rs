@@ -198,7 +198,10 @@ fn the_tier() {
         )
     };
     version("");
-    tier("fast");
+    tier("fast: system calls");
+    fake.put("proc/sys/kernel/osrelease", "6.11.5-amd64\n");
+    tier("not proven on this kernel");
+    fake.put("proc/sys/kernel/osrelease", "6.12.5-amd64\n");
     for preempted in ["PREEMPT", "PREEMPT_RT", "PREEMPT_LAZY"] {
         version(preempted);
         tier("is preempted, and");
@@ -206,8 +209,8 @@ fn the_tier() {
     version("PREEMPT_DYNAMIC");
     tier("whether this kernel is preempted cannot be seen");
     for (option, expected) in [
-        ("PREEMPT_VOLUNTARY", "fast"),
-        ("PREEMPT_NONE", "fast"),
+        ("PREEMPT_VOLUNTARY", "fast: system calls"),
+        ("PREEMPT_NONE", "fast: system calls"),
         ("PREEMPT", "is preempted"),
         ("PREEMPT_LAZY", "is preempted"),
     ] {
@@ -216,12 +219,12 @@ fn the_tier() {
     }
     // The command line has more to say, and the kernel itself most.
     fake.put("proc/cmdline", "quiet preempt=voluntary\n");
-    tier("fast");
+    tier("fast: system calls");
     for (modes, expected) in [
         ("none voluntary (full)\n", "is preempted"),
         ("none voluntary full (lazy)\n", "is preempted"),
-        ("(none) voluntary full\n", "fast"),
-        ("none (voluntary) full\n", "fast"),
+        ("(none) voluntary full\n", "fast: system calls"),
+        ("none (voluntary) full\n", "fast: system calls"),
         ("none voluntary full\n", "cannot be seen"),
     ] {
         fake.put("sys/kernel/debug/sched/preempt", modes);

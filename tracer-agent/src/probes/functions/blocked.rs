@@ -1,13 +1,11 @@
 //! Which threads of the host are in a call that programs of functions would have to see the end of, and cannot?
 //!
 //! In: `/proc/PID/task/TID/syscall`, which says what a thread waits in. Out: threads that wait in a call that moves bytes on a
-//! socket, or for events. What runs just now says nothing: it is asked again ([`Thread::look_again`]).
+//! socket, for events, or for connections. What runs just now says nothing: it is asked again ([`Thread::look_again`]).
 
 use std::fs;
 use std::io;
 use std::path::Path;
-
-use tracer_common::abi::left_behind;
 
 /// What a thread is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,16 +14,19 @@ pub enum In {
     Data(&'static str),
     /// A wait for events of many descriptors.
     Events,
+    /// Another wait; the program of its end.
+    Wait(&'static str),
     /// It runs, in a call or not.
     Unknown,
 }
 
 impl In {
-    /// As the kernel side has it, [`left_behind`].
-    pub fn code(self) -> u32 {
+    /// The program of the end of that call, if it is known.
+    pub fn program(self) -> Option<&'static str> {
         match self {
-            In::Events => left_behind::EVENTS,
-            In::Data(_) | In::Unknown => left_behind::DATA,
+            In::Data(program) | In::Wait(program) => Some(program),
+            In::Events => Some(EVENTS_PROGRAM),
+            In::Unknown => None,
         }
     }
 }
@@ -66,10 +67,24 @@ const EVENTS: &[libc::c_long] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
 ];
+const EVENTS_PROGRAM: &str = "sys_exit_epoll_wait";
 
-/// The programs of [`DATA`]: what stays at tracepoints as long as there are such threads.
-pub fn programs() -> impl Iterator<Item = &'static str> {
-    DATA.iter().map(|(_, program, _)| *program)
+/// Other calls that last: number, program of their end.
+const WAITS: &[(libc::c_long, &str)] = &[
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_poll, "sys_exit_poll"),
+    (libc::SYS_ppoll, "sys_exit_poll"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_select, "sys_exit_select"),
+    (libc::SYS_pselect6, "sys_exit_select"),
+    (libc::SYS_accept, "sys_exit_accept4"),
+    (libc::SYS_accept4, "sys_exit_accept4"),
+    (libc::SYS_mmap, "sys_exit_mmap"),
+];
+
+/// Whether a program is for the end of a call that moves bytes.
+pub fn moves_bytes(program: &str) -> bool {
+    DATA.iter().any(|(_, data, _)| *data == program)
 }
 
 /// Looks at all threads but this process's. An error is that of a thread that may not be looked at.
@@ -138,6 +153,9 @@ fn judge(text: &str, is_socket: impl Fn(i32) -> bool) -> Option<In> {
     if EVENTS.contains(&number) {
         return Some(In::Events);
     }
+    if let Some((_, program)) = WAITS.iter().find(|(wait, _)| *wait == number) {
+        return Some(In::Wait(program));
+    }
     let (_, program, places) = DATA.iter().find(|(data, ..)| *data == number)?;
     let arguments: Vec<u64> = words
         .map_while(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
@@ -178,6 +196,10 @@ mod tests {
             ),
             (call(events, "0x6"), Some(In::Events)),
             (call(libc::SYS_futex, "0x5"), None),
+            (
+                call(libc::SYS_ppoll, "0x7f00"),
+                Some(In::Wait("sys_exit_poll")),
+            ),
             ("running\n".to_owned(), Some(In::Unknown)),
             ("-1 0x7ffe 0x7f01\n".to_owned(), None),
             ("0\n".to_owned(), None),

@@ -5,11 +5,15 @@
 //! (kernels since 6.1 let only programs of one signature share such a set; newer ones only programs of one kind too, so what
 //! runs at an entry never goes on).
 //!
-//! It cannot see calls that began before it came: see [`handover`].
+//! It cannot see calls that began before it came, and not those in which threads sleep while others come to the same functions: see
+//! [`handover`].
 
 pub(super) mod blocked;
 pub(super) mod handover;
+mod perf;
+mod points;
 pub(super) mod sys;
+mod watch;
 
 use std::collections::HashMap;
 use std::fs;
@@ -68,6 +72,11 @@ pub(super) const PROGRAMS: &[(&str, When, &[&str])] = &[
     ("sys_enter_shutdown", When::Entry, &["shutdown"]),
 ];
 
+/// Whether the program of this name is at functions.
+pub(super) fn has(name: &str) -> bool {
+    PROGRAMS.iter().any(|(program, ..)| *program == name)
+}
+
 /// What kernels have that keep the code around a function until all threads have left it, also those that sleep in it (kernel commit
 /// e21aa341785c, Linux 5.12, and earlier ones that took it over). Without it, detaching would end the host.
 const IMAGE: &str = "bpf_tramp_image";
@@ -98,10 +107,12 @@ pub fn obstacle(kernel: &Btf) -> Option<String> {
                 .to_owned(),
         );
     }
-    let refused = sys::load("nothing", &code, None, When::Exit, function.id).err()?;
-    Some(format!(
-        "this kernel refuses programs of functions: {refused}"
-    ))
+    match sys::load("nothing", &code, None, When::Exit, function.id) {
+        Ok(_) => watch::obstacle(),
+        Err(refused) => Some(format!(
+            "this kernel refuses programs of functions: {refused}"
+        )),
+    }
 }
 
 /// The same, asked by itself.
@@ -124,8 +135,21 @@ struct Loaded {
     elapsed: Duration,
 }
 
+/// A call whose end is seen at its function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Exit {
+    /// Its name.
+    pub call: &'static str,
+    /// The program in the object.
+    pub program: &'static str,
+    /// Type id of the function.
+    pub function: u32,
+}
+
 /// Programs at functions; detached with it.
 pub(super) struct Functions {
+    /// What they see the ends of.
+    pub(super) exits: Vec<Exit>,
     programs: Vec<Loaded>,
     families: Vec<Family>,
 }
@@ -169,7 +193,7 @@ impl Functions {
                 found = true;
                 let mut family = 0;
                 // Others never go on.
-                if blocked::programs().any(|data| data == *program) {
+                if blocked::moves_bytes(program) {
                     let of = |family: &Family| family.signature == function.signature;
                     family = match families.iter().position(of) {
                         Some(family) => family,
@@ -192,6 +216,15 @@ impl Functions {
                 return Err(absent(calls.first().copied().unwrap_or(program)));
             }
         }
+        let exits = wanted.iter().filter(|wanted| wanted.when == When::Exit);
+        let exits = exits.filter_map(|wanted| {
+            Some(Exit {
+                call: wanted.call?,
+                program: wanted.program,
+                function: wanted.function,
+            })
+        });
+        let exits = exits.collect();
         for (number, family) in families.iter().enumerate() {
             for (index, program) in (0..).zip(TAIL_CALLED) {
                 wanted.push(Wanted {
@@ -218,7 +251,11 @@ impl Functions {
             Ok(loaded)
         });
         let programs: Vec<Loaded> = loaded.into_iter().collect::<Result<_, LoadError>>()?;
-        Ok(Functions { programs, families })
+        Ok(Functions {
+            exits,
+            programs,
+            families,
+        })
     }
 
     /// Attaches all of them; names of what they are attached to.
