@@ -75,8 +75,8 @@ pub mod wanted {
 fn happens(last: u32, id: u32, flags: u8) -> u32 {
     let is_other = is_negative(-((last ^ id) as i64));
     let ends = (flags & END_STREAM) as u32;
-    is_other * (wanted::BODIES | wanted::HEADS)
-        | ends * wanted::ENDS
+    (is_other * (wanted::BODIES | wanted::HEADS))
+        | (ends * wanted::ENDS)
         | wanted::BLOCKS
         | wanted::RESETS
 }

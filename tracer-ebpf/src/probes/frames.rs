@@ -280,7 +280,7 @@ fn walk(
             if phase + 1 < HEADER {
                 places.seen.store(at + 1);
                 places.phase.store(phase + 1);
-                places.size.store(places.size.load() << 8 | byte as u64);
+                places.size.store((places.size.load() << 8) | byte as u64);
                 continue;
             }
             places.phase.store(0);
