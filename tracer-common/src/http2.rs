@@ -73,7 +73,12 @@ impl FrameHeader {
     /// From its first eight bytes as a little-endian word, and the ninth.
     #[inline(always)]
     pub fn new(word: u64, ninth: u8) -> Self {
-        let big = word.swap_bytes();
+        Self::from_big(word.swap_bytes(), ninth)
+    }
+
+    /// The same with the first eight bytes as a big-endian word.
+    #[inline(always)]
+    pub fn from_big(big: u64, ninth: u8) -> Self {
         FrameHeader {
             length: (big >> 40) as u32,
             kind: (big >> 32) as u8,

@@ -51,6 +51,17 @@ pub unsafe fn word(place: *const u8) -> u64 {
     value
 }
 
+/// 1 if it is, else 0, without a branch: LLVM, which would make one of any comparison, knows nothing of it.
+#[inline(always)]
+pub fn is_negative(value: i64) -> u32 {
+    let mut bit = value as u64;
+    // SAFETY: changes nothing but the register.
+    unsafe {
+        core::arch::asm!("{bit} >>= 63", bit = inout(reg) bit, options(pure, nomem, nostack));
+    }
+    bit as u32
+}
+
 /// A place of the per-CPU scratch buffer whose value the verifier (and LLVM) should forget.
 #[derive(Clone, Copy)]
 pub struct Forgotten<T>(*mut T);

@@ -7,6 +7,7 @@ use tracer_common::abi::{direction, role};
 use tracer_common::http2::{CONTINUATION, DATA, FrameHeader, HEADERS};
 
 use crate::connection::Connection;
+use crate::memory::is_negative;
 
 /// Types of frames, and a flag of them (RFC 9113 section 6).
 pub(super) const RESET: u8 = 3;
@@ -29,7 +30,8 @@ pub struct Noted {
     pub looks: u32,
     /// With so many the walk rests.
     pub most: u32,
-    pub reserved: u32,
+    /// Of the walk: last byte of the header that it is at.
+    pub ninth: u32,
     /// Stream, type and flags.
     pub frames: [u64; NOTED as usize],
     /// Offset of the payload in the window, and its length.
@@ -38,6 +40,8 @@ pub struct Noted {
 
 /// Bits of [`Noted::wanted`].
 pub mod wanted {
+    use super::{CONTINUATION, DATA, HEADERS, RESET};
+
     /// DATA of another stream than the frame before.
     pub const BODIES: u32 = 1;
     /// Ends of streams.
@@ -46,6 +50,43 @@ pub mod wanted {
     pub const HEADS: u32 = 4;
     /// All parts of header blocks.
     pub const BLOCKS: u32 = 8;
+    /// Streams that are given up: always.
+    pub const RESETS: u32 = 16;
+
+    /// What there is to want of each type of frame, [`WIDTH`] bits for each from type 0 on.
+    pub const OF_TYPES: u64 = of(DATA, BODIES | ENDS)
+        | of(HEADERS, HEADS | ENDS | BLOCKS)
+        | of(RESET, RESETS)
+        | of(CONTINUATION, BLOCKS);
+    /// Bits for a type.
+    pub const WIDTH: u32 = 5;
+    /// This type and all behind it have none.
+    pub const BEHIND: u8 = 12;
+
+    const fn of(kind: u8, bits: u32) -> u64 {
+        assert!(kind < BEHIND && bits < 1 << WIDTH);
+        (bits as u64) << (kind as u32 * WIDTH)
+    }
+}
+
+/// What is the case with a frame, of [`wanted`]. No branches, which would be ways of their own through the walk over the
+/// frames: to some verifiers for many steps.
+#[inline(always)]
+fn happens(last: u32, id: u32, flags: u8) -> u32 {
+    let is_other = is_negative(-((last ^ id) as i64));
+    let ends = (flags & END_STREAM) as u32;
+    (is_other * (wanted::BODIES | wanted::HEADS))
+        | (ends * wanted::ENDS)
+        | wanted::BLOCKS
+        | wanted::RESETS
+}
+
+/// What there is to want of a type of frames, of [`wanted`]. No branches, as above.
+#[inline(always)]
+fn meant(kind: u8) -> u32 {
+    let known = is_negative(kind as i64 - wanted::BEHIND as i64);
+    let bits = wanted::OF_TYPES.wrapping_shr(kind as u32 * wanted::WIDTH) as u32;
+    bits & ((1 << wanted::WIDTH) - 1) & known.wrapping_neg()
 }
 
 impl Noted {
@@ -53,13 +94,14 @@ impl Noted {
     #[inline(always)]
     pub fn wanted(connection: &Connection, direction: u8) -> u32 {
         if direction == direction::READ {
-            return wanted::HEADS | wanted::BODIES;
+            return wanted::RESETS | wanted::HEADS | wanted::BODIES;
         }
-        match connection.role {
-            role::CLIENT => wanted::HEADS,
-            role::SERVER => wanted::ENDS,
-            _ => wanted::HEADS | wanted::ENDS,
-        }
+        wanted::RESETS
+            | match connection.role {
+                role::CLIENT => wanted::HEADS,
+                role::SERVER => wanted::ENDS,
+                _ => wanted::HEADS | wanted::ENDS,
+            }
     }
 
     /// A frame begins; its payload is at this offset. Frames say who is read from, which requests are begun and which
@@ -73,18 +115,9 @@ impl Noted {
         // SAFETY: as the caller says; the masked index is within the array.
         unsafe {
             let wanted = (&raw const (*this).wanted).read_volatile();
-            let is_other = (&raw const (*this).last).read_volatile() != id;
-            let ends = header.flags & END_STREAM != 0;
-            let says = match header.kind {
-                RESET => true,
-                HEADERS | CONTINUATION if wanted & wanted::BLOCKS != 0 => true,
-                HEADERS if wanted & wanted::ENDS != 0 && ends => true,
-                HEADERS => is_other && wanted & wanted::HEADS != 0,
-                DATA if wanted & wanted::ENDS != 0 => ends,
-                DATA => is_other && wanted & wanted::BODIES != 0,
-                _ => false,
-            };
-            if id == 0 || !says {
+            let last = (&raw const (*this).last).read_volatile();
+            let says = wanted & happens(last, id, header.flags) & meant(header.kind);
+            if id == 0 || says == 0 {
                 return;
             }
             let count = (&raw const (*this).count).read_volatile();

@@ -26,18 +26,6 @@ const STEPS: u32 = 200;
 /// where nothing is behind them: the kernel allows 33.
 pub const NOTING: u32 = 20;
 
-/// [`Walk::phase`]: this is no frame header. In map memory like the rest: as a value in a register it
-/// would double the states that verifiers before Linux 6.4 go over in every step.
-const LOST: u32 = u32::MAX;
-
-/// A header that has not been read to its end.
-const NO_FRAME: FrameHeader = FrameHeader {
-    length: u32::MAX,
-    kind: 0,
-    flags: 0,
-    stream: 0,
-};
-
 /// Reached by tail call only.
 #[tracepoint]
 pub fn frames(ctx: TracePointContext) -> u32 {
@@ -183,12 +171,50 @@ fn align(side: &mut Direction, keep: u32) {
     side.chunk_size = 0;
 }
 
+/// The fields of the walk, each read and written where it lies. Copies in registers or on the stack that become one
+/// behind all the ways through a step are as many states as ways: to the verifier of Linux 6.1, eighty for each step.
+struct Places {
+    skip: Forgotten<u64>,
+    size: Forgotten<u64>,
+    at: Forgotten<u32>,
+    seen: Forgotten<u32>,
+    phase: Forgotten<u32>,
+    keep: Forgotten<u32>,
+    ninth: Forgotten<u32>,
+}
+
+impl Places {
+    /// # Safety
+    /// They are places of map memory that are nobody else's meanwhile.
+    #[inline(always)]
+    unsafe fn of(walk: *mut Walk, noted: *mut Noted) -> Self {
+        // SAFETY: as the caller says.
+        unsafe {
+            Places {
+                skip: Forgotten::new(&mut (*walk).skip),
+                size: Forgotten::new(&mut (*walk).size),
+                at: Forgotten::new(&mut (*walk).at),
+                seen: Forgotten::new(&mut (*walk).seen),
+                phase: Forgotten::new(&mut (*walk).phase),
+                keep: Forgotten::new(&mut (*walk).keep),
+                ninth: Forgotten::new(&mut (*noted).ninth),
+            }
+        }
+    }
+
+    /// True behind a header that makes no sense.
+    #[inline(always)]
+    fn is_lost(&self) -> bool {
+        self.keep.load() > LONGEST
+    }
+}
+
 /// Walks from the window's start. Returns how far user space has to see.
 #[inline(always)]
 fn walk(
     bytes: &Bytes,
     call: &mut Call,
-    noted: Forgotten<cause::Noted>,
+    noted: Forgotten<Noted>,
     connection: &mut Connection,
     len: u32,
 ) -> u32 {
@@ -197,9 +223,9 @@ fn walk(
     if side.skip > 0 || side.unframed > 0 || side.chunk_phase > 0 {
         cause::frame_goes_on(call);
     }
-    // SAFETY: as below.
+    let noted = noted.pointer();
+    // SAFETY: the scratch buffer is this program's, here and below.
     unsafe {
-        let noted = noted.pointer();
         (&raw mut (*noted).count).write_volatile(0);
         (&raw mut (*noted).last).write_volatile(call.last);
     }
@@ -211,71 +237,79 @@ fn walk(
         phase: side.chunk_phase as u32,
         keep: side.unframed,
     });
+    // SAFETY: as above.
+    let places = unsafe { Places::of(bytes.walk.pointer(), noted) };
     let mut step = 0;
     while step < STEPS {
         step += 1;
-        let mut walk = bytes.walk.load();
-        // SAFETY: as below.
-        let noted_enough = unsafe { cause::Noted::is_full(noted.pointer()) };
-        if walk.at >= len || walk.phase == LOST || noted_enough {
+        // SAFETY: as above.
+        let noted_enough = unsafe { Noted::is_full(noted) };
+        let at = places.at.load();
+        if at >= len || noted_enough || places.is_lost() {
             break;
         }
-        let rest = len - walk.at;
-        if walk.skip > 0 {
-            if walk.skip >= rest as u64 {
+        let rest = len - at;
+        let skip = places.skip.load();
+        if skip > 0 {
+            if skip >= rest as u64 {
                 // The payload reaches to the window's end or beyond: the caller goes over it.
                 break;
             }
-            walk.at += walk.skip as u32;
-            walk.skip = 0;
-        } else if walk.keep > 0 {
-            let take = if walk.keep < rest { walk.keep } else { rest };
-            walk.keep -= take;
-            walk.at += take;
-            walk.seen = walk.at;
-        } else {
-            let mut header = NO_FRAME;
-            if walk.phase == 0 && rest >= HEADER {
-                header = FrameHeader::new(bytes.word(walk.at), bytes.byte(walk.at + 8));
-                walk.at += HEADER;
-            } else {
-                // A header that is cut by a window or a call: byte by byte.
-                let byte = bytes.byte(walk.at);
-                walk.at += 1;
-                walk.phase += 1;
-                if walk.phase < HEADER {
-                    walk.size = walk.size << 8 | byte as u64;
-                } else {
-                    header = FrameHeader::new(walk.size.swap_bytes(), byte);
-                    walk.phase = 0;
-                    walk.size = 0;
-                }
-            }
-            walk.seen = walk.at;
-            if header.length != u32::MAX {
-                if header.kind == DATA {
-                    walk.skip = header.length as u64;
-                } else {
-                    walk.keep = header.length;
-                    if header.length > LONGEST {
-                        walk.phase = LOST;
-                    }
-                }
-                // SAFETY: the scratch buffer is this program's.
-                unsafe { cause::Noted::add(noted.pointer(), &header, walk.at) };
-            }
+            places.at.store(at + skip as u32);
+            places.skip.store(0);
+            continue;
         }
-        bytes.walk.store(walk);
+        let keep = places.keep.load();
+        if keep > 0 {
+            let take = if keep < rest { keep } else { rest };
+            places.keep.store(keep - take);
+            places.at.store(at + take);
+            places.seen.store(at + take);
+            continue;
+        }
+        let phase = places.phase.load();
+        if phase == 0 && rest >= HEADER {
+            let (word, ninth) = (bytes.word(at), bytes.byte(at + 8));
+            places.size.store(word.swap_bytes());
+            places.ninth.store(ninth as u32);
+            places.at.store(at + HEADER);
+        } else {
+            // A header that is cut by a window or a call: byte by byte.
+            let byte = bytes.byte(at);
+            places.at.store(at + 1);
+            if phase + 1 < HEADER {
+                places.seen.store(at + 1);
+                places.phase.store(phase + 1);
+                places.size.store((places.size.load() << 8) | byte as u64);
+                continue;
+            }
+            places.phase.store(0);
+            places.ninth.store(byte as u32);
+        }
+        // All the ways here become one.
+        let header = FrameHeader::from_big(places.size.load(), places.ninth.load() as u8);
+        places.seen.store(places.at.load());
+        if header.kind == DATA {
+            places.skip.store(header.length as u64);
+        } else {
+            places.keep.store(header.length);
+        }
+        // Here too.
+        let header = FrameHeader::from_big(places.size.load(), places.ninth.load() as u8);
+        places.size.store(0);
+        // SAFETY: as above.
+        unsafe { Noted::add(noted, &header, places.at.load()) };
     }
-    // SAFETY: as below.
-    call.last = unsafe { (&raw const (*noted.pointer()).last).read_volatile() };
+    // SAFETY: as above.
+    call.last = unsafe { (&raw const (*noted).last).read_volatile() };
+    let is_lost = places.is_lost();
     let walk = bytes.walk.load();
     let side = super::io::side(connection, direction);
     side.skip = walk.skip + walk.at.wrapping_sub(walk.seen) as u64;
     side.chunk_size = walk.size;
     side.chunk_phase = walk.phase as u8;
     side.unframed = walk.keep;
-    if walk.phase == LOST {
+    if is_lost {
         // Of frames that are not seen it is not known what they end.
         cause::gives_up(connection);
         let side = super::io::side(connection, direction);
