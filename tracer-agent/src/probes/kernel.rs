@@ -60,13 +60,16 @@ impl Kernel {
         let types = types()?;
         let tier = match options.tier {
             Choice::Only(tier) => tier,
-            Choice::Auto if fast(options, &types).is_ok() => Tier::Fast,
+            // Of both, where both are used: one of them if context is written.
+            Choice::Auto if fast(options.tier, false, &types).is_ok() => Tier::Fast,
             Choice::Auto => Tier::Base,
         };
         let mut ebpf = open(options, tier, &types)?;
         let mut verified = load_programs(&mut ebpf, Set::Always)?;
         if tier == Tier::Fast {
-            verified.extend(Functions::load(&ebpf, &types)?.verified());
+            let mut functions = Functions::load(&ebpf, &types)?;
+            functions.propagate()?;
+            verified.extend(functions.verified());
         }
         verified.extend(load_programs(&mut ebpf, Set::Tls)?);
         verified.extend(load_programs(&mut ebpf, Set::Node)?);
@@ -79,7 +82,8 @@ impl Kernel {
     /// Loads and attaches. Nothing is looked at before [`Maps::switch`] says at what.
     pub fn start(options: &Options) -> Result<Self, LoadError> {
         let types = types()?;
-        let tried = fast(options, &types).and_then(|()| {
+        let writes = options.propagate.is_some();
+        let tried = fast(options.tier, writes, &types).and_then(|()| {
             self::types()
                 .and_then(|types| Self::start_in(options, Tier::Fast, types))
                 .map_err(|error| match error {
@@ -285,14 +289,14 @@ impl Kernel {
     }
 }
 
-/// Why the fast tier is not wanted, or cannot be had; it may, when it is neither.
-fn fast(options: &Options, types: &Btf) -> Result<(), String> {
+/// Why the fast tier is not wanted, or cannot be had; it may, when it is neither. `writes`: context is written into requests.
+fn fast(choice: Choice, writes: bool, types: &Btf) -> Result<(), String> {
     let host = Host::real();
-    if options.tier == Choice::Only(Tier::Base) {
+    if choice == Choice::Only(Tier::Base) {
         return Err("asked for".to_owned());
     }
-    if options.tier == Choice::Auto {
-        if options.propagate.is_some() {
+    if choice == Choice::Auto {
+        if writes {
             // One tracepoint of a system call costs all calls what the fast tier saves.
             return Err("context is written, which takes tracepoints of writes".to_owned());
         }
