@@ -52,8 +52,7 @@ pub const ALL: &[Kernel] = &[
         name: "newest",
         suite: "sid",
         arch: Arch::X86_64,
-        // With a second one, and the host's time, the emulator ran into a breakpoint that the kernel had put into its own code for a
-        // moment and taken away again: a panic at `trace_syscall_enter`.
+        // What a second one does is seen on 6.12.
         processors: 1,
         known: None,
     },
