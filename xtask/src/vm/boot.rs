@@ -218,7 +218,8 @@ fn parse(kernel: &Kernel, console: &str) -> Run {
                 _ => Outcome::Failed,
             };
             run.smokes.push((name.to_owned(), outcome));
-        } else if line.starts_with("skipped: ") {
+        } else if line.starts_with("skipped: ") || line.contains(" ... skipped: ") {
+            // Said by what starts the tests, or by a test behind its name.
             skipped = true;
         } else if let Some(instructions) = instructions(line) {
             run.programs += 1;
@@ -230,9 +231,10 @@ fn parse(kernel: &Kernel, console: &str) -> Run {
 
 /// The number in a line of `tracer-agent verify`.
 fn instructions(line: &str) -> Option<u64> {
-    let mut words = line.split_whitespace();
-    let (_, number, unit) = (words.next()?, words.next()?, words.next()?);
-    (unit == "instructions").then(|| number.parse().ok())?
+    // Names of programs at functions are several words.
+    let (before, _) = line.split_once(" instructions ")?;
+    let (_, number) = before.rsplit_once(' ')?;
+    number.parse().ok()
 }
 
 #[cfg(test)]
@@ -248,7 +250,7 @@ mod tests {
             processors: 1,
             known: None,
         };
-        let console = "\x1b[2Jvm-kernel 6.1.0-50\r\nvm-build 0123abcd\r\nhead    227100 instructions    1.0 ms\r\nwindow  300 instructions  1 ms\r\nvm-verify 0\r\ntest a ... ok\r\nvm-smoke HTTP/1 0\r\nvm-smoke gRPC 101\r\nskipped: b: c\r\nvm-smoke io_uring 0\r\n\nvm-took 61\n";
+        let console = "\x1b[2Jvm-kernel 6.1.0-50\r\nvm-build 0123abcd\r\nhead    227100 instructions    1.0 ms\r\nwindow (functions)  300 instructions  1 ms\r\nvm-verify 0\r\ntest a ... ok\r\nvm-smoke HTTP/1 0\r\nvm-smoke gRPC 101\r\ntest b ... skipped: b: c\r\nok\r\nvm-smoke io_uring 0\r\n\nvm-took 61\n";
         let run = parse(&kernel, console);
         assert_eq!(run.took, Duration::from_secs(61));
         assert_eq!(run.release, "6.1.0-50");
